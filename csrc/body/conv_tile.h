@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * conv_tile: direct convolution, vectorised over output channels; each pixel is a scalar broadcast.
+ *
+ *   for c < channels: for t < taps: for p < mr: acc[p][0:NR] += x[c*x_c + off[t] + p] * w[c][t][0:NR]
+ *
+ * Tile: mr pixels x NR = nv*VL output channels. The accumulators are vectors of output channels, so the NCHW
+ * store transposes VL pixels at a time. Limits: mr*nv accumulators + nv weights + 1 broadcast must fit the register file:
+ * FC_CONV_MR_1 and FC_CONV_MR_2 of the row's file.
+ */
+static __attribute__((noinline)) void FC_FN(conv_store)(const fc_conv_tile *t, const REAL *sums,
+                                                        int mr, int nv) {
+    const REAL *const residual = t->residual;
+    REAL *const y = t->y;
+    const int nr = nv * VL;
+    if (t->y_px != 1) { /* a sub-lattice of the output: the input gradient of a strided convolution */
+        for (int o = 0; o < t->oc; o++)
+            for (int p = 0; p < mr; p++) {
+                const ptrdiff_t at = o * t->y_oc + p * t->y_px;
+                REAL s = sums[p * nr + o];
+                if (residual) s += residual[at];
+                if ((t->flags & FC_RELU) && s < 0) s = 0;
+                y[at] = s;
+            }
+        return;
+    }
+    for (int o0 = 0; o0 < t->oc; o0 += VL)
+        for (int p0 = 0; p0 < mr; p0 += VL) {
+            const int n = mr - p0 < VL ? mr - p0 : VL, rows = t->oc - o0 < VL ? t->oc - o0 : VL;
+            V r[VL];
+            for (int i = 0; i < VL; i++)
+                r[i] = i < n ? v_load(sums + (p0 + i) * nr + o0) : v_zero();
+            v_transpose(r);
+            for (int i = 0; i < rows; i++) {
+                const ptrdiff_t at = (o0 + i) * t->y_oc + p0;
+                V s = r[i];
+                if (residual) s = v_add(s, v_load_n(residual + at, n));
+                if (t->flags & FC_RELU) s = v_max(v_zero(), s);
+                v_store_n(y + at, s, n);
+            }
+        }
+}
+
+static inline __attribute__((always_inline)) void FC_FN(conv_tile_body)(const fc_conv_tile *t,
+                                                                        const int mr, const int nv) {
+    V acc[FC_MR_MAX][FC_NV_MAX];
+    const REAL *x = t->x, *w = t->w;
+    const ptrdiff_t *const off = t->off;
+    const ptrdiff_t taps = t->taps, x_c = t->x_c;
+    REAL *const partial = t->acc;
+    if (t->flags & FC_FIRST) {
+#pragma GCC unroll 14
+        for (int p = 0; p < mr; p++)
+#pragma GCC unroll 2
+            for (int v = 0; v < nv; v++) acc[p][v] = v_zero();
+    } else {
+#pragma GCC unroll 14
+        for (int p = 0; p < mr; p++)
+#pragma GCC unroll 2
+            for (int v = 0; v < nv; v++) acc[p][v] = v_load(partial + (p * nv + v) * VL);
+    }
+    for (ptrdiff_t c = t->channels; c > 0; c--) {
+        for (ptrdiff_t k = 0; k < taps; k++) {
+            const REAL *xs = x + off[k];
+            FC_OPAQUE(xs);
+            V b[FC_NV_MAX];
+#pragma GCC unroll 2
+            for (int v = 0; v < nv; v++) b[v] = v_load(w + v * VL);
+#pragma GCC unroll 14
+            for (int p = 0; p < mr; p++) {
+                const V a = v_set1(xs[p]);
+#pragma GCC unroll 2
+                for (int v = 0; v < nv; v++) acc[p][v] = v_fma(a, b[v], acc[p][v]);
+            }
+            w += nv * VL;
+        }
+        x += x_c;
+    }
+    const int last = t->flags & FC_LAST;
+    if (last && t->bias) {
+#pragma GCC unroll 2
+        for (int v = 0; v < nv; v++) {
+            const int n = t->oc - v * VL < VL ? t->oc - v * VL : VL;
+            const V b = v_load_n((const REAL *)t->bias + v * VL, n);
+#pragma GCC unroll 14
+            for (int p = 0; p < mr; p++) acc[p][v] = v_add(acc[p][v], b);
+        }
+    }
+    REAL sums[FC_MR_MAX * FC_NV_MAX * VL];
+    REAL *const to = last ? sums : partial;
+#pragma GCC unroll 14
+    for (int p = 0; p < mr; p++)
+#pragma GCC unroll 2
+        for (int v = 0; v < nv; v++) v_store(to + (p * nv + v) * VL, acc[p][v]);
+    if (last) FC_FN(conv_store)(t, sums, mr, nv);
+}
+
+#define FC_CONV_TILE(mr, nv) \
+    static void FC_FN(conv_tile_##mr##x##nv)(const fc_conv_tile *t) { \
+        FC_FN(conv_tile_body)(t, mr, nv); \
+    }
+FC_TILES_1(FC_CONV_TILE, FC_CONV_MR_1)
+FC_TILES_2(FC_CONV_TILE, FC_CONV_MR_2)

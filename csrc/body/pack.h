@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Data movement: strided copy, zero-padded transpose, accumulation. */
+
+/* y[i] = x[i*step]. The strides of networks (1, 2) are literals so that the compiler can vectorise them. */
+static void FC_FN(copy_strided)(void *vy, const void *vx, ptrdiff_t n, ptrdiff_t step) {
+    REAL *restrict y = vy;
+    const REAL *restrict x = vx;
+    if (step == 1)
+        memcpy(y, x, (size_t)n * sizeof(REAL));
+    else if (step == 2)
+        for (ptrdiff_t i = 0; i < n; i++) y[i] = x[2 * i];
+    else
+        for (ptrdiff_t i = 0; i < n; i++) y[i] = x[i * step];
+}
+
+/* y[j*y_ld + i] = x[i*x_ld + j]: VL x VL blocks through registers; rows in [rows, pad) come out as zero. */
+static void FC_FN(transpose)(void *vy, ptrdiff_t y_ld, const void *vx, ptrdiff_t x_ld,
+                             ptrdiff_t rows, ptrdiff_t cols, ptrdiff_t pad) {
+    REAL *const y = vy;
+    const REAL *const x = vx;
+    for (ptrdiff_t i0 = 0; i0 < pad; i0 += VL) {
+        const ptrdiff_t ni = pad - i0 < VL ? pad - i0 : VL;
+        for (ptrdiff_t j0 = 0; j0 < cols; j0 += VL) {
+            const ptrdiff_t nj = cols - j0 < VL ? cols - j0 : VL;
+            V r[VL];
+            for (int i = 0; i < VL; i++) {
+                const REAL *const from = x + (i0 + i) * x_ld + j0;
+                r[i] = i0 + i >= rows ? v_zero() : nj == VL ? v_load(from) : v_load_n(from, nj);
+            }
+            v_transpose(r);
+            for (int j = 0; j < VL; j++) {
+                if (j >= nj) break;
+                v_store_n(y + (j0 + j) * y_ld + i0, r[j], ni);
+            }
+        }
+    }
+}
+
+static void FC_FN(add)(void *vy, const void *vx, ptrdiff_t n) {
+    REAL *const y = vy;
+    const REAL *const x = vx;
+    ptrdiff_t i = 0;
+    for (; i + VL <= n; i += VL) v_store(y + i, v_add(v_load(y + i), v_load(x + i)));
+    if (i < n) v_store_n(y + i, v_add(v_load_n(y + i, n - i), v_load_n(x + i, n - i)), n - i);
+}

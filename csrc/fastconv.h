@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The contract between the drivers (Cython: memory and threads) and the micro-kernels (C: one
+ * instruction set). A row of isa/isa.def is one fc_table; a table holds the same kernels twice, for
+ * float ("f32") and double ("f64"). Below, REAL is that element type, V one vector of `lanes` REALs,
+ * and every `void *` points at REALs. All strides and offsets are in elements, never in bytes.
+ * Kernels are serial, allocate nothing, read no globals and accept any alignment.
+ */
+#ifndef FASTCONV_H
+#define FASTCONV_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Upper limits of the tile tables, over all rows of isa.def. */
+enum { FC_MR_MAX = 14, FC_NV_MAX = 2, FC_WGRAD_MR_MAX = 7, FC_DOT_MR = 4 };
+
+/* What a tile does with its sums. Without FC_FIRST it adds to the partial sums of an earlier
+ * channel block; with FC_LAST it applies the epilogue. */
+enum { FC_FIRST = 1, FC_LAST = 2, FC_RELU = 4 };
+
+/*
+ * conv_tile[nv][mr]: oc-vectorised direct convolution of mr neighbouring pixels.
+ *   acc[p][o] = sum_c sum_t x[c*x_c + off[t] + p] * w[(c*taps + t)*NR + o]     NR = nv*lanes
+ *   y[o*y_oc + p*y_px] = act(acc[p][o] + bias[o] + residual[o*y_oc + p*y_px])
+ */
+typedef struct {
+    const void *x;        /* x[channels][...]: the tile's first pixel inside a packed band */
+    const ptrdiff_t *off; /* off[taps] */
+    const void *w;        /* w[channels][taps][NR], 64-byte aligned */
+    void *acc;            /* partial sums [mr][NR]; used only when the channels are blocked */
+    void *y;
+    const void *bias;     /* bias[oc] or NULL */
+    const void *residual; /* same strides as y, or NULL */
+    ptrdiff_t x_c, channels, taps;
+    ptrdiff_t y_oc, y_px;
+    int oc;               /* valid output channels, 1..NR */
+    int flags;
+} fc_conv_tile;
+
+/*
+ * pixel_tile[nv][mr] (any taps) and gemm_tile[nv][mr] (taps == 1): pixel-vectorised product.
+ *   acc[m][p] = sum_c sum_t a[(c*taps + t)*mr + m] * x[c*x_c + off[t] + p]     p < nv*lanes
+ *   y[m*y_m + p*y_px] = act(acc[m][p] + bias_m[m] + bias_n[p] + residual[...])
+ * Partial sums live in y. x must be readable for nv*lanes pixels; `pixels` of them are stored.
+ */
+typedef struct {
+    const void *x;
+    const ptrdiff_t *off; /* off[taps]; not read by gemm_tile */
+    const void *a;        /* a[channels][taps][mr] */
+    void *y;
+    const void *bias_m;   /* bias_m[mr] or NULL */
+    const void *bias_n;   /* bias_n[pixels] or NULL */
+    const void *residual; /* same strides as y, or NULL */
+    ptrdiff_t x_c, channels, taps;
+    ptrdiff_t y_m, y_px;
+    int pixels;           /* 1..nv*lanes */
+    int flags;
+} fc_pixel_tile;
+
+/*
+ * wgrad_tile[nv][mr]: acc[m][o] += sum_r sum_p x[m][r*x_row + p] * dy[(r*cols + p)*NR + o]
+ * The sum over the block starts at zero and is then added to acc: blocked summation.
+ */
+typedef struct {
+    const void *x[FC_WGRAD_MR_MAX]; /* one base pointer per (channel, tap) */
+    const void *dy;                 /* dy[rows*cols][NR], pixel-major */
+    void *acc;                      /* acc[mr][NR] */
+    ptrdiff_t x_row, rows, cols;
+} fc_wgrad_tile;
+
+/* dot_tile[mr]: acc[m] += sum_r sum_p a[r*a_row + p] * b[m][r*b_row + p] */
+typedef struct {
+    const void *a;
+    const void *b[FC_DOT_MR];
+    void *acc; /* acc[mr] */
+    ptrdiff_t a_row, b_row, rows, cols;
+} fc_dot_tile;
+
+/* pool_max / pool_avg: one plane x[d][h][w] -> y[od][oh][ow]. Axis k (0 = d, 1 = h, 2 = w) of window
+ * o holds the cells start[k][o], start[k][o] + step[k], ... < stop[k][o], all inside the plane. */
+typedef struct {
+    const void *x;
+    void *y;
+    int64_t *index;       /* flat index d*h*w of each maximum, or NULL */
+    const double *scale;  /* pool_avg: 1/divisor of each window */
+    void *row;            /* scratch: w REALs */
+    const ptrdiff_t *start[3], *stop[3];
+    ptrdiff_t step[3], in[3], out[3];
+} fc_pool;
+
+typedef void (*fc_conv_tile_fn)(const fc_conv_tile *);
+typedef void (*fc_pixel_tile_fn)(const fc_pixel_tile *);
+typedef void (*fc_wgrad_tile_fn)(const fc_wgrad_tile *);
+typedef void (*fc_dot_tile_fn)(const fc_dot_tile *);
+typedef void (*fc_map_fn)(void *y, const void *x, ptrdiff_t n);
+typedef void (*fc_map2_fn)(void *dx, const void *dy, const void *x, ptrdiff_t n);
+
+/* Elementwise functions; fc_map tables are indexed by this. */
+typedef enum { FC_ACT_RELU, FC_ACT_TANH, FC_ACT_SIGMOID, FC_ACT_COUNT } fc_activation;
+
+typedef struct {
+    int lanes;
+    int conv_mr[FC_NV_MAX + 1];  /* most pixels of conv_tile[nv] */
+    int pixel_mr[FC_NV_MAX + 1]; /* most rows of pixel_tile[nv] and gemm_tile[nv] */
+    int wgrad_mr;
+    fc_conv_tile_fn conv_tile[FC_NV_MAX + 1][FC_MR_MAX + 1];
+    fc_pixel_tile_fn pixel_tile[FC_NV_MAX + 1][FC_MR_MAX + 1];
+    fc_pixel_tile_fn gemm_tile[FC_NV_MAX + 1][FC_MR_MAX + 1];
+    fc_wgrad_tile_fn wgrad_tile[FC_NV_MAX + 1][FC_WGRAD_MR_MAX + 1];
+    fc_dot_tile_fn dot_tile[FC_DOT_MR + 1];
+
+    /* y[i] = x[i*step], i < n */
+    void (*copy_strided)(void *y, const void *x, ptrdiff_t n, ptrdiff_t step);
+    /* y[j*y_ld + i] = x[i*x_ld + j], i < rows, j < cols; rows up to `pad` are written as zero */
+    void (*transpose)(void *y, ptrdiff_t y_ld, const void *x, ptrdiff_t x_ld, ptrdiff_t rows,
+                      ptrdiff_t cols, ptrdiff_t pad);
+    void (*add)(void *y, const void *x, ptrdiff_t n); /* y[i] += x[i] */
+
+    fc_map_fn act[FC_ACT_COUNT];            /* y = f(x) */
+    fc_map2_fn act_backward[FC_ACT_COUNT];  /* dx = dy * f'(x) */
+    /* one row of n: y = softmax(x) or log_softmax(x); backward takes (dx, dy, y) */
+    fc_map_fn softmax, log_softmax;
+    fc_map2_fn softmax_backward, log_softmax_backward;
+
+    void (*pool_max)(const fc_pool *);
+    void (*pool_avg)(const fc_pool *);
+    void (*pool_avg_backward)(const fc_pool *); /* x: dx (accumulated into y = dx), see pool.h */
+
+    double (*sum)(const void *x, ptrdiff_t n);
+    double (*sum_sq_dev)(const void *x, ptrdiff_t n, double mean); /* sum (x - mean)^2 */
+    /* sum dy * (x - mean) */
+    double (*sum_dot_dev)(const void *dy, const void *x, ptrdiff_t n, double mean);
+    /* y = (x - mean)*scale + shift */
+    void (*affine)(void *y, const void *x, ptrdiff_t n, double mean, double scale, double shift);
+    /* dx = (dy - mean_dy - (x - mean)*slope)*scale */
+    void (*norm_backward)(void *dx, const void *dy, const void *x, ptrdiff_t n, double mean,
+                          double mean_dy, double slope, double scale);
+} fc_kernels;
+
+typedef struct {
+    const char *name;  /* the row's name in isa.def */
+    const char *flags; /* the compiler flags it was built with */
+    const fc_kernels *f32, *f64;
+} fc_table;
+
+/* cpu.c */
+int fc_isa_count(void);                    /* rows built in, slowest first */
+const fc_table *fc_isa_table(int row);
+const char *fc_isa_missing(int row);       /* NULL, or the CPU/OS feature this machine lacks */
+const char *fc_compiler(void);
+const char *fc_cpu_name(void);
+/* bytes of the data or unified cache of `level` (1..3), 0 when unknown */
+size_t fc_cache_bytes(int level);
+
+#endif

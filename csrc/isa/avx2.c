@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* AVX2 + FMA: 16 registers. 6 x 2 accumulators + 2 vectors + 1 broadcast = 15; 12 x 1 + 1 + 1 = 14. At least 8 to 10
+ * accumulators cover the 4 to 5 cycles of two FMA units. */
+#include <immintrin.h>
+#define FC_ISA_NAME avx2
+#define FC_LANES_BYTES 32
+#define FC_CONV_MR_1 12
+#define FC_CONV_MR_2 6
+#define FC_PIXEL_MR_1 12
+#define FC_PIXEL_MR_2 6
+#define FC_WGRAD_MR 6
+#include "isa/table.h"

@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* All bodies for one REAL, and the fc_kernels that lists them. Included twice by table.h. */
+#include "isa/simd.h"
+
+#include "body/conv_tile.h"
+#include "body/pixel_tile.h"
+#include "body/wgrad_tile.h"
+#include "body/pack.h"
+#include "body/elementwise.h"
+#include "body/pool.h"
+#include "body/norm.h"
+
+#define FC_ENTRY_CONV(mr, nv) [mr] = FC_FN(conv_tile_##mr##x##nv),
+#define FC_ENTRY_PIXEL(mr, nv) [mr] = FC_FN(pixel_tile_##mr##x##nv),
+#define FC_ENTRY_GEMM(mr, nv) [mr] = FC_FN(gemm_tile_##mr##x##nv),
+#define FC_ENTRY_WGRAD(mr, nv) [mr] = FC_FN(wgrad_tile_##mr##x##nv),
+
+static const fc_kernels FC_FN(kernels) = {
+    .lanes = VL,
+    .conv_mr = {0, FC_CONV_MR_1, FC_CONV_MR_2},
+    .pixel_mr = {0, FC_PIXEL_MR_1, FC_PIXEL_MR_2},
+    .wgrad_mr = FC_WGRAD_MR,
+    .conv_tile = {[1] = {FC_TILES_1(FC_ENTRY_CONV, FC_CONV_MR_1)},
+                  [2] = {FC_TILES_2(FC_ENTRY_CONV, FC_CONV_MR_2)}},
+    .pixel_tile = {[1] = {FC_TILES_1(FC_ENTRY_PIXEL, FC_PIXEL_MR_1)},
+                   [2] = {FC_TILES_2(FC_ENTRY_PIXEL, FC_PIXEL_MR_2)}},
+    .gemm_tile = {[1] = {FC_TILES_1(FC_ENTRY_GEMM, FC_PIXEL_MR_1)},
+                  [2] = {FC_TILES_2(FC_ENTRY_GEMM, FC_PIXEL_MR_2)}},
+    .wgrad_tile = {[1] = {FC_TILES_1(FC_ENTRY_WGRAD, FC_WGRAD_MR)},
+                   [2] = {FC_TILES_2(FC_ENTRY_WGRAD, FC_WGRAD_MR)}},
+    .dot_tile = {NULL, FC_FN(dot_tile_1), FC_FN(dot_tile_2), FC_FN(dot_tile_3), FC_FN(dot_tile_4)},
+    .copy_strided = FC_FN(copy_strided),
+    .transpose = FC_FN(transpose),
+    .add = FC_FN(add),
+    .act = {FC_FN(map_relu), FC_FN(map_tanh), FC_FN(map_sigmoid)},
+    .act_backward = {FC_FN(map_relu_grad), FC_FN(map_tanh_grad), FC_FN(map_sigmoid_grad)},
+    .softmax = FC_FN(softmax),
+    .log_softmax = FC_FN(log_softmax),
+    .softmax_backward = FC_FN(softmax_grad),
+    .log_softmax_backward = FC_FN(log_softmax_grad),
+    .pool_max = FC_FN(pool_max),
+    .pool_avg = FC_FN(pool_avg),
+    .pool_avg_backward = FC_FN(pool_avg_backward),
+    .sum = FC_FN(sum),
+    .sum_sq_dev = FC_FN(sum_sq_dev),
+    .sum_dot_dev = FC_FN(sum_dot_dev),
+    .affine = FC_FN(affine),
+    .norm_backward = FC_FN(norm_backward),
+};
+
+#undef FC_CONV_TILE
+#undef FC_PIXEL_TILE
+#undef FC_WGRAD_TILE
+#undef FC_ENTRY_CONV
+#undef FC_ENTRY_PIXEL
+#undef FC_ENTRY_GEMM
+#undef FC_ENTRY_WGRAD

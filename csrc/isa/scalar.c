@@ -1,0 +1,10 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Plain C11, no SIMD: correct everywhere. The tiles are odd on purpose, to break drivers that assume powers of two. */
+#define FC_ISA_NAME scalar
+#define FC_LANES_BYTES 0
+#define FC_CONV_MR_1 7
+#define FC_CONV_MR_2 5
+#define FC_PIXEL_MR_1 7
+#define FC_PIXEL_MR_2 5
+#define FC_WGRAD_MR 5
+#include "isa/table.h"

@@ -1,0 +1,397 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The vector vocabulary the bodies are written in. Included once per (row, REAL): the row's file defines
+ * FC_LANES_BYTES (0 = plain C, 32 = AVX2, 64 = AVX-512), and FC_F64 selects float or double.
+ *
+ *   V, VL            one vector, its number of REALs         MASK   one bit or lane mask per REAL
+ *   v_load_n(p, n)   the first n REALs, the rest zero; reads nothing beyond p[n-1]   (0 <= n <= VL)
+ *   v_store_n        likewise
+ *   v_max(a, b)      a > b ? a : b, so b when either is NaN: v_max(x, acc) keeps a NaN that acc holds
+ *   v_fma(a, b, c)   a*b + c; v_fnma(a, b, c) = c - a*b. Fused on the vector rows, not in plain C.
+ *   v_pow2(n)        2^n for an integer-valued n whose result is a normal number
+ *   v_hsum, v_hmax   over the lanes, in one fixed order
+ *   v_transpose(r)   r[i][j] <-> r[j][i] of VL vectors
+ */
+#undef REAL
+#undef FC_REAL_NAME
+#undef V
+#undef VL
+#undef MASK
+#undef v_zero
+#undef v_set1
+#undef v_load
+#undef v_store
+#undef v_load_n
+#undef v_store_n
+#undef v_add
+#undef v_sub
+#undef v_mul
+#undef v_div
+#undef v_fma
+#undef v_fnma
+#undef v_max
+#undef v_min
+#undef v_abs
+#undef v_round
+#undef v_floor
+#undef v_lt
+#undef v_isnan
+#undef v_select
+#undef v_pow2
+#undef v_hsum
+#undef v_hmax
+#undef v_transpose
+
+#if FC_F64
+#define REAL double
+#define FC_REAL_NAME f64
+#else
+#define REAL float
+#define FC_REAL_NAME f32
+#endif
+
+/* A kernel's name is its address: fc_<op>_<real>_<isa>. */
+#undef FC_CAT4
+#undef FC_CAT4_
+#undef FC_FN
+#define FC_CAT4_(a, b, c, d) a##b##_##c##_##d
+#define FC_CAT4(a, b, c, d) FC_CAT4_(a, b, c, d)
+#define FC_FN(op) FC_CAT4(fc_, op, FC_REAL_NAME, FC_ISA_NAME)
+
+/* Hides a pointer's origin from the optimiser. Without it gcc sees that the broadcasts of neighbouring taps overlap,
+ * keeps them across taps and spills accumulators (measured: 196 -> 113 GF/s on AVX-512 with gcc 12). */
+#ifndef FC_OPAQUE
+#if defined(__GNUC__)
+#define FC_OPAQUE(p) __asm__("" : "+r"(p))
+#else
+#define FC_OPAQUE(p) ((void)0)
+#endif
+#endif
+
+#if FC_LANES_BYTES == 0 /* ---------------------------------------------------------- plain C */
+#define V REAL
+#define VL 1
+#define MASK int
+#define v_zero() ((REAL)0)
+#define v_set1(a) ((REAL)(a))
+#define v_load(p) (*(p))
+#define v_store(p, a) ((void)(*(p) = (a)))
+#define v_load_n(p, n) ((n) ? *(p) : (REAL)0)
+#define v_store_n(p, a, n) ((void)((n) ? (*(p) = (a)) : (REAL)0))
+#define v_add(a, b) ((a) + (b))
+#define v_sub(a, b) ((a) - (b))
+#define v_mul(a, b) ((a) * (b))
+#define v_div(a, b) ((a) / (b))
+#define v_fma(a, b, c) ((a) * (b) + (c))
+#define v_fnma(a, b, c) ((c) - (a) * (b))
+#define v_max(a, b) FC_FN(scalar_max)(a, b)
+#define v_min(a, b) FC_FN(scalar_min)(a, b)
+#define v_abs(a) FC_FN(scalar_abs)(a)
+#define v_round(a) FC_FN(scalar_round)(a)
+#define v_floor(a) FC_FN(scalar_floor)(a)
+#define v_lt(a, b) ((a) < (b))
+#define v_isnan(a) ((a) != (a))
+#define v_select(m, a, b) ((m) ? (a) : (b))
+#define v_pow2(n) FC_FN(scalar_pow2)(n)
+#define v_hsum(a) (a)
+#define v_hmax(a) (a)
+#define v_transpose(r) ((void)(r))
+
+static inline REAL FC_FN(scalar_max)(REAL a, REAL b) { return a > b ? a : b; }
+static inline REAL FC_FN(scalar_min)(REAL a, REAL b) { return a < b ? a : b; }
+static inline REAL FC_FN(scalar_abs)(REAL a) { return a < 0 ? -a : a == 0 ? 0 : a; }
+/* Round half to even by adding and subtracting 1.5 * 2^(mantissa bits): right for |a| < 2^(bits - 1), all that exp
+ * needs. The volatile keeps the two operations apart. */
+static inline REAL FC_FN(scalar_round)(REAL a) {
+    const REAL magic = FC_F64 ? (REAL)6755399441055744.0 : (REAL)12582912.0;
+    volatile REAL shifted = a + magic;
+    return shifted - magic;
+}
+static inline REAL FC_FN(scalar_floor)(REAL a) {
+    const REAL r = FC_FN(scalar_round)(a);
+    return r > a ? r - 1 : r;
+}
+static inline REAL FC_FN(scalar_pow2)(REAL n) {
+    if (n != n) return n; /* the conversion of a NaN to an integer is undefined */
+#if FC_F64
+    union { uint64_t bits; double value; } u = {(uint64_t)((int64_t)n + 1023) << 52};
+#else
+    union { uint32_t bits; float value; } u = {(uint32_t)((int32_t)n + 127) << 23};
+#endif
+    return u.value;
+}
+
+#elif FC_LANES_BYTES == 32 && !FC_F64 /* -------------------------------------------- AVX2, float */
+#define V __m256
+#define VL 8
+#define MASK __m256
+#define v_zero() _mm256_setzero_ps()
+#define v_set1(a) _mm256_set1_ps((float)(a))
+#define v_load(p) _mm256_loadu_ps(p)
+#define v_store(p, a) _mm256_storeu_ps(p, a)
+#define v_load_n(p, n) _mm256_maskload_ps(p, FC_FN(first)(n))
+#define v_store_n(p, a, n) FC_FN(store_first)(p, a, n)
+#define v_add(a, b) _mm256_add_ps(a, b)
+#define v_sub(a, b) _mm256_sub_ps(a, b)
+#define v_mul(a, b) _mm256_mul_ps(a, b)
+#define v_div(a, b) _mm256_div_ps(a, b)
+#define v_fma(a, b, c) _mm256_fmadd_ps(a, b, c)
+#define v_fnma(a, b, c) _mm256_fnmadd_ps(a, b, c)
+#define v_max(a, b) _mm256_max_ps(a, b)
+#define v_min(a, b) _mm256_min_ps(a, b)
+#define v_abs(a) _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a)
+#define v_round(a) _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
+#define v_floor(a) _mm256_floor_ps(a)
+#define v_lt(a, b) _mm256_cmp_ps(a, b, _CMP_LT_OQ)
+#define v_isnan(a) _mm256_cmp_ps(a, a, _CMP_UNORD_Q)
+#define v_select(m, a, b) _mm256_blendv_ps(b, a, m)
+#define v_pow2(n) \
+    _mm256_castsi256_ps(_mm256_slli_epi32( \
+        _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23))
+#define v_hsum(a) FC_FN(hsum)(a)
+#define v_hmax(a) FC_FN(hmax)(a)
+#define v_transpose(r) FC_FN(transpose_v)(r)
+
+static inline __m256i FC_FN(first)(ptrdiff_t n) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n),
+                              _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+/* Not vmaskmovps: a masked store is dozens of micro-operations on AMD. With a constant n this folds to 1-3 stores. */
+static inline void FC_FN(store_first)(float *p, __m256 a, ptrdiff_t n) {
+    __m128 part = _mm256_castps256_ps128(a);
+    if (n >= 8) {
+        _mm256_storeu_ps(p, a);
+        return;
+    }
+    if (n & 4) {
+        _mm_storeu_ps(p, part);
+        part = _mm256_extractf128_ps(a, 1);
+        p += 4;
+    }
+    if (n & 2) {
+        _mm_storel_pi((__m64 *)p, part);
+        part = _mm_movehl_ps(part, part);
+        p += 2;
+    }
+    if (n & 1) _mm_store_ss(p, part);
+}
+static inline float FC_FN(hsum)(__m256 a) {
+    __m128 s = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+static inline float FC_FN(hmax)(__m256 a) {
+    __m128 s = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    s = _mm_max_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
+}
+static inline void FC_FN(transpose_v)(__m256 *r) {
+    __m256 t[8];
+    for (int i = 0; i < 8; i += 2) {
+        t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
+        t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4) {
+        r[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
+        r[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);
+        r[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
+        r[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
+    }
+    for (int i = 0; i < 4; i++) {
+        t[i] = _mm256_permute2f128_ps(r[i], r[i + 4], 0x20);
+        t[i + 4] = _mm256_permute2f128_ps(r[i], r[i + 4], 0x31);
+    }
+    for (int i = 0; i < 8; i++) r[i] = t[i];
+}
+
+#elif FC_LANES_BYTES == 32 /* ------------------------------------------------------ AVX2, double */
+#define V __m256d
+#define VL 4
+#define MASK __m256d
+#define v_zero() _mm256_setzero_pd()
+#define v_set1(a) _mm256_set1_pd(a)
+#define v_load(p) _mm256_loadu_pd(p)
+#define v_store(p, a) _mm256_storeu_pd(p, a)
+#define v_load_n(p, n) _mm256_maskload_pd(p, FC_FN(first)(n))
+#define v_store_n(p, a, n) FC_FN(store_first)(p, a, n)
+#define v_add(a, b) _mm256_add_pd(a, b)
+#define v_sub(a, b) _mm256_sub_pd(a, b)
+#define v_mul(a, b) _mm256_mul_pd(a, b)
+#define v_div(a, b) _mm256_div_pd(a, b)
+#define v_fma(a, b, c) _mm256_fmadd_pd(a, b, c)
+#define v_fnma(a, b, c) _mm256_fnmadd_pd(a, b, c)
+#define v_max(a, b) _mm256_max_pd(a, b)
+#define v_min(a, b) _mm256_min_pd(a, b)
+#define v_abs(a) _mm256_andnot_pd(_mm256_set1_pd(-0.0), a)
+#define v_round(a) _mm256_round_pd(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
+#define v_floor(a) _mm256_floor_pd(a)
+#define v_lt(a, b) _mm256_cmp_pd(a, b, _CMP_LT_OQ)
+#define v_isnan(a) _mm256_cmp_pd(a, a, _CMP_UNORD_Q)
+#define v_select(m, a, b) _mm256_blendv_pd(b, a, m)
+#define v_pow2(n) \
+    _mm256_castsi256_pd(_mm256_slli_epi64( \
+        _mm256_cvtepi32_epi64(_mm_add_epi32(_mm256_cvtpd_epi32(n), _mm_set1_epi32(1023))), 52))
+#define v_hsum(a) FC_FN(hsum)(a)
+#define v_hmax(a) FC_FN(hmax)(a)
+#define v_transpose(r) FC_FN(transpose_v)(r)
+
+static inline __m256i FC_FN(first)(ptrdiff_t n) {
+    return _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3));
+}
+static inline void FC_FN(store_first)(double *p, __m256d a, ptrdiff_t n) {
+    __m128d part = _mm256_castpd256_pd128(a);
+    if (n >= 4) {
+        _mm256_storeu_pd(p, a);
+        return;
+    }
+    if (n & 2) {
+        _mm_storeu_pd(p, part);
+        part = _mm256_extractf128_pd(a, 1);
+        p += 2;
+    }
+    if (n & 1) _mm_store_sd(p, part);
+}
+static inline double FC_FN(hsum)(__m256d a) {
+    const __m128d s = _mm_add_pd(_mm256_castpd256_pd128(a), _mm256_extractf128_pd(a, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(s, _mm_unpackhi_pd(s, s)));
+}
+static inline double FC_FN(hmax)(__m256d a) {
+    const __m128d s = _mm_max_pd(_mm256_castpd256_pd128(a), _mm256_extractf128_pd(a, 1));
+    return _mm_cvtsd_f64(_mm_max_sd(s, _mm_unpackhi_pd(s, s)));
+}
+static inline void FC_FN(transpose_v)(__m256d *r) {
+    const __m256d t0 = _mm256_unpacklo_pd(r[0], r[1]), t1 = _mm256_unpackhi_pd(r[0], r[1]);
+    const __m256d t2 = _mm256_unpacklo_pd(r[2], r[3]), t3 = _mm256_unpackhi_pd(r[2], r[3]);
+    r[0] = _mm256_permute2f128_pd(t0, t2, 0x20);
+    r[1] = _mm256_permute2f128_pd(t1, t3, 0x20);
+    r[2] = _mm256_permute2f128_pd(t0, t2, 0x31);
+    r[3] = _mm256_permute2f128_pd(t1, t3, 0x31);
+}
+
+#elif FC_LANES_BYTES == 64 && !FC_F64 /* ----------------------------------------- AVX-512, float */
+#define V __m512
+#define VL 16
+#define MASK __mmask16
+#define v_zero() _mm512_setzero_ps()
+#define v_set1(a) _mm512_set1_ps((float)(a))
+#define v_load(p) _mm512_loadu_ps(p)
+#define v_store(p, a) _mm512_storeu_ps(p, a)
+#define v_load_n(p, n) _mm512_maskz_loadu_ps((__mmask16)((1u << (n)) - 1u), p)
+#define v_store_n(p, a, n) _mm512_mask_storeu_ps(p, (__mmask16)((1u << (n)) - 1u), a)
+#define v_add(a, b) _mm512_add_ps(a, b)
+#define v_sub(a, b) _mm512_sub_ps(a, b)
+#define v_mul(a, b) _mm512_mul_ps(a, b)
+#define v_div(a, b) _mm512_div_ps(a, b)
+#define v_fma(a, b, c) _mm512_fmadd_ps(a, b, c)
+#define v_fnma(a, b, c) _mm512_fnmadd_ps(a, b, c)
+#define v_max(a, b) _mm512_max_ps(a, b)
+#define v_min(a, b) _mm512_min_ps(a, b)
+#define v_abs(a) _mm512_abs_ps(a)
+#define v_round(a) _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
+#define v_floor(a) _mm512_roundscale_ps(a, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)
+#define v_lt(a, b) _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ)
+#define v_isnan(a) _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q)
+#define v_select(m, a, b) _mm512_mask_blend_ps(m, b, a)
+#define v_pow2(n) \
+    _mm512_castsi512_ps(_mm512_slli_epi32( \
+        _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)), 23))
+#define v_hsum(a) FC_FN(hsum)(a)
+#define v_hmax(a) FC_FN(hmax)(a)
+#define v_transpose(r) FC_FN(transpose_v)(r)
+
+static inline float FC_FN(hsum)(__m512 a) {
+    const __m256 h = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+    __m128 s = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+static inline float FC_FN(hmax)(__m512 a) {
+    const __m256 h = _mm256_max_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+    __m128 s = _mm_max_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+    s = _mm_max_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
+}
+static inline void FC_FN(transpose_v)(__m512 *r) {
+    __m512 t[16];
+    for (int i = 0; i < 16; i += 2) {
+        t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
+        t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4) { /* r[i+k] = column k of each 4x4 block of rows i..i+3 */
+        r[i] = _mm512_shuffle_ps(t[i], t[i + 2], 0x44);
+        r[i + 1] = _mm512_shuffle_ps(t[i], t[i + 2], 0xee);
+        r[i + 2] = _mm512_shuffle_ps(t[i + 1], t[i + 3], 0x44);
+        r[i + 3] = _mm512_shuffle_ps(t[i + 1], t[i + 3], 0xee);
+    }
+    for (int k = 0; k < 4; k++) { /* 4x4 transpose of the 128-bit lanes of r[k], r[k+4], ... */
+        const __m512 a = _mm512_shuffle_f32x4(r[k], r[k + 4], 0x88);
+        const __m512 b = _mm512_shuffle_f32x4(r[k], r[k + 4], 0xdd);
+        const __m512 c = _mm512_shuffle_f32x4(r[k + 8], r[k + 12], 0x88);
+        const __m512 d = _mm512_shuffle_f32x4(r[k + 8], r[k + 12], 0xdd);
+        t[k] = _mm512_shuffle_f32x4(a, c, 0x88);
+        t[k + 4] = _mm512_shuffle_f32x4(b, d, 0x88);
+        t[k + 8] = _mm512_shuffle_f32x4(a, c, 0xdd);
+        t[k + 12] = _mm512_shuffle_f32x4(b, d, 0xdd);
+    }
+    for (int i = 0; i < 16; i++) r[i] = t[i];
+}
+
+#else /* -------------------------------------------------------------------------- AVX-512, double */
+#define V __m512d
+#define VL 8
+#define MASK __mmask8
+#define v_zero() _mm512_setzero_pd()
+#define v_set1(a) _mm512_set1_pd(a)
+#define v_load(p) _mm512_loadu_pd(p)
+#define v_store(p, a) _mm512_storeu_pd(p, a)
+#define v_load_n(p, n) _mm512_maskz_loadu_pd((__mmask8)((1u << (n)) - 1u), p)
+#define v_store_n(p, a, n) _mm512_mask_storeu_pd(p, (__mmask8)((1u << (n)) - 1u), a)
+#define v_add(a, b) _mm512_add_pd(a, b)
+#define v_sub(a, b) _mm512_sub_pd(a, b)
+#define v_mul(a, b) _mm512_mul_pd(a, b)
+#define v_div(a, b) _mm512_div_pd(a, b)
+#define v_fma(a, b, c) _mm512_fmadd_pd(a, b, c)
+#define v_fnma(a, b, c) _mm512_fnmadd_pd(a, b, c)
+#define v_max(a, b) _mm512_max_pd(a, b)
+#define v_min(a, b) _mm512_min_pd(a, b)
+#define v_abs(a) _mm512_abs_pd(a)
+#define v_round(a) _mm512_roundscale_pd(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
+#define v_floor(a) _mm512_roundscale_pd(a, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)
+#define v_lt(a, b) _mm512_cmp_pd_mask(a, b, _CMP_LT_OQ)
+#define v_isnan(a) _mm512_cmp_pd_mask(a, a, _CMP_UNORD_Q)
+#define v_select(m, a, b) _mm512_mask_blend_pd(m, b, a)
+#define v_pow2(n) \
+    _mm512_castsi512_pd(_mm512_slli_epi64( \
+        _mm512_add_epi64(_mm512_cvtpd_epi64(n), _mm512_set1_epi64(1023)), 52))
+#define v_hsum(a) FC_FN(hsum)(a)
+#define v_hmax(a) FC_FN(hmax)(a)
+#define v_transpose(r) FC_FN(transpose_v)(r)
+
+static inline double FC_FN(hsum)(__m512d a) {
+    const __m256d h = _mm256_add_pd(_mm512_castpd512_pd256(a), _mm512_extractf64x4_pd(a, 1));
+    const __m128d s = _mm_add_pd(_mm256_castpd256_pd128(h), _mm256_extractf128_pd(h, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(s, _mm_unpackhi_pd(s, s)));
+}
+static inline double FC_FN(hmax)(__m512d a) {
+    const __m256d h = _mm256_max_pd(_mm512_castpd512_pd256(a), _mm512_extractf64x4_pd(a, 1));
+    const __m128d s = _mm_max_pd(_mm256_castpd256_pd128(h), _mm256_extractf128_pd(h, 1));
+    return _mm_cvtsd_f64(_mm_max_sd(s, _mm_unpackhi_pd(s, s)));
+}
+static inline void FC_FN(transpose_v)(__m512d *r) {
+    __m512d t[8];
+    for (int i = 0; i < 8; i += 2) { /* t[i+k] = column k of each 2x2 block of rows i, i+1 */
+        t[i] = _mm512_unpacklo_pd(r[i], r[i + 1]);
+        t[i + 1] = _mm512_unpackhi_pd(r[i], r[i + 1]);
+    }
+    for (int k = 0; k < 2; k++) { /* 4x4 transpose of the 128-bit lanes of t[k], t[k+2], ... */
+        const __m512d a = _mm512_shuffle_f64x2(t[k], t[k + 2], 0x88);
+        const __m512d b = _mm512_shuffle_f64x2(t[k], t[k + 2], 0xdd);
+        const __m512d c = _mm512_shuffle_f64x2(t[k + 4], t[k + 6], 0x88);
+        const __m512d d = _mm512_shuffle_f64x2(t[k + 4], t[k + 6], 0xdd);
+        r[k] = _mm512_shuffle_f64x2(a, c, 0x88);
+        r[k + 2] = _mm512_shuffle_f64x2(b, d, 0x88);
+        r[k + 4] = _mm512_shuffle_f64x2(a, c, 0xdd);
+        r[k + 6] = _mm512_shuffle_f64x2(b, d, 0xdd);
+    }
+}
+#endif

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The convolution algorithms, in order of preference, and the choice among them.
+
+A row says why it cannot or need not run a problem (`refuses`), which error class it belongs to, and how it runs. The first
+row that does not refuse is taken; `algo=` forces one. Tests and benchmarks iterate over ALGORITHMS.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from fastconv.kernels import conv_direct, conv_im2col, conv_pixel, isa
+from fastconv.kernels.lattice import Lattice
+from fastconv.problem import Conv, choice
+
+# Below this many flops one thread is faster: waking a team costs microseconds, the work takes as long.
+SERIAL_FLOPS = 2.5e6
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """One way to compute a convolution.
+
+    `refuses(channels, outputs, pixels, taps)` is the reason, or None, why the automatic choice passes this row by; every
+    row can run every problem when it is forced. `error` names the tolerance class of docs/numerics.md.
+    """
+
+    name: str
+    summary: str
+    error: str
+    refuses: Callable[[int, int, int, int], str | None]
+    run: Callable[..., None]
+
+
+def refuse_pixel(channels: int, outputs: int, pixels: int, taps: int) -> str | None:
+    if outputs <= 4 or (outputs <= 8 and channels * taps <= 256):
+        return None
+    return f"{outputs} output channels a group fill the vectors of the oc-vectorised kernel"
+
+
+def refuse_direct(channels: int, outputs: int, pixels: int, taps: int) -> str | None:
+    if taps == 1 and pixels >= 64:
+        return "a 1x1 convolution is a matrix product: no columns to build, and rows are stored without a transpose"
+    return None
+
+
+def refuse_nothing(channels: int, outputs: int, pixels: int, taps: int) -> str | None:
+    return None
+
+
+ALGORITHMS = (
+    Algorithm(
+        "pixel",
+        "direct, vectorised over pixels: depthwise and few output channels",
+        "direct",
+        refuse_pixel,
+        conv_pixel.run,
+    ),
+    Algorithm(
+        "direct",
+        "direct, vectorised over output channels",
+        "direct",
+        refuse_direct,
+        conv_direct.run,
+    ),
+    Algorithm(
+        "im2col",
+        "columns of one block of pixels, multiplied by the packed GEMM",
+        "direct",
+        refuse_nothing,
+        conv_im2col.run,
+    ),
+)
+NAMES = tuple(a.name for a in ALGORITHMS)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one call does: the algorithm, why not the earlier ones, and the lattices it runs over."""
+
+    problem: Conv
+    algorithm: Algorithm
+    reasons: tuple[tuple[str, str], ...]
+    lattices: tuple[Lattice, ...]
+    flops: int
+
+    def threads(self, wanted: int) -> int:
+        return 1 if self.flops < SERIAL_FLOPS else wanted
+
+
+def select(
+    algo: str, channels: int, outputs: int, pixels: int, taps: int
+) -> tuple[Algorithm, tuple[tuple[str, str], ...]]:
+    """The algorithm and the (name, reason) of each row passed by."""
+    choice("algo", algo, ("auto", *NAMES))
+    if algo != "auto":
+        return next(a for a in ALGORITHMS if a.name == algo), ()
+    reasons = []
+    for algorithm in ALGORITHMS:
+        reason = algorithm.refuses(channels, outputs, pixels, taps)
+        if reason is None:
+            return algorithm, tuple(reasons)
+        reasons.append((algorithm.name, reason))
+    raise AssertionError("the last row refuses nothing")
+
+
+@lru_cache(maxsize=1024)
+def plan_forward(problem: Conv, algo: str, isa_name: str) -> Plan:
+    algorithm, reasons = select(
+        algo, problem.channels, problem.outputs, math.prod(problem.out), math.prod(problem.kernel)
+    )
+    lattices = (Lattice(*problem.forward_lattice()),)
+    return Plan(problem, algorithm, reasons, lattices, problem.flops)
+
+
+@lru_cache(maxsize=1024)
+def plan_input_gradient(problem: Conv, algo: str, isa_name: str) -> Plan:
+    algorithm, reasons = select(
+        algo, problem.outputs, problem.channels, math.prod(problem.sizes), math.prod(problem.kernel)
+    )
+    lattices = tuple(Lattice(*spec) for spec in problem.input_gradient_lattices())
+    return Plan(problem, algorithm, reasons, lattices, problem.flops)
+
+
+def plan(problem: Conv, algo: str = "auto", gradient: bool = False) -> Plan:
+    """The cached plan of a forward convolution or of its input gradient, on the active ISA."""
+    return (plan_input_gradient if gradient else plan_forward)(problem, algo, isa.current())
+
+
+@lru_cache(maxsize=1024)
+def forward_lattice(problem: Conv) -> Lattice:
+    """The lattice of the forward convolution, for the weight gradient."""
+    return Lattice(*problem.forward_lattice())
+
+
+def clear_plans() -> None:
+    for cache in (plan_forward, plan_input_gradient, forward_lattice):
+        cache.cache_clear()
+
+
+def explain_row(found: Plan) -> dict[str, Any]:
+    """The facts of a plan that do not need a machine: for explain()."""
+    return {
+        "algorithm": found.algorithm.name,
+        "summary": found.algorithm.summary,
+        "passed_by": dict(found.reasons),
+        "flops": found.flops,
+        "bytes": found.problem.bytes,
+    }

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Arrays in, arrays out: coercion, promotion, layouts, and where a result goes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fastconv.kernels.memory import empty
+from fastconv.problem import elements
+
+Array = np.ndarray[Any, Any]
+
+
+def as_array(name: str, value: Any) -> Array:
+    """`value` as an array of real numbers. TypeError for object, complex, string and date arrays."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"{name}: expected an array of real numbers, got dtype {array.dtype}")
+    return array
+
+
+def common_dtypes(**operands: Array | None) -> tuple[np.dtype[Any], np.dtype[Any]]:
+    """(computing dtype, result dtype) of the operands by NumPy's promotion rules.
+
+    float16 is computed in float32 and returned as float16; integers become the float NumPy would pair them with. Anything
+    beyond float64 is a TypeError.
+    """
+    kinds = [a.dtype for a in operands.values() if a is not None]
+    result = np.result_type(*kinds)
+    if result.kind != "f":
+        result = np.result_type(result, np.float32)
+    if result.itemsize > 8:
+        names = ", ".join(operands)
+        raise TypeError(f"{names}: float32 and float64 are supported, got {result}")
+    result = result.newbyteorder("=")
+    return (np.dtype(np.float32) if result.itemsize == 2 else result), result
+
+
+def contiguous(array: Array, dtype: np.dtype[Any]) -> Array:
+    """C-contiguous, aligned, native `array` of `dtype`; a copy only where it is none of that already."""
+    flags = array.flags
+    if array.dtype == dtype and flags.c_contiguous and flags.aligned and array.dtype.isnative:
+        return array
+    copy = empty(array.shape, dtype)
+    np.copyto(copy, array, casting="unsafe")
+    return copy
+
+
+def result(name: str, shape: Sequence[int], dtype: np.dtype[Any]) -> Array:
+    """A fresh array from the recycling allocator."""
+    elements(name, shape)
+    return empty(tuple(shape), dtype)
+
+
+def check_out(out: Any, shape: Sequence[int], dtype: np.dtype[Any]) -> None:
+    """`out` can take a result of this shape and dtype."""
+    if out is None:
+        return
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out: expected an array, got {type(out).__name__}")
+    if out.shape != tuple(shape):
+        raise ValueError(f"out: expected shape {tuple(shape)}, got {out.shape}")
+    if not out.flags.writeable:
+        raise ValueError("out: expected a writable array, got a read-only one")
+    if not np.can_cast(dtype, out.dtype, casting="same_kind"):
+        raise TypeError(f"out: cannot hold a {dtype} result, got dtype {out.dtype}")
+
+
+def target(
+    out: Array | None, shape: Sequence[int], dtype: np.dtype[Any], *operands: Array | None
+) -> Array:
+    """Where a kernel may write: `out` itself if it is fit for that and shares no memory with the operands."""
+    if (
+        out is not None
+        and out.dtype == dtype
+        and out.flags.c_contiguous
+        and out.flags.aligned
+        and out.size
+        and not any(a is not None and np.may_share_memory(out, a) for a in operands)
+    ):
+        return out
+    return result("out", shape, dtype)
+
+
+def deliver(value: Array, out: Array | None, dtype: np.dtype[Any]) -> Array:
+    """The value in `out` when given, else as an array of the result's dtype."""
+    if out is None:
+        return value if value.dtype == dtype else value.astype(dtype)
+    if value is not out and not (
+        value.base is out and np.shares_memory(value, out) and value.size == out.size
+    ):
+        np.copyto(out, value.reshape(out.shape), casting="same_kind")
+    return out
+
+
+def shape_of(name: str, value: Any) -> tuple[int, ...]:
+    """A shape argument as a tuple of sizes >= 0."""
+    from fastconv.problem import integer
+
+    if isinstance(value, (str, bytes)) or not isinstance(value, (Sequence, np.ndarray)):
+        raise TypeError(f"{name}: expected a shape, got {value!r}")
+    return tuple(integer(name, n, 0) for n in value)

@@ -1,0 +1,533 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Convolution, forward and backward, in one, two and three dimensions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from fastconv import algorithms, runtime
+from fastconv.functional._arrays import (
+    Array,
+    as_array,
+    check_out,
+    common_dtypes,
+    contiguous,
+    deliver,
+    result,
+    target,
+)
+from fastconv.functional.shape import pad, pad_backward
+from fastconv.kernels import conv_wgrad
+from fastconv.problem import ACTIVATIONS, LAYOUTS, Conv, choice, conv_problem, describe, integer
+
+Padding = int | Sequence[int] | Sequence[tuple[int, int]] | Literal["valid", "same"]
+Spatial = int | Sequence[int]
+
+
+class _Layout:
+    """How the caller's arrays map to batched NCHW and OIHW."""
+
+    def __init__(self, layout: str, rank: int, x: Array, w: Array) -> None:
+        choice("layout", layout, LAYOUTS)
+        self.last = layout == "NHWC"
+        self.rank = rank
+        self.batched = x.ndim != rank + 1
+        if w.ndim != rank + 2 or x.ndim not in (rank + 1, rank + 2):
+            return  # conv_problem names what is wrong
+        if w.ndim == rank + 2 and self.last:
+            w = w.transpose(rank + 1, rank, *range(rank))
+        self.w = w
+        self.x = self.inner(x)
+
+    def inner(self, a: Array) -> Array:
+        """(N, ..., C) or unbatched -> (N, C, ...)."""
+        if not self.batched:
+            a = a[np.newaxis]
+        return np.moveaxis(a, -1, 1) if self.last and a.ndim > 1 else a
+
+    def outer(self, a: Array) -> Array:
+        """The reverse of inner; contiguous in the caller's layout."""
+        if self.last:
+            a = np.moveaxis(a, 1, -1)
+        return a if self.batched else a[0]
+
+    def outer_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        n, c, *sizes = shape
+        axes = (*sizes, c) if self.last else (c, *sizes)
+        return (n, *axes) if self.batched else axes
+
+
+def _describe(p: Conv) -> str:
+    return (
+        f"mb{p.batch}g{p.groups}ic{p.groups * p.channels}oc{p.groups * p.outputs}i{describe(p.sizes)}"
+        f"k{describe(p.kernel)}s{describe(p.stride)}d{describe(p.dilation)}p{p.pads}".replace(" ", "").replace(",", ":")
+    )
+
+
+def _problem(
+    layout: _Layout,
+    x: Array,
+    w: Array,
+    dtype: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: Any,
+    mode: str,
+    rank: int,
+) -> Conv:
+    inner = hasattr(layout, "x")
+    return conv_problem(
+        np.dtype(dtype).name,
+        layout.x.shape if inner else x.shape,
+        layout.w.shape if inner else w.shape,
+        stride,
+        padding,
+        dilation,
+        groups,
+        mode,
+        rank,
+    )
+
+
+def _conv(
+    rank: int,
+    x: Any,
+    w: Any,
+    b: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: int,
+    padding_mode: str,
+    layout: str,
+    activation: str | None,
+    residual: Any,
+    algo: str,
+    precision: str | None,
+    max_workspace: int | None,
+    out: Array | None,
+) -> Array:
+    x, w = as_array("x", x), as_array("w", w)
+    b = None if b is None else as_array("b", b)
+    residual = None if residual is None else as_array("residual", residual)
+    dtype, result_dtype = common_dtypes(x=x, w=w, b=b, residual=residual)
+    runtime.resolve_precision(precision)
+    activation_code = (
+        -1 if activation is None else ACTIVATIONS.index(choice("activation", activation, ACTIVATIONS))
+    )
+    if max_workspace is not None:
+        max_workspace = integer("max_workspace", max_workspace, 1)
+    arrange = _Layout(layout, rank, x, w)
+    problem = _problem(arrange, x, w, dtype, stride, padding, dilation, groups, padding_mode, rank)
+    plan = algorithms.plan(problem, algo)
+    shape = (problem.batch, problem.groups * problem.outputs, *problem.out[3 - rank :])
+    if b is not None and b.shape != (shape[1],):
+        raise ValueError(f"b: expected shape ({shape[1]},) for weights of shape {w.shape}, got {b.shape}")
+    outer = arrange.outer_shape(shape)
+    if residual is not None and residual.shape != outer:
+        raise ValueError(f"residual: expected the result's shape {outer}, got {residual.shape}")
+    check_out(out, outer, result_dtype)
+    xc, wc = contiguous(arrange.x, dtype), contiguous(arrange.w, dtype)
+    bc = None if b is None else contiguous(b, dtype)
+    rc = None if residual is None else contiguous(arrange.inner(residual), dtype)
+    y = target(None if arrange.last else out, outer if not arrange.last else shape, dtype, xc, wc, bc, rc)
+    if y.size:
+        team = plan.threads(runtime.get_num_threads())
+        runtime.traced(
+            f"conv{rank}d",
+            plan.algorithm.name,
+            dtype.name,
+            lambda: _describe(problem),
+            plan.flops,
+            team,
+            lambda: plan.algorithm.run(
+                plan.lattices[0],
+                xc.reshape(problem.x_shape),
+                wc.reshape(wc.shape[0], wc.shape[1], -1),
+                y.reshape(problem.y_shape),
+                problem.groups,
+                False,
+                bc,
+                rc,
+                activation_code,
+                team,
+                max_workspace,
+            ),
+        )
+    if arrange.last:
+        y = contiguous(arrange.outer(y.reshape(shape)), dtype)
+    return deliver(y, out, result_dtype)
+
+
+def _input_gradient(
+    problem: Conv, dy: Array, w: Array, algo: str, max_workspace: int | None
+) -> Array:
+    """dx of a zero-padded convolution, batched NCHW with three spatial axes."""
+    plan = algorithms.plan(problem, algo, gradient=True)
+    dx: Array = result("dx", problem.x_shape, dy.dtype)
+    if not problem.phases_cover_input or dy.size == 0:
+        dx[...] = 0
+    if dy.size == 0:
+        return dx
+    team = plan.threads(runtime.get_num_threads())
+
+    def run() -> None:
+        for lattice in plan.lattices:
+            plan.algorithm.run(
+                lattice, dy, w, dx, problem.groups, True, None, None, -1, team, max_workspace
+            )
+
+    runtime.traced(
+        f"conv{problem.rank}d_dx",
+        plan.algorithm.name,
+        dy.dtype.name,
+        lambda: _describe(problem),
+        plan.flops,
+        team,
+        run,
+    )
+    return dx
+
+
+def _weight_gradient(problem: Conv, dy: Array, x: Array, max_workspace: int | None) -> Array:
+    """dw as [group*output][channel][tap]."""
+    taps = math.prod(problem.kernel)
+    shape = (problem.groups * problem.outputs, problem.channels, taps)
+    dw: Array = result("dw", shape, dy.dtype)
+    if dy.size == 0:
+        dw[...] = 0
+        return dw
+    team = 1 if problem.flops < algorithms.SERIAL_FLOPS else runtime.get_num_threads()
+    runtime.traced(
+        f"conv{problem.rank}d_dw",
+        "direct",
+        dy.dtype.name,
+        lambda: _describe(problem),
+        problem.flops,
+        team,
+        lambda: conv_wgrad.run(
+            algorithms.forward_lattice(problem), x, dw, dy, problem.groups, team, max_workspace
+        ),
+    )
+    return dw
+
+
+def _bias_gradient(dy: Array) -> Array:
+    db: Array = result("db", (dy.shape[1],), dy.dtype)
+    plane = math.prod(dy.shape[2:])
+    team = runtime.get_num_threads() if dy.size > 1 << 18 else 1
+    conv_wgrad.bias_gradient(dy.reshape(dy.shape[0], dy.shape[1], plane), db, team)
+    return db
+
+
+def _conv_backward(
+    rank: int,
+    dy: Any,
+    x: Any,
+    w: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: int,
+    padding_mode: str,
+    layout: str,
+    needs: Sequence[bool],
+    algo: str,
+    precision: str | None,
+    max_workspace: int | None,
+) -> tuple[Array | None, Array | None, Array | None]:
+    dy, x, w = as_array("dy", dy), as_array("x", x), as_array("w", w)
+    dtype, result_dtype = common_dtypes(dy=dy, x=x, w=w)
+    runtime.resolve_precision(precision)
+    if len(needs) != 3:
+        raise ValueError(f"needs: expected three flags (dx, dw, db), got {needs!r}")
+    if max_workspace is not None:
+        max_workspace = integer("max_workspace", max_workspace, 1)
+    arrange = _Layout(layout, rank, x, w)
+    problem = _problem(arrange, x, w, dtype, stride, padding, dilation, groups, padding_mode, rank)
+    choice("algo", algo, ("auto", *algorithms.NAMES))
+    shape = (problem.batch, problem.groups * problem.outputs, *problem.out[3 - rank :])
+    if dy.shape != arrange.outer_shape(shape):
+        raise ValueError(
+            f"dy: expected the output's shape {arrange.outer_shape(shape)}, got {dy.shape}"
+        )
+    dyc = contiguous(arrange.inner(dy), dtype).reshape(problem.y_shape)
+    dx = dw = db = None
+    if needs[0]:
+        dx = _padded_input_gradient(problem, arrange, dyc, dtype, algo, max_workspace)
+        dx = dx if dx.dtype == result_dtype else dx.astype(result_dtype)
+    if needs[1]:
+        xc = contiguous(arrange.x, dtype).reshape(problem.x_shape)
+        dw = _weight_gradient(problem, dyc, xc, max_workspace).reshape(arrange.w.shape)
+        if arrange.last:
+            dw = np.ascontiguousarray(dw.transpose(*range(2, rank + 2), 1, 0))
+        dw = dw if dw.dtype == result_dtype else dw.astype(result_dtype)
+    if needs[2]:
+        db = _bias_gradient(dyc)
+        db = db if db.dtype == result_dtype else db.astype(result_dtype)
+    return dx, dw, db
+
+
+def _padded_input_gradient(
+    problem: Conv, arrange: _Layout, dy: Array, dtype: Any, algo: str, max_workspace: int | None
+) -> Array:
+    """dx under any padding mode: that of the padded input, folded back where padding copies input cells."""
+    wc = contiguous(arrange.w, dtype)
+    wc = wc.reshape(wc.shape[0], wc.shape[1], -1)
+    if problem.mode == "zeros" or not any(any(pair) for pair in problem.pads):
+        dx = _input_gradient(problem, dy, wc, algo, max_workspace)
+    else:
+        padded = conv_problem(
+            problem.dtype,
+            (
+                *problem.x_shape[:2],
+                *(s + sum(p) for s, p in zip(problem.sizes, problem.pads, strict=True)),
+            ),
+            (wc.shape[0], wc.shape[1], *problem.kernel),
+            problem.stride,
+            0,
+            problem.dilation,
+            problem.groups,
+            "zeros",
+            3,
+        )
+        dxp = _input_gradient(padded, dy, wc, algo, max_workspace)
+        dx = pad_backward(dxp, problem.x_shape, problem.pads, problem.mode)
+    dx = dx.reshape(*problem.x_shape[:2], *problem.sizes[3 - problem.rank :])
+    outer = arrange.outer(dx)
+    return contiguous(outer, dtype) if arrange.last else outer
+
+
+_FORWARD_DOC = """{rank}-D convolution (cross-correlation, as in every deep-learning library: the kernel is not flipped).
+
+    y[n, o, p] = act(sum_c sum_k x[n, c, p*stride - low + k*dilation] * w[o, c, k] + b[o] + residual[n, o, p])
+
+    with c over the channels of o's group, and p and k over {rank} spatial axes.
+
+    Parameters
+    ----------
+    x : array (N, C, {axes}), or (C, {axes}) for one image without a batch axis
+    w : array (O, C/groups, {kernel})
+    b : array (O,), optional
+    stride, dilation : int or tuple of {rank}
+        Both are at least 1.
+    padding : int, tuple of {rank}, {rank} pairs (low, high), "valid" or "same"
+        "same" gives ceil(size/stride) outputs and puts an odd cell at the end (TensorFlow's rule).
+    groups : int
+        Must divide C and O; groups == C is a depthwise convolution.
+    padding_mode : {{"zeros", "reflect", "replicate", "circular"}}
+        Image processing calls them zero, mirror, clamp and wrap.
+    layout : {{"NCHW", "NHWC"}}
+        "NHWC": x is (N, {axes}, C), w is ({kernel}, C/groups, O) and so is the result's channel axis last, in any rank.
+    activation : {{None, "relu", "tanh", "sigmoid"}}
+        Fused into the store.
+    residual : array of the result's shape, optional
+        Added before the activation.
+    algo : {{"auto", {algorithms}}}
+        See :func:`fastconv.explain`.
+    precision : {{None, "highest", "high", "medium"}}
+        None takes the surrounding :func:`fastconv.precision`.
+    max_workspace : int, optional
+        Bytes of workspace a thread may use for the input; the default stays below 64 MiB in any case.
+    out : array, optional
+        Takes the result. It may share memory with the inputs; then a copy is made.
+
+    Returns
+    -------
+    array (N, O, {out}) of NumPy's promotion of the operands' dtypes; float16 is computed in float32.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Naming the argument, what was given and what was expected.
+    MemoryError
+        When the result or the workspace cannot be had; the library stays usable.
+    """
+
+_BACKWARD_DOC = """Gradients of {name} (without activation and residual).
+
+    dx[n, c, i] = sum of dy[n, o, p] * w[o, c, k] over i = p*stride - low + k*dilation (padded cells fold back)
+    dw[o, c, k] = sum over n, p of dy[n, o, p] * x[n, c, p*stride - low + k*dilation]
+    db[o]       = sum over n, p of dy[n, o, p]
+
+    Parameters
+    ----------
+    dy : array of the result's shape
+    x, w, stride, padding, dilation, groups, padding_mode, layout, algo, precision, max_workspace
+        As in {name}.
+    needs : three bools
+        Which of dx, dw, db to compute; the others are None.
+
+    Returns
+    -------
+    (dx, dw, db) : arrays of the shapes of x, w and (O,)
+
+    Raises
+    ------
+    ValueError, TypeError, MemoryError
+        As {name}.
+    """
+
+
+def _document(rank: int) -> dict[str, str]:
+    letters = "DHW"[3 - rank :]
+    return {
+        "rank": str(rank),
+        "name": f"conv{rank}d",
+        "axes": ", ".join(letters),
+        "kernel": ", ".join(f"K{a}" for a in letters),
+        "out": ", ".join(f"O{a}" for a in letters),
+        "algorithms": ", ".join(f'"{name}"' for name in algorithms.NAMES),
+    }
+
+
+def conv1d(
+    x: Any,
+    w: Any,
+    b: Any = None,
+    stride: Spatial = 1,
+    padding: Padding = 0,
+    dilation: Spatial = 1,
+    groups: int = 1,
+    *,
+    padding_mode: str = "zeros",
+    layout: str = "NCHW",
+    activation: str | None = None,
+    residual: Any = None,
+    algo: str = "auto",
+    precision: str | None = None,
+    max_workspace: int | None = None,
+    out: Array | None = None,
+) -> Array:
+    return _conv(
+        1, x, w, b, stride, padding, dilation, groups, padding_mode, layout, activation, residual, algo,
+        precision, max_workspace, out,
+    )  # fmt: skip
+
+
+def conv1d_backward(
+    dy: Any,
+    x: Any,
+    w: Any,
+    stride: Spatial = 1,
+    padding: Padding = 0,
+    dilation: Spatial = 1,
+    groups: int = 1,
+    *,
+    padding_mode: str = "zeros",
+    layout: str = "NCHW",
+    needs: Sequence[bool] = (True, True, True),
+    algo: str = "auto",
+    precision: str | None = None,
+    max_workspace: int | None = None,
+) -> tuple[Array | None, Array | None, Array | None]:
+    return _conv_backward(
+        1, dy, x, w, stride, padding, dilation, groups, padding_mode, layout, needs, algo, precision,
+        max_workspace,
+    )  # fmt: skip
+
+
+def conv2d(
+    x: Any,
+    w: Any,
+    b: Any = None,
+    stride: Spatial = 1,
+    padding: Padding = 0,
+    dilation: Spatial = 1,
+    groups: int = 1,
+    *,
+    padding_mode: str = "zeros",
+    layout: str = "NCHW",
+    activation: str | None = None,
+    residual: Any = None,
+    algo: str = "auto",
+    precision: str | None = None,
+    max_workspace: int | None = None,
+    out: Array | None = None,
+) -> Array:
+    return _conv(
+        2, x, w, b, stride, padding, dilation, groups, padding_mode, layout, activation, residual, algo,
+        precision, max_workspace, out,
+    )  # fmt: skip
+
+
+def conv2d_backward(
+    dy: Any,
+    x: Any,
+    w: Any,
+    stride: Spatial = 1,
+    padding: Padding = 0,
+    dilation: Spatial = 1,
+    groups: int = 1,
+    *,
+    padding_mode: str = "zeros",
+    layout: str = "NCHW",
+    needs: Sequence[bool] = (True, True, True),
+    algo: str = "auto",
+    precision: str | None = None,
+    max_workspace: int | None = None,
+) -> tuple[Array | None, Array | None, Array | None]:
+    return _conv_backward(
+        2, dy, x, w, stride, padding, dilation, groups, padding_mode, layout, needs, algo, precision,
+        max_workspace,
+    )  # fmt: skip
+
+
+def conv3d(
+    x: Any,
+    w: Any,
+    b: Any = None,
+    stride: Spatial = 1,
+    padding: Padding = 0,
+    dilation: Spatial = 1,
+    groups: int = 1,
+    *,
+    padding_mode: str = "zeros",
+    layout: str = "NCHW",
+    activation: str | None = None,
+    residual: Any = None,
+    algo: str = "auto",
+    precision: str | None = None,
+    max_workspace: int | None = None,
+    out: Array | None = None,
+) -> Array:
+    return _conv(
+        3, x, w, b, stride, padding, dilation, groups, padding_mode, layout, activation, residual, algo,
+        precision, max_workspace, out,
+    )  # fmt: skip
+
+
+def conv3d_backward(
+    dy: Any,
+    x: Any,
+    w: Any,
+    stride: Spatial = 1,
+    padding: Padding = 0,
+    dilation: Spatial = 1,
+    groups: int = 1,
+    *,
+    padding_mode: str = "zeros",
+    layout: str = "NCHW",
+    needs: Sequence[bool] = (True, True, True),
+    algo: str = "auto",
+    precision: str | None = None,
+    max_workspace: int | None = None,
+) -> tuple[Array | None, Array | None, Array | None]:
+    return _conv_backward(
+        3, dy, x, w, stride, padding, dilation, groups, padding_mode, layout, needs, algo, precision,
+        max_workspace,
+    )  # fmt: skip
+
+
+for _rank, _forward, _backward in (
+    (1, conv1d, conv1d_backward),
+    (2, conv2d, conv2d_backward),
+    (3, conv3d, conv3d_backward),
+):
+    _forward.__doc__ = _FORWARD_DOC.format(**_document(_rank))
+    _backward.__doc__ = _BACKWARD_DOC.format(**_document(_rank))

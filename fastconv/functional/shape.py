@@ -1,0 +1,403 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Operations that move data: pad, unfold, fold, flatten, dropout."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from fastconv import runtime
+from fastconv.functional._arrays import (
+    Array,
+    as_array,
+    check_out,
+    common_dtypes,
+    contiguous,
+    deliver,
+    result,
+    shape_of,
+    target,
+)
+from fastconv.kernels import unfold as _unfold
+from fastconv.kernels.lattice import Lattice
+from fastconv.problem import (
+    AXES,
+    PADDING_MODES,
+    Conv,
+    Pairs,
+    check_padding_mode,
+    choice,
+    elements,
+    integer,
+    integers,
+    lattice_axis,
+    lattice_spec,
+    output_size,
+    resolve_padding,
+)
+
+# Elements below which one thread moves them faster than a team wakes up.
+SERIAL_ELEMENTS = 1 << 16
+
+
+def team_for(size: int) -> int:
+    return runtime.get_num_threads() if size >= SERIAL_ELEMENTS else 1
+
+
+def _three(values: Sequence[Any], fill: Any) -> tuple[Any, Any, Any]:
+    lead = (fill,) * (3 - len(values))
+    return (*lead, *values)  # type: ignore[return-value]
+
+
+@lru_cache(maxsize=256)
+def _pad_lattice(sizes: tuple[int, ...], pads: Pairs, mode: str) -> Lattice:
+    axes = []
+    for size, (low, high) in zip(sizes, pads, strict=True):
+        out = size + low + high
+        axes.append(lattice_axis(size, [-low], out, 1, mode, 0, 1, out))
+    return Lattice(*lattice_spec(axes, [[0]] * 3, (1, 1, 1)))
+
+
+def _pad_pairs(pads: Any, ndim: int) -> Pairs:
+    if isinstance(pads, (str, bytes)) or not isinstance(pads, (Sequence, np.ndarray)):
+        raise TypeError(f"pads: expected (low, high) pairs of the last axes, got {pads!r}")
+    if not 1 <= len(pads) <= min(3, ndim):
+        raise ValueError(f"pads: expected 1 to {min(3, ndim)} (low, high) pairs, got {pads!r}")
+    pairs = []
+    for pair in pads:
+        if not isinstance(pair, (Sequence, np.ndarray)) or len(pair) != 2:
+            raise ValueError(f"pads: expected (low, high) pairs of the last axes, got {pads!r}")
+        low, high = integers("pads", pair, 2, 0)
+        pairs.append((low, high))
+    return tuple(pairs)
+
+
+def pad(x: Any, pads: Any, mode: str = "zeros", value: float = 0.0, *, out: Array | None = None) -> Array:
+    """Pad the last axes.
+
+    y[..., i] = x[..., source(i - low)], where source is outside x: `value` ("zeros"), the mirrored cell without
+    repeating the edge ("reflect"), the nearest ("replicate") or the opposite one ("circular").
+
+    Parameters
+    ----------
+    x : array (..., A) with as many trailing axes as there are pairs
+    pads : sequence of (low, high)
+        One pair for each of the last one to three axes, each >= 0.
+    mode : {"zeros", "reflect", "replicate", "circular"}
+    value : float
+        What "zeros" writes.
+
+    Returns
+    -------
+    array of x's float dtype, each padded axis longer by low + high
+
+    Raises
+    ------
+    ValueError
+        For negative pads, reflect pads not smaller and circular pads larger than their axis.
+    """
+    x = as_array("x", x)
+    pairs = _pad_pairs(pads, x.ndim)
+    dtype, result_dtype = common_dtypes(x=x)
+    sizes = x.shape[x.ndim - len(pairs) :]
+    choice("mode", mode, PADDING_MODES)
+    check_padding_mode(sizes, pairs, mode)
+    lead = x.shape[: x.ndim - len(pairs)]
+    shape = lead + tuple(s + sum(p) for s, p in zip(sizes, pairs, strict=True))
+    elements("pads", shape)
+    check_out(out, shape, result_dtype)
+    xc = contiguous(x, dtype)
+    y = target(out, shape, dtype, xc)
+    if y.size and (mode != "zeros" or value == 0.0):
+        lattice = _pad_lattice(_three(sizes, 1), _three(pairs, (0, 0)), mode)
+        _unfold.unfold(lattice, xc, y, math.prod(lead), team_for(y.size))
+    elif y.size:
+        y[...] = value
+        inner = tuple(slice(low, low + s) for s, (low, _) in zip(sizes, pairs, strict=True))
+        y[(..., *inner)] = xc
+    return deliver(y, out, result_dtype)
+
+
+def pad_backward(dy: Any, x_shape: Sequence[int], pads: Any, mode: str = "zeros") -> Array:
+    """Gradient of :func:`pad`: every padded cell's gradient is added to the cell it was copied from.
+
+    Parameters
+    ----------
+    dy : array of the padded shape
+    x_shape : shape of x
+    pads, mode : as in pad
+
+    Returns
+    -------
+    array of shape x_shape
+    """
+    dy = as_array("dy", dy)
+    x_shape = shape_of("x_shape", x_shape)
+    pairs = _pad_pairs(pads, len(x_shape))
+    sizes = x_shape[len(x_shape) - len(pairs) :]
+    choice("mode", mode, PADDING_MODES)
+    check_padding_mode(sizes, pairs, mode)
+    lead = x_shape[: len(x_shape) - len(pairs)]
+    expected = lead + tuple(s + sum(p) for s, p in zip(sizes, pairs, strict=True))
+    if dy.shape != expected:
+        raise ValueError(f"dy: expected the padded shape {expected}, got {dy.shape}")
+    dtype, result_dtype = common_dtypes(dy=dy)
+    dyc = contiguous(dy, dtype)
+    dx = result("x_shape", x_shape, dtype)
+    if dx.size:
+        lattice = _pad_lattice(_three(sizes, 1), _three(pairs, (0, 0)), mode)
+        _unfold.fold(lattice, dx, dyc, math.prod(lead), team_for(dyc.size))
+    return deliver(dx, None, result_dtype)
+
+
+@lru_cache(maxsize=256)
+def _unfold_lattice(
+    sizes: tuple[int, ...],
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    pads: Pairs,
+    dilation: tuple[int, ...],
+) -> Lattice:
+    spec = Conv("float32", 1, 1, 1, 1, sizes, kernel, stride, pads, dilation).forward_lattice()
+    return Lattice(*spec)
+
+
+def _windows(
+    sizes: tuple[int, ...], kernel_size: Any, dilation: Any, padding: Any, stride: Any
+) -> tuple[Lattice, tuple[int, ...], int]:
+    """(lattice, output sizes, taps) of unfold's sliding windows over the trailing `sizes`."""
+    rank = len(sizes)
+    kernel = integers("kernel_size", kernel_size, rank, 1)
+    strides = integers("stride", stride, rank, 1)
+    dilations = integers("dilation", dilation, rank, 1)
+    pads = resolve_padding(padding, sizes, kernel, strides, dilations)
+    outs = tuple(
+        output_size(*a) for a in zip(sizes, kernel, strides, pads, dilations, strict=True)
+    )
+    if min(outs) < 1:
+        raise ValueError(
+            f"kernel_size: windows of {kernel} with dilation {dilations} do not fit an input of {sizes} "
+            f"with padding {pads}"
+        )
+    elements("kernel_size", (*outs, *kernel))
+    lattice = _unfold_lattice(
+        _three(sizes, 1), _three(kernel, 1), _three(strides, 1), _three(pads, (0, 0)), _three(dilations, 1)
+    )
+    return lattice, outs, math.prod(kernel)
+
+
+def unfold(
+    x: Any,
+    kernel_size: Any,
+    dilation: Any = 1,
+    padding: Any = 0,
+    stride: Any = 1,
+    *,
+    out: Array | None = None,
+) -> Array:
+    """Sliding windows as columns (im2col).
+
+    y[n, c*K + k, l] = x_padded[n, c, position of tap k in window l]
+
+    Parameters
+    ----------
+    x : array (N, C, [D,] [H,] W), or (C, H, W) for one image
+    kernel_size, dilation, padding, stride : as in :func:`fastconv.conv2d`
+
+    Returns
+    -------
+    array (N, C*prod(kernel_size), L), L the number of windows; without N for one image
+
+    Raises
+    ------
+    ValueError
+        When no window fits.
+    """
+    x = as_array("x", x)
+    if x.ndim not in (3, 4, 5):
+        raise ValueError(f"x: expected (N, C, [D, H,] W) or one image (C, H, W), got shape {x.shape}")
+    single = x.ndim == 3 and np.ndim(kernel_size) != 1 or x.ndim == 3 and np.size(kernel_size) == 2
+    xb = x[np.newaxis] if single else x
+    dtype, result_dtype = common_dtypes(x=x)
+    lattice, outs, taps = _windows(xb.shape[2:], kernel_size, dilation, padding, stride)
+    shape: tuple[int, ...] = (xb.shape[0], xb.shape[1] * taps, math.prod(outs))
+    shape = shape[1:] if single else shape
+    elements("x", shape)
+    check_out(out, shape, result_dtype)
+    xc = contiguous(xb, dtype)
+    y = target(out, shape, dtype, xc)
+    if y.size:
+        _unfold.unfold(lattice, xc, y, xb.shape[0] * xb.shape[1], team_for(y.size))
+    return deliver(y, out, result_dtype)
+
+
+def fold(
+    cols: Any,
+    output_size: Any,
+    kernel_size: Any,
+    dilation: Any = 1,
+    padding: Any = 0,
+    stride: Any = 1,
+    *,
+    out: Array | None = None,
+) -> Array:
+    """Sum columns back into an image (col2im): the adjoint of :func:`unfold`.
+
+    Parameters
+    ----------
+    cols : array (N, C*prod(kernel_size), L), or without N
+    output_size : tuple of 1 to 3 sizes (..., H, W)
+    kernel_size, dilation, padding, stride : as in unfold
+
+    Returns
+    -------
+    array (N, C, *output_size)
+
+    Raises
+    ------
+    ValueError
+        When the columns do not belong to such an image.
+    """
+    cols = as_array("cols", cols)
+    if cols.ndim not in (2, 3):
+        raise ValueError(f"cols: expected (N, C*K, L) or (C*K, L), got shape {cols.shape}")
+    single = cols.ndim == 2
+    batch = cols[np.newaxis] if single else cols
+    sizes = integers("output_size", output_size, np.size(output_size) if np.ndim(output_size) else 2, 1)
+    if len(sizes) not in AXES:
+        raise ValueError(f"output_size: expected 1 to 3 sizes, got {output_size!r}")
+    dtype, result_dtype = common_dtypes(cols=cols)
+    lattice, outs, taps = _windows(sizes, kernel_size, dilation, padding, stride)
+    if batch.shape[1] % taps or batch.shape[2] != math.prod(outs):
+        raise ValueError(
+            f"cols: expected (N, a multiple of {taps}, {math.prod(outs)}) for {outs} windows of {taps} cells, "
+            f"got shape {cols.shape}"
+        )
+    shape: tuple[int, ...] = (batch.shape[0], batch.shape[1] // taps, *sizes)
+    shape = shape[1:] if single else shape
+    elements("output_size", shape)
+    check_out(out, shape, result_dtype)
+    columns = contiguous(batch, dtype)
+    y = target(out, shape, dtype, columns)
+    if y.size:
+        planes = batch.shape[0] * (batch.shape[1] // taps)
+        _unfold.fold(lattice, y, columns, planes, team_for(columns.size))
+    return deliver(y, out, result_dtype)
+
+
+def unfold_backward(
+    dy: Any, x_shape: Sequence[int], kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1
+) -> Array:
+    """Gradient of :func:`unfold`: fold. x_shape is the shape of x."""
+    shape = shape_of("x_shape", x_shape)
+    sizes = shape[1:] if np.ndim(dy) == 2 else shape[2:]
+    return fold(dy, sizes, kernel_size, dilation, padding, stride)
+
+
+def fold_backward(dy: Any, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1) -> Array:
+    """Gradient of :func:`fold`: unfold."""
+    return unfold(dy, kernel_size, dilation, padding, stride)
+
+
+def flatten(x: Any, start_dim: int = 1, end_dim: int = -1) -> Array:
+    """Merge axes start_dim..end_dim into one: (N, C, H, W) -> (N, C*H*W) by default. A view where NumPy can make one."""
+    x = as_array("x", x)
+    if x.ndim == 0:
+        return x.reshape(1)
+    start, end = _axis("start_dim", start_dim, x.ndim), _axis("end_dim", end_dim, x.ndim)
+    if start > end:
+        raise ValueError(f"start_dim: must not come after end_dim, got {start_dim} and {end_dim}")
+    shape = x.shape[:start] + (math.prod(x.shape[start : end + 1]),) + x.shape[end + 1 :]
+    return x.reshape(shape)
+
+
+def flatten_backward(dy: Any, x_shape: Sequence[int]) -> Array:
+    """Gradient of :func:`flatten`: dy in the shape of x."""
+    return as_array("dy", dy).reshape(shape_of("x_shape", x_shape))
+
+
+def _axis(name: str, value: Any, ndim: int) -> int:
+    axis = integer(name, value)
+    if not -ndim <= axis < ndim:
+        raise ValueError(f"{name}: expected an axis of an array with {ndim}, got {axis}")
+    return axis % ndim
+
+
+def _probability(p: float) -> float:
+    if isinstance(p, bool) or not isinstance(p, (int, float, np.floating, np.integer)):
+        raise TypeError(f"p: expected a probability, got {p!r}")
+    if not 0.0 <= p <= 1.0:
+        raise ValueError(f"p: expected a probability in [0, 1], got {p}")
+    return float(p)
+
+
+def _drop(x: Array, p: float, training: bool, rng: Any, mask_shape: tuple[int, ...]) -> tuple[Array, Array]:
+    p = _probability(p)
+    dtype, result_dtype = common_dtypes(x=x)
+    if not training or p == 0.0:
+        return x.astype(result_dtype), np.ones(mask_shape, dtype=bool)
+    mask = np.random.default_rng(rng).random(mask_shape) >= p
+    return _apply_mask(x, mask, p, dtype).astype(result_dtype, copy=False), mask
+
+
+def _apply_mask(x: Array, mask: Array, p: float, dtype: Any) -> Array:
+    scale = 0.0 if p == 1.0 else 1.0 / (1.0 - p)
+    y = result("x", x.shape, dtype)
+    np.multiply(x, np.where(mask, dtype.type(scale), dtype.type(0)), out=y, casting="unsafe")
+    return y
+
+
+def dropout(x: Any, p: float = 0.5, training: bool = True, rng: Any = None) -> tuple[Array, Array]:
+    """Zero elements with probability p and scale the others by 1/(1 - p) (Srivastava et al., 2014).
+
+    Parameters
+    ----------
+    x : array
+    p : float in [0, 1]
+    training : bool
+        False returns x unchanged.
+    rng : numpy Generator, seed or None
+
+    Returns
+    -------
+    y : array like x
+    mask : bool array like x
+        True where an element was kept.
+    """
+    x = as_array("x", x)
+    return _drop(x, p, training, rng, x.shape)
+
+
+def dropout2d(x: Any, p: float = 0.5, training: bool = True, rng: Any = None) -> tuple[Array, Array]:
+    """Zero whole channels with probability p and scale the others by 1/(1 - p) (Tompson et al., 2015).
+
+    Parameters
+    ----------
+    x : array (N, C, ...)
+    p, training, rng : as in :func:`dropout`
+
+    Returns
+    -------
+    y : array like x
+    mask : bool array (N, C, 1, ...)
+    """
+    x = as_array("x", x)
+    if x.ndim < 2:
+        raise ValueError(f"x: expected (N, C, ...), got shape {x.shape}")
+    return _drop(x, p, training, rng, x.shape[:2] + (1,) * (x.ndim - 2))
+
+
+def dropout_backward(dy: Any, mask: Any, p: float = 0.5, training: bool = True) -> Array:
+    """Gradient of :func:`dropout` and :func:`dropout2d`: dy * mask / (1 - p)."""
+    dy = as_array("dy", dy)
+    dtype, result_dtype = common_dtypes(dy=dy)
+    if not training or _probability(p) == 0.0:
+        return dy.astype(result_dtype)
+    return _apply_mask(dy, np.asarray(mask, dtype=bool), p, dtype).astype(result_dtype, copy=False)
+
+
+dropout2d_backward = dropout_backward

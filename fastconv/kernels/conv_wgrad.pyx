@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Weight and bias gradients of every convolution.
+
+dw[o][c][tap] = sum over images and pixels of dy[o][pixel] * x[c][pixel*stride + tap]. The work is divided over groups,
+channels and outputs; only where that gives fewer than SLICES tasks are the images and blocks divided too, into a number of
+slices that depends on the problem alone, and the slices are added in order. So the bits do not depend on the team.
+"""
+
+cimport numpy as cnp
+from libc.string cimport memset
+
+from fastconv.kernels.correlate cimport Job, band_budget, start_job
+from fastconv.kernels.fastconv cimport FC_DOT_MR, FC_NV_MAX, fc_dot_tile, fc_kernels, fc_wgrad_tile
+from fastconv.kernels.isa cimport active_kernels
+from fastconv.kernels.lattice cimport (
+    Lattice,
+    band_layout,
+    band_offsets,
+    choose_block,
+    fill_band,
+)
+from fastconv.kernels.memory cimport block_alloc, block_free
+from fastconv.kernels.team cimport run_tasks
+
+cnp.import_array()
+
+cdef enum:
+    SLICES = 16         # tasks worth having: several for each of a few threads
+    PIXELS = 256        # outputs of a block: length of the chains that are summed in registers
+    OUTPUTS = 128       # output channels of a task: its transposed dy is PIXELS * OUTPUTS floats = 128 KiB
+    TERMS = 288         # (channel, tap) pairs of a task: its sums are TERMS * OUTPUTS floats = 144 KiB
+
+cdef struct Gradient:
+    Job job                        # x as in the forward convolution, y = dy, w = dw
+    Py_ssize_t channel_chunk, channel_chunks, output_chunk, output_chunks
+    Py_ssize_t slices, blocks      # blocks of all images
+    Py_ssize_t pairs               # channel_chunk * taps
+    bint dot                       # few output channels: vectorise along the pixels
+    size_t band_bytes
+    char *sums                     # sums[task][slice][panel][pair][NR], or [output][pair] with `dot`
+    size_t sums_bytes              # of one slice of one task
+
+
+cdef struct Part:
+    Py_ssize_t slice, group, channel, channels, output, outputs
+
+
+cdef void part_of(const Gradient *g, Py_ssize_t number, Part *part) noexcept nogil:
+    part.slice = number % g.slices
+    number //= g.slices
+    part.channel = number % g.channel_chunks * g.channel_chunk
+    number //= g.channel_chunks
+    part.output = number % g.output_chunks * g.output_chunk
+    part.group = number // g.output_chunks
+    part.channels = min(g.channel_chunk, g.job.channels - part.channel)
+    part.outputs = min(g.output_chunk, g.job.outputs - part.output)
+
+
+cdef void add_block(const Gradient *g, const Part *part, const Py_ssize_t *count, const char *band,
+                    const char *dy_t, char *sums) noexcept nogil:
+    """One block of pixels, output channels in vectors; dy_t[panel][pixel][NR]."""
+    cdef const Job *job = &g.job
+    cdef fc_wgrad_tile tile
+    cdef Py_ssize_t item = job.itemsize, nr = FC_NV_MAX * job.kernels.lanes, o, d, pair, i, at, pairs
+    cdef Py_ssize_t pixels = count[0] * count[1] * count[2], width
+    cdef int mr, nv
+    pairs = part.channels * job.taps
+    tile.x_row = job.band.width
+    tile.rows = count[1]
+    tile.cols = count[2]
+    if job.band.width == tile.cols:  # no halo along w: the rows are one
+        tile.cols *= tile.rows
+        tile.rows = 1
+    o = 0
+    while o < part.outputs:
+        nv = 1 if part.outputs - o <= job.kernels.lanes else FC_NV_MAX
+        width = nv * job.kernels.lanes
+        for d in range(count[0]):
+            pair = 0
+            while pair < pairs:
+                mr = <int>min(job.kernels.wgrad_mr, pairs - pair)
+                for i in range(mr):
+                    at = (pair + i) // job.taps * job.band.channel + job.off[(pair + i) % job.taps]
+                    tile.x[i] = band + (at + d * job.band.rows * job.band.width) * item
+                tile.dy = dy_t + (o * pixels + d * count[1] * count[2] * width) * item
+                tile.acc = sums + (o * g.pairs + pair * width) * item
+                job.kernels.wgrad_tile[nv][mr](&tile)
+                pair += mr
+        o += nr
+
+
+cdef void transpose_dy(const Gradient *g, const Part *part, const char *dy, const Py_ssize_t *origin,
+                       const Py_ssize_t *count, char *to) noexcept nogil:
+    """dy_t[panel][pixel][NR] of the block, from planes dy[output][d][h][w]."""
+    cdef const Job *job = &g.job
+    cdef const Py_ssize_t *size = [job.axis[0].out, job.axis[1].out, job.axis[2].out]
+    cdef Py_ssize_t item = job.itemsize, nr = FC_NV_MAX * job.kernels.lanes, o, d, h, rows, cols, width
+    rows, cols = count[1], count[2]
+    if cols == size[2]:
+        cols *= rows
+        rows = 1
+    o = 0
+    while o < part.outputs:
+        width = nr if part.outputs - o > job.kernels.lanes else job.kernels.lanes
+        for d in range(count[0]):
+            for h in range(rows):
+                job.kernels.transpose(
+                    to, width,
+                    dy + (o * job.y_c + ((origin[0] + d) * size[1] + origin[1] + h) * size[2] + origin[2]) * item,
+                    job.y_c, min(nr, part.outputs - o), cols, width)
+                to += cols * width * item
+        o += nr
+
+
+cdef void add_block_dot(const Gradient *g, const Part *part, const char *dy, const Py_ssize_t *origin,
+                        const Py_ssize_t *count, const char *band, char *sums) noexcept nogil:
+    """One block of pixels, vectorised along the rows."""
+    cdef const Job *job = &g.job
+    cdef fc_dot_tile tile
+    cdef Py_ssize_t item = job.itemsize, o, d, pair, i, at, pairs = part.channels * job.taps
+    cdef int mr
+    tile.rows = count[1]
+    tile.cols = count[2]
+    tile.a_row = job.axis[2].out
+    tile.b_row = job.band.width
+    if tile.a_row == tile.b_row == tile.cols:
+        tile.cols *= tile.rows
+        tile.rows = 1
+    for o in range(part.outputs):
+        for d in range(count[0]):
+            tile.a = dy + item * (o * job.y_c + ((origin[0] + d) * job.axis[1].out + origin[1]) * job.axis[2].out
+                                  + origin[2])
+            pair = 0
+            while pair < pairs:
+                mr = <int>min(<Py_ssize_t>FC_DOT_MR, pairs - pair)
+                for i in range(mr):
+                    at = (pair + i) // job.taps * job.band.channel + job.off[(pair + i) % job.taps]
+                    tile.b[i] = band + (at + d * job.band.rows * job.band.width) * item
+                tile.acc = sums + (o * g.pairs + pair) * item
+                job.kernels.dot_tile[mr](&tile)
+                pair += mr
+
+
+cdef void slice_task(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
+    cdef const Gradient *g = <const Gradient *>argument
+    cdef const Job *job = &g.job
+    cdef Part part
+    cdef Py_ssize_t block, at, i, n, item = job.itemsize
+    cdef Py_ssize_t origin[3]
+    cdef Py_ssize_t count[3]
+    cdef const char *dy
+    cdef char *sums = g.sums + number * g.sums_bytes
+    part_of(g, number, &part)
+    memset(sums, 0, g.sums_bytes)
+    for block in range(part.slice * g.blocks // g.slices, (part.slice + 1) * g.blocks // g.slices):
+        at = block
+        for i in range(2, -1, -1):
+            origin[i] = at % job.blocks[i] * job.band.block[i]
+            count[i] = min(job.band.block[i], job.axis[i].out - origin[i])
+            at //= job.blocks[i]
+        n = at
+        fill_band(job.axis, &job.band, item, origin, count,
+                  job.x + (n * job.x_n + (part.group * job.channels + part.channel) * job.x_c) * item,
+                  job.x_c, part.channels, workspace)
+        dy = job.y + (n * job.y_n + (part.group * job.outputs + part.output) * job.y_c) * item
+        if g.dot:
+            add_block_dot(g, &part, dy, origin, count, workspace, sums)
+        else:
+            transpose_dy(g, &part, dy, origin, count, workspace + g.band_bytes)
+            add_block(g, &part, count, workspace, workspace + g.band_bytes, sums)
+
+
+cdef void reduce_task(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
+    """Add the slices in order and write dw[output][channel][tap]."""
+    cdef const Gradient *g = <const Gradient *>argument
+    cdef const Job *job = &g.job
+    cdef Part part
+    cdef Py_ssize_t s, o, pairs, width, nr = FC_NV_MAX * job.kernels.lanes, item = job.itemsize
+    cdef char *sums = g.sums + number * g.slices * g.sums_bytes
+    cdef char *dw
+    part_of(g, number * g.slices, &part)
+    pairs = part.channels * job.taps
+    for s in range(1, g.slices):
+        job.kernels.add(sums, sums + s * g.sums_bytes, g.sums_bytes // item)
+    dw = <char *>job.w + (part.group * job.w_g + part.output * job.w_o + part.channel * job.w_c) * item
+    if g.dot:
+        for o in range(part.outputs):
+            job.kernels.copy_strided(dw + o * job.w_o * item, sums + o * g.pairs * item, pairs, 1)
+        return
+    o = 0
+    while o < part.outputs:
+        width = nr if part.outputs - o > job.kernels.lanes else job.kernels.lanes
+        # dw[o + j][pair i] = sums[panel][pair i][j]
+        job.kernels.transpose(dw + o * job.w_o * item, job.w_o, sums + o * g.pairs * item, width, pairs,
+                              min(nr, part.outputs - o), pairs)
+        o += nr
+
+
+def run(Lattice lattice, x, dw, dy, Py_ssize_t groups, int threads, max_workspace):
+    """dw[group*output][channel][tap], from contiguous x and dy[n][channel][d][h][w] of the forward lattice."""
+    cdef Gradient g
+    cdef Job *job = &g.job
+    cdef Py_ssize_t i, parts, lanes, nr
+    cdef Py_ssize_t *off
+    start_job(job, lattice, x, dw, dy, groups, False, None, None, -1)
+    lanes = job.kernels.lanes
+    nr = FC_NV_MAX * lanes
+    g.dot = job.outputs <= max(1, lanes // 2)
+    g.output_chunk = min(job.outputs, <Py_ssize_t>OUTPUTS)
+    g.output_chunks = (job.outputs + g.output_chunk - 1) // g.output_chunk
+    g.channel_chunk = min(job.channels, max(1, TERMS // job.taps))
+    g.channel_chunks = (job.channels + g.channel_chunk - 1) // g.channel_chunk
+    g.pairs = g.channel_chunk * job.taps
+    choose_block(job.axis, g.channel_chunk, job.itemsize, band_budget(max_workspace), PIXELS, job.band.block)
+    band_layout(job.axis, job.band.block, job.itemsize, &job.band)
+    g.blocks = job.batch
+    for i in range(3):
+        job.blocks[i] = (job.axis[i].out + job.band.block[i] - 1) // job.band.block[i]
+        g.blocks *= job.blocks[i]
+    parts = groups * g.output_chunks * g.channel_chunks
+    g.slices = max(1, min(g.blocks, SLICES // parts))
+    g.band_bytes = (job.band.channel * g.channel_chunk * job.itemsize + 63) // 64 * 64
+    g.sums_bytes = g.pairs * job.itemsize * (
+        g.output_chunk if g.dot else (g.output_chunk + nr - 1) // nr * nr)
+    g.sums_bytes = (g.sums_bytes + 63) // 64 * 64
+    off = <Py_ssize_t *>block_alloc(job.taps * sizeof(Py_ssize_t))
+    g.sums = <char *>block_alloc(parts * g.slices * g.sums_bytes)
+    try:
+        if off == NULL or g.sums == NULL:
+            raise MemoryError(
+                f"fastconv: no memory for {parts * g.slices * g.sums_bytes} bytes of partial sums")
+        band_offsets(job.axis, &job.band, off)
+        job.off = off
+        i = job.band.block[0] * job.band.block[1] * job.band.block[2]
+        run_tasks(slice_task, &g, parts * g.slices,
+                  g.band_bytes + (0 if g.dot else i * ((g.output_chunk + nr - 1) // nr * nr) * job.itemsize),
+                  threads)
+        run_tasks(reduce_task, &g, parts, 0, threads if parts > 1 else 1)
+    finally:
+        block_free(off)
+        block_free(g.sums)
+
+
+cdef struct BiasJob:
+    const fc_kernels *kernels
+    const char *dy
+    char *db
+    Py_ssize_t batch, channels, plane, itemsize
+
+
+cdef void bias_task(void *argument, Py_ssize_t channel, char *workspace) noexcept nogil:
+    cdef const BiasJob *job = <const BiasJob *>argument
+    cdef Py_ssize_t n
+    cdef double total = 0
+    for n in range(job.batch):
+        total += job.kernels.sum(job.dy + (n * job.channels + channel) * job.plane * job.itemsize, job.plane)
+    if job.itemsize == 4:
+        (<float *>job.db)[channel] = <float>total
+    else:
+        (<double *>job.db)[channel] = total
+
+
+def bias_gradient(dy, db, int threads):
+    """db[channel] = sum of dy[n][channel][...] over images and pixels; dy contiguous [n][channel][plane]."""
+    cdef BiasJob job
+    job.itemsize = dy.itemsize
+    job.kernels = active_kernels(job.itemsize)
+    job.dy = <const char *>cnp.PyArray_DATA(<cnp.ndarray>dy)
+    job.db = <char *>cnp.PyArray_DATA(<cnp.ndarray>db)
+    job.batch, job.channels, job.plane = dy.shape[0], dy.shape[1], dy.shape[2]
+    run_tasks(bias_task, &job, job.channels, 0, threads)

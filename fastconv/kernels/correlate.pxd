@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What the convolution algorithms share: the job, weight packing, and the order of the work."""
+
+from fastconv.kernels.fastconv cimport fc_kernels
+from fastconv.kernels.lattice cimport Axis, Band, Lattice
+from fastconv.kernels.team cimport task_fn
+
+cdef struct Job:
+    const fc_kernels *kernels
+    Axis axis[3]
+    Band band
+    Py_ssize_t itemsize, batch, groups, channels, outputs, taps  # channels and outputs of one group
+    Py_ssize_t blocks[3]           # spatial blocks
+    const Py_ssize_t *off          # off[taps], in the band
+    const char *x                  # x[n][group][channel][d][h][w]
+    Py_ssize_t x_n, x_c
+    char *y                        # y[n][group][output][d][h][w]
+    Py_ssize_t y_n, y_c
+    const char *w                  # w[group][output][channel][tap], at these strides
+    Py_ssize_t w_g, w_o, w_c, w_taps
+    const Py_ssize_t *tap_index
+    const char *bias               # bias[group*output] or NULL
+    const char *residual           # like y, or NULL
+    int relu, activation           # activation: fc_activation or -1, applied after the block
+    # Weights are packed in panels of `panel` outputs: padded to whole vectors (oc-vectorised) or balanced (pixel-vectorised).
+    Py_ssize_t panel
+    bint padded
+    Py_ssize_t panels              # in a group
+    char *packed
+    size_t packed_group            # bytes of one packed group
+    # the part of the weights packed now: groups [group0, group1), panels [panel0, panel1)
+    Py_ssize_t group0, group1, panel0, panel1
+    Py_ssize_t splits              # panel ranges worked on in parallel
+    # one task
+    Py_ssize_t channel_block
+    size_t band_bytes
+
+cdef struct Task:
+    Py_ssize_t n, group, panel0, panel1
+    Py_ssize_t origin[3]
+    Py_ssize_t count[3]
+
+cdef void panel_bounds(const Job *job, Py_ssize_t i, Py_ssize_t *start, Py_ssize_t *size,
+                       Py_ssize_t *width) noexcept nogil
+cdef const char *packed_panel(const Job *job, Py_ssize_t group, Py_ssize_t start) noexcept nogil
+cdef void decode(const Job *job, Py_ssize_t task, Task *t) noexcept nogil
+cdef const char *source_plane(const Job *job, const Task *t) noexcept nogil
+cdef Py_ssize_t output_at(const Job *job, Py_ssize_t d, Py_ssize_t h, Py_ssize_t w) noexcept nogil
+cdef void merge_rows(const Job *job, const Task *t, Py_ssize_t *rows, Py_ssize_t *cols) noexcept nogil
+cdef void activate(const Job *job, const Task *t) noexcept nogil
+cdef int start_job(Job *job, Lattice lattice, object x, object w, object y, Py_ssize_t groups,
+                   bint transposed, object bias, object residual, int activation) except -1
+cdef int run_job(Job *job, task_fn task, size_t workspace, int threads) except -1
+cdef size_t band_budget(object max_workspace) except? 0

@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What the convolution algorithms share: the job, weight packing, and the order of the work.
+
+Packed weights are [group][panel][channel][tap][width]: the micro-kernels read them in one sequential stream.
+"""
+
+cimport numpy as cnp
+from libc.string cimport memcpy, memset
+
+from fastconv.kernels.isa cimport active_kernels, cache_bytes
+from fastconv.kernels.memory cimport block_alloc, block_free
+from fastconv.kernels.team cimport run_tasks
+
+cnp.import_array()
+
+cdef enum:
+    # Weights packed at a time. Layers whose weights are larger go through in several rounds, which bounds the memory.
+    PACKED_LIMIT = 24 << 20
+    # Default bound on one thread's band; what goes beyond it is blocked along the rows.
+    BAND_LIMIT = 16 << 20
+    # Below this many bytes packing is not worth waking the team.
+    PACK_SERIAL = 128 << 10
+
+
+cdef void panel_bounds(const Job *job, Py_ssize_t i, Py_ssize_t *start, Py_ssize_t *size,
+                       Py_ssize_t *width) noexcept nogil:
+    """Outputs [start, start + size) of panel i, and the width they are packed to."""
+    cdef Py_ssize_t lanes = job.kernels.lanes
+    if job.padded:
+        start[0] = i * job.panel
+        size[0] = min(job.panel, job.outputs - start[0])
+        width[0] = (size[0] + lanes - 1) // lanes * lanes
+    else:
+        start[0] = i * job.outputs // job.panels
+        size[0] = (i + 1) * job.outputs // job.panels - start[0]
+        width[0] = size[0]
+
+
+cdef Py_ssize_t packed_width(const Job *job, Py_ssize_t i) noexcept nogil:
+    """Columns of all panels before panel i."""
+    cdef Py_ssize_t start, size, width
+    if i < job.panels:
+        panel_bounds(job, i, &start, &size, &width)
+        return start
+    panel_bounds(job, i - 1, &start, &size, &width)
+    return start + width
+
+
+cdef const char *packed_panel(const Job *job, Py_ssize_t group, Py_ssize_t start) noexcept nogil:
+    """The packed panel that begins with output `start` of `group`."""
+    cdef Py_ssize_t first = packed_width(job, job.panel0)
+    return job.packed + (group - job.group0) * job.packed_group + (
+        (start - first) * job.channels * job.taps * job.itemsize
+    )
+
+
+cdef void pack_task(void *argument, Py_ssize_t task, char *workspace) noexcept nogil:
+    cdef const Job *job = <const Job *>argument
+    cdef Py_ssize_t panels = job.panel1 - job.panel0
+    cdef Py_ssize_t group = job.group0 + task // panels, start, size, width, c, t
+    cdef Py_ssize_t item = job.itemsize
+    cdef bint natural = job.taps == job.w_taps
+    cdef const char *w
+    cdef char *to
+    panel_bounds(job, job.panel0 + task % panels, &start, &size, &width)
+    to = <char *>packed_panel(job, group, start)
+    w = job.w + (group * job.w_g + start * job.w_o) * item
+    if natural and job.w_c == job.w_taps:
+        job.kernels.transpose(to, width, w, job.w_o, size, job.channels * job.taps, width)
+        return
+    for c in range(job.channels):
+        if natural:
+            job.kernels.transpose(to, width, w + c * job.w_c * item, job.w_o, size, job.taps, width)
+        else:
+            job.kernels.transpose(workspace, width, w + c * job.w_c * item, job.w_o, size, job.w_taps,
+                                  width)
+            for t in range(job.taps):
+                memcpy(to + t * width * item, workspace + job.tap_index[t] * width * item, width * item)
+        to += job.taps * width * item
+
+
+cdef void decode(const Job *job, Py_ssize_t task, Task *t) noexcept nogil:
+    """Task number -> image, group, panels and block of outputs; blocks vary fastest, panel ranges slowest."""
+    cdef Py_ssize_t i, at, split
+    for i in range(2, -1, -1):
+        at = task % job.blocks[i]
+        task //= job.blocks[i]
+        t.origin[i] = at * job.band.block[i]
+        t.count[i] = min(job.band.block[i], job.axis[i].out - t.origin[i])
+    t.n = task % job.batch
+    task //= job.batch
+    t.group = job.group0 + task % (job.group1 - job.group0)
+    split = task // (job.group1 - job.group0)
+    t.panel0 = job.panel0 + split * (job.panel1 - job.panel0) // job.splits
+    t.panel1 = job.panel0 + (split + 1) * (job.panel1 - job.panel0) // job.splits
+
+
+cdef const char *source_plane(const Job *job, const Task *t) noexcept nogil:
+    return job.x + (t.n * job.x_n + t.group * job.channels * job.x_c) * job.itemsize
+
+
+cdef Py_ssize_t output_at(const Job *job, Py_ssize_t d, Py_ssize_t h, Py_ssize_t w) noexcept nogil:
+    """Element of lattice output (d, h, w) in a plane of y."""
+    cdef const Axis *axis = job.axis
+    return (
+        ((axis[0].y_start + d * axis[0].y_step) * axis[1].y_size
+         + axis[1].y_start + h * axis[1].y_step) * axis[2].y_size
+        + axis[2].y_start + w * axis[2].y_step
+    )
+
+
+cdef void merge_rows(const Job *job, const Task *t, Py_ssize_t *rows, Py_ssize_t *cols) noexcept nogil:
+    """The rows and columns of one d of a block; one long row where both band and output are contiguous across rows."""
+    cdef const Axis *w = &job.axis[2]
+    rows[0] = t.count[1]
+    cols[0] = t.count[2]
+    if job.band.width == cols[0] == w.y_size and w.y_step == 1 and job.axis[1].y_step == 1:
+        cols[0] *= rows[0]
+        rows[0] = 1
+
+
+cdef void activate(const Job *job, const Task *t) noexcept nogil:
+    """Apply an activation that the tiles do not know to the finished block, while it is in the cache."""
+    cdef Py_ssize_t start, size, width, last, o, d, h
+    cdef char *row
+    if job.activation < 0:
+        return
+    panel_bounds(job, t.panel0, &start, &size, &width)
+    panel_bounds(job, t.panel1 - 1, &last, &size, &width)
+    for o in range(start, last + size):
+        for d in range(t.count[0]):
+            for h in range(t.count[1]):
+                row = job.y + job.itemsize * (
+                    t.n * job.y_n + (t.group * job.outputs + o) * job.y_c
+                    + output_at(job, t.origin[0] + d, t.origin[1] + h, t.origin[2])
+                )
+                job.kernels.act[job.activation](row, row, t.count[2])
+
+
+cdef const char *data(object array):
+    if array is None:
+        return NULL
+    return <const char *>cnp.PyArray_DATA(<cnp.ndarray>array)
+
+
+cdef int start_job(Job *job, Lattice lattice, object x, object w, object y, Py_ssize_t groups,
+                   bint transposed, object bias, object residual, int activation) except -1:
+    """Fill in what does not depend on the algorithm.
+
+    x, y: contiguous [n][channel][d][h][w]; w: contiguous [group*output][channel][tap] of the forward convolution. With
+    `transposed` the roles of its two channel axes are swapped: the input gradient.
+    """
+    memset(job, 0, sizeof(Job))
+    job.itemsize = x.itemsize
+    job.kernels = active_kernels(job.itemsize)
+    for i in range(3):
+        job.axis[i] = lattice.axis[i]
+    job.taps = lattice.taps
+    job.tap_index = lattice.tap_index
+    job.batch = x.shape[0]
+    job.groups = groups
+    job.channels = x.shape[1] // groups
+    job.outputs = y.shape[1] // groups
+    job.x_c = x.shape[2] * x.shape[3] * x.shape[4]
+    job.x_n = job.x_c * x.shape[1]
+    job.y_c = y.shape[2] * y.shape[3] * y.shape[4]
+    job.y_n = job.y_c * y.shape[1]
+    job.w_taps = w.shape[2]
+    job.w_g = job.channels * job.outputs * job.w_taps
+    job.w_o = job.w_taps if transposed else job.channels * job.w_taps
+    job.w_c = job.outputs * job.w_taps if transposed else job.w_taps
+    job.x, job.w, job.y = data(x), data(w), <char *>data(y)
+    job.bias, job.residual = data(bias), data(residual)
+    job.relu = activation == 0
+    job.activation = activation if activation > 0 else -1
+    return 0
+
+
+cdef int run_job(Job *job, task_fn task, size_t workspace, int threads) except -1:
+    """Pack as many weights as PACKED_LIMIT holds, run all tasks on them, and so on to the last output."""
+    cdef size_t column = job.channels * job.taps * job.itemsize
+    cdef size_t group_bytes = column * packed_width(job, job.panels)
+    cdef Py_ssize_t groups_at_once = 1, panels_at_once = job.panels, base, i, total = 1
+    for i in range(3):
+        job.blocks[i] = (job.axis[i].out + job.band.block[i] - 1) // job.band.block[i]
+        total *= job.blocks[i]
+    if group_bytes <= PACKED_LIMIT:
+        groups_at_once = max(1, min(job.groups, PACKED_LIMIT // max(group_bytes, 1)))
+        job.packed_group = group_bytes
+    else:
+        panels_at_once = max(1, PACKED_LIMIT // (column * job.panel))
+        job.packed_group = column * panels_at_once * job.panel
+    job.packed = <char *>block_alloc(job.packed_group * groups_at_once)
+    if job.packed == NULL:
+        raise MemoryError(f"fastconv: no memory for {job.packed_group * groups_at_once} bytes of packed weights")
+    try:
+        for job.group0 in range(0, job.groups, groups_at_once):
+            job.group1 = min(job.groups, job.group0 + groups_at_once)
+            for job.panel0 in range(0, job.panels, panels_at_once):
+                job.panel1 = min(job.panels, job.panel0 + panels_at_once)
+                i = (job.group1 - job.group0) * (job.panel1 - job.panel0)
+                run_tasks(pack_task, job, i, job.w_taps * job.panel * job.itemsize,
+                          threads if job.packed_group * groups_at_once > PACK_SERIAL else 1)
+                base = (job.group1 - job.group0) * job.batch * total
+                job.splits = 1
+                if base < 2 * threads:
+                    job.splits = max(1, min(job.panel1 - job.panel0, (2 * threads + base - 1) // base))
+                run_tasks(task, job, base * job.splits, workspace, threads)
+    finally:
+        block_free(job.packed)
+    return 0
+
+
+cdef size_t band_budget(object max_workspace) except? 0:
+    """Bytes a band may take: what stays in L2 or near it, and never more than `max_workspace`."""
+    cdef size_t budget = max(cache_bytes(2), <size_t>1 << 20)
+    budget = min(budget, <size_t>BAND_LIMIT)
+    if max_workspace is not None:
+        budget = min(budget, <size_t>max_workspace)
+    return budget

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""csrc/fastconv.h for Cython: the comments are there."""
+
+from libc.stdint cimport int64_t
+
+cdef extern from "fastconv.h" nogil:
+    enum:
+        FC_MR_MAX, FC_NV_MAX, FC_WGRAD_MR_MAX, FC_DOT_MR
+        FC_FIRST, FC_LAST, FC_RELU
+        FC_ACT_RELU, FC_ACT_TANH, FC_ACT_SIGMOID, FC_ACT_COUNT
+
+    ctypedef struct fc_conv_tile:
+        const void *x
+        const Py_ssize_t *off
+        const void *w
+        void *acc
+        void *y
+        const void *bias
+        const void *residual
+        Py_ssize_t x_c, channels, taps
+        Py_ssize_t y_oc, y_px
+        int oc, flags
+
+    ctypedef struct fc_pixel_tile:
+        const void *x
+        const Py_ssize_t *off
+        const void *a
+        void *y
+        const void *bias_m
+        const void *bias_n
+        const void *residual
+        Py_ssize_t x_c, channels, taps
+        Py_ssize_t y_m, y_px
+        int pixels, flags
+
+    ctypedef struct fc_wgrad_tile:
+        const void *x[7]
+        const void *dy
+        void *acc
+        Py_ssize_t x_row, rows, cols
+
+    ctypedef struct fc_dot_tile:
+        const void *a
+        const void *b[4]
+        void *acc
+        Py_ssize_t a_row, b_row, rows, cols
+
+    ctypedef struct fc_pool:
+        const void *x
+        void *y
+        int64_t *index
+        const double *scale
+        void *row
+        const Py_ssize_t *start[3]
+        const Py_ssize_t *stop[3]
+        Py_ssize_t step[3]
+        Py_ssize_t inp "in"[3]
+        Py_ssize_t out[3]
+
+    ctypedef void (*fc_conv_tile_fn)(const fc_conv_tile *) noexcept nogil
+    ctypedef void (*fc_pixel_tile_fn)(const fc_pixel_tile *) noexcept nogil
+    ctypedef void (*fc_wgrad_tile_fn)(const fc_wgrad_tile *) noexcept nogil
+    ctypedef void (*fc_dot_tile_fn)(const fc_dot_tile *) noexcept nogil
+    ctypedef void (*fc_map_fn)(void *, const void *, Py_ssize_t) noexcept nogil
+    ctypedef void (*fc_map2_fn)(void *, const void *, const void *, Py_ssize_t) noexcept nogil
+    ctypedef void (*fc_copy_fn)(void *, const void *, Py_ssize_t, Py_ssize_t) noexcept nogil
+    ctypedef void (*fc_transpose_fn)(void *, Py_ssize_t, const void *, Py_ssize_t, Py_ssize_t,
+                                     Py_ssize_t, Py_ssize_t) noexcept nogil
+    ctypedef void (*fc_pool_fn)(const fc_pool *) noexcept nogil
+    ctypedef double (*fc_sum_fn)(const void *, Py_ssize_t) noexcept nogil
+    ctypedef double (*fc_sum_dev_fn)(const void *, Py_ssize_t, double) noexcept nogil
+    ctypedef double (*fc_dot_dev_fn)(const void *, const void *, Py_ssize_t, double) noexcept nogil
+    ctypedef void (*fc_affine_fn)(void *, const void *, Py_ssize_t, double, double,
+                                  double) noexcept nogil
+    ctypedef void (*fc_norm_backward_fn)(void *, const void *, const void *, Py_ssize_t, double,
+                                         double, double, double) noexcept nogil
+
+    ctypedef struct fc_kernels:
+        int lanes
+        int conv_mr[3]
+        int pixel_mr[3]
+        int wgrad_mr
+        fc_conv_tile_fn conv_tile[3][15]
+        fc_pixel_tile_fn pixel_tile[3][15]
+        fc_pixel_tile_fn gemm_tile[3][15]
+        fc_wgrad_tile_fn wgrad_tile[3][8]
+        fc_dot_tile_fn dot_tile[5]
+        fc_copy_fn copy_strided
+        fc_transpose_fn transpose
+        fc_map_fn add
+        fc_map_fn act[3]
+        fc_map2_fn act_backward[3]
+        fc_map_fn softmax
+        fc_map_fn log_softmax
+        fc_map2_fn softmax_backward
+        fc_map2_fn log_softmax_backward
+        fc_pool_fn pool_max
+        fc_pool_fn pool_avg
+        fc_pool_fn pool_avg_backward
+        fc_sum_fn sum
+        fc_sum_dev_fn sum_sq_dev
+        fc_dot_dev_fn sum_dot_dev
+        fc_affine_fn affine
+        fc_norm_backward_fn norm_backward
+
+    ctypedef struct fc_table:
+        const char *name
+        const char *flags
+        const fc_kernels *f32
+        const fc_kernels *f64
+
+    int fc_isa_count()
+    const fc_table *fc_isa_table(int row)
+    const char *fc_isa_missing(int row)
+    const char *fc_compiler()
+    const char *fc_cpu_name()
+    size_t fc_cache_bytes(int level)

@@ -1,0 +1,5 @@
+# SPDX-License-Identifier: BSD-3-Clause
+from fastconv.kernels.fastconv cimport fc_kernels
+
+cdef const fc_kernels *active_kernels(Py_ssize_t itemsize) noexcept nogil
+cdef size_t cache_bytes(int level) noexcept nogil

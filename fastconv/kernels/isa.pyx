@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The C core's rows, and which of them runs: chosen at import, capped by FASTCONV_ISA."""
+
+import os
+
+from fastconv.kernels.fastconv cimport (
+    fc_cache_bytes,
+    fc_compiler,
+    fc_cpu_name,
+    fc_isa_count,
+    fc_isa_missing,
+    fc_isa_table,
+    fc_kernels,
+    fc_table,
+)
+
+cdef const fc_table *active = NULL
+
+# Caches assumed where cpuid tells nothing: the smallest in use on CPUs of the last ten years.
+cdef size_t CACHE_DEFAULT[4]
+CACHE_DEFAULT[:] = [0, 32 << 10, 256 << 10, 4 << 20]
+
+
+cdef const fc_kernels *active_kernels(Py_ssize_t itemsize) noexcept nogil:
+    return active.f64 if itemsize == 8 else active.f32
+
+
+cdef size_t cache_bytes(int level) noexcept nogil:
+    cdef size_t found = fc_cache_bytes(level)
+    return found if found else CACHE_DEFAULT[level]
+
+
+def rows() -> list[dict]:
+    """Every row built in, slowest first: name, compiler flags, and what this machine lacks for it (or None)."""
+    result = []
+    for i in range(fc_isa_count()):
+        missing = fc_isa_missing(i)
+        result.append({
+            "name": fc_isa_table(i).name.decode(),
+            "flags": fc_isa_table(i).flags.decode(),
+            "missing": None if missing == NULL else missing.decode(),
+        })
+    return result
+
+
+def available() -> list[str]:
+    """Names of the rows that this machine can run, slowest first."""
+    return [row["name"] for row in rows() if row["missing"] is None]
+
+
+def current() -> str:
+    return active.name.decode()
+
+
+def select(str name) -> None:
+    """Make `name` the active row. ValueError when it is unknown or this machine cannot run it."""
+    global active
+    for i, row in enumerate(rows()):
+        if row["name"] != name:
+            continue
+        if row["missing"] is not None:
+            raise ValueError(
+                f"ISA {name!r} needs {row['missing']}, which this CPU or its operating system lacks; "
+                f"available here: {', '.join(available())}"
+            )
+        active = fc_isa_table(i)
+        return
+    raise ValueError(
+        f"ISA {name!r} is not known; built in: {', '.join(row['name'] for row in rows())}; "
+        f"available here: {', '.join(available())}"
+    )
+
+
+def machine() -> dict:
+    """Compiler, processor and data caches in bytes."""
+    return {
+        "compiler": fc_compiler().decode(),
+        "cpu": fc_cpu_name().decode().strip(),
+        "caches": {f"L{level}": cache_bytes(level) for level in (1, 2, 3)},
+    }
+
+
+cdef str requested = os.environ.get("FASTCONV_ISA", "")
+try:
+    select(requested or list(reversed(available()))[0])
+except ValueError as error:
+    raise ValueError(f"environment variable FASTCONV_ISA: {error}") from None

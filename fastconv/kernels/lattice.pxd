@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""One spatial problem for every dimension, direction and padding mode.
+
+A lattice says which source pixels feed which output pixels. Per axis (d, h, w; a 2-D problem has one d), output j and tap k
+read the padded coordinate q = j*step + offset[k], which is source pixel source[q], or zero where source[q] < 0. Output j lies
+at y_start + j*y_step of the output array: the input gradient of a convolution with stride s is s lattices an axis.
+"""
+
+cdef struct Axis:
+    Py_ssize_t out, step, taps, span, size
+    Py_ssize_t y_start, y_step, y_size
+    const Py_ssize_t *offset  # offset[taps]
+    const Py_ssize_t *source  # source[span]
+    # source[q] == q + inner_shift for inner_start <= q < inner_stop
+    Py_ssize_t inner_start, inner_stop, inner_shift
+    # In a band the coordinates are kept by phase (q mod step), so that neighbouring outputs are neighbours in memory
+    # at any stride: tap k is at index shift[k] + j of phase phase_of[k], whose residue is residue[phase_of[k]].
+    Py_ssize_t phases, shift_max
+    const Py_ssize_t *residue
+    const Py_ssize_t *phase_of
+    const Py_ssize_t *shift
+
+# One block of outputs and the padded copy ("band") of the source pixels it needs, as a packed array
+# band[channel][phase_d][d][phase_h][h][phase_w][w].
+cdef struct Band:
+    Py_ssize_t block[3]      # outputs of a full block
+    Py_ssize_t rows, width   # padded rows of one d, elements of one row
+    Py_ssize_t channel       # elements from one channel to the next
+
+cdef class Lattice:
+    cdef Axis axis[3]
+    cdef readonly Py_ssize_t taps
+    cdef readonly Py_ssize_t outputs
+    cdef const Py_ssize_t *tap_index  # position of each tap in the weights' own tap axis
+    cdef list arrays                  # owners of the pointers above
+    cdef set_axis(self, Axis *axis, record)
+
+cdef void band_layout(const Axis *axis, const Py_ssize_t *block, Py_ssize_t itemsize, Band *band) noexcept nogil
+cdef void band_offsets(const Axis *axis, const Band *band, Py_ssize_t *off) noexcept nogil
+cdef void copy_row(const Axis *axis, Py_ssize_t itemsize, char *to, const char *row, Py_ssize_t q,
+                   Py_ssize_t count) noexcept nogil
+cdef void fill_band(const Axis *axis, const Band *band, Py_ssize_t itemsize, const Py_ssize_t *origin,
+                    const Py_ssize_t *count, const char *x, Py_ssize_t x_c, Py_ssize_t channels,
+                    char *to) noexcept nogil
+cdef void choose_block(const Axis *axis, Py_ssize_t channels, Py_ssize_t itemsize, size_t budget,
+                       Py_ssize_t pixels, Py_ssize_t *block) noexcept nogil

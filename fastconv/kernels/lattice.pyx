@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Lattices (see lattice.pxd) and the packing of their bands."""
+
+import numpy as np
+
+cimport numpy as cnp
+from libc.string cimport memcpy, memset
+
+cnp.import_array()
+
+
+cdef const Py_ssize_t *keep(list owners, values):
+    """A C array with the values; `owners` keeps it alive."""
+    cdef cnp.ndarray array = np.ascontiguousarray(values, dtype=np.intp)
+    owners.append(array)
+    return <const Py_ssize_t *>cnp.PyArray_DATA(array)
+
+
+cdef class Lattice:
+    """`axes`: three records with the fields of problem.LatticeAxis; `tap_index`: see lattice.pxd."""
+
+    def __init__(self, axes, tap_index):
+        self.arrays = []
+        self.taps = 1
+        self.outputs = 1
+        for i, record in enumerate(axes):
+            self.set_axis(&self.axis[i], record)
+            self.taps *= self.axis[i].taps
+            self.outputs *= self.axis[i].out
+        self.tap_index = keep(self.arrays, tap_index)
+
+    cdef set_axis(self, Axis *axis, record):
+        offset = np.asarray(record.offsets, dtype=np.intp)
+        source = np.asarray(record.source, dtype=np.intp)
+        residue, phase_of = np.unique(offset % record.step, return_inverse=True)
+        axis.out, axis.step, axis.taps = record.out, record.step, len(offset)
+        axis.size, axis.span = record.size, len(source)
+        axis.y_start, axis.y_step, axis.y_size = record.y_start, record.y_step, record.y_size
+        axis.offset = keep(self.arrays, offset)
+        axis.source = keep(self.arrays, source)
+        axis.inner_start = record.inner_start
+        axis.inner_stop = record.inner_stop
+        axis.inner_shift = record.inner_shift
+        axis.phases = len(residue)
+        axis.shift_max = int((offset // record.step).max(initial=0))
+        axis.residue = keep(self.arrays, residue)
+        axis.phase_of = keep(self.arrays, phase_of.reshape(-1))
+        axis.shift = keep(self.arrays, offset // record.step)
+
+
+cdef void band_layout(const Axis *axis, const Py_ssize_t *block, Py_ssize_t itemsize, Band *band) noexcept nogil:
+    cdef Py_ssize_t i, lines, elements = 1
+    for i in range(3):
+        band.block[i] = block[i]
+    band.rows = axis[1].phases * (block[1] + axis[1].shift_max)
+    band.width = axis[2].phases * (block[2] + axis[2].shift_max)
+    elements = axis[0].phases * (block[0] + axis[0].shift_max) * band.rows * band.width
+    # An odd number of cache lines from channel to channel: no power-of-two stride that would map all channels to one set.
+    lines = (elements * itemsize + 63) // 64
+    band.channel = (lines | 1) * 64 // itemsize
+
+
+cdef void band_offsets(const Axis *axis, const Band *band, Py_ssize_t *off) noexcept nogil:
+    """Element offset in the band, from an output's own position, of each tap."""
+    cdef Py_ssize_t d, h, w, i = 0
+    cdef Py_ssize_t at[3]
+    for d in range(axis[0].taps):
+        at[0] = axis[0].phase_of[d] * (band.block[0] + axis[0].shift_max) + axis[0].shift[d]
+        for h in range(axis[1].taps):
+            at[1] = axis[1].phase_of[h] * (band.block[1] + axis[1].shift_max) + axis[1].shift[h]
+            for w in range(axis[2].taps):
+                at[2] = axis[2].phase_of[w] * (band.block[2] + axis[2].shift_max) + axis[2].shift[w]
+                off[i] = (at[0] * band.rows + at[1]) * band.width + at[2]
+                i += 1
+
+
+cdef inline void copy_mapped(const Axis *axis, Py_ssize_t itemsize, char *to, const char *row,
+                             Py_ssize_t q, Py_ssize_t count) noexcept nogil:
+    """Element by element, through the map: the padded edges of a row."""
+    cdef Py_ssize_t i, at
+    for i in range(count):
+        at = axis.source[q] if q < axis.span else -1
+        if itemsize == 4:
+            (<float *>to)[i] = (<const float *>row)[at] if at >= 0 else 0
+        else:
+            (<double *>to)[i] = (<const double *>row)[at] if at >= 0 else 0
+        q += axis.step
+
+
+cdef void copy_row(const Axis *axis, Py_ssize_t itemsize, char *to, const char *row, Py_ssize_t q,
+                   Py_ssize_t count) noexcept nogil:
+    """to[i] = padded row at coordinate q + i*step, i < count."""
+    cdef Py_ssize_t step = axis.step, left, right, i
+    left = 0 if q >= axis.inner_start else (axis.inner_start - q + step - 1) // step
+    left = min(left, count)
+    right = 0 if q >= axis.inner_stop else (axis.inner_stop - q + step - 1) // step
+    right = max(left, min(right, count))
+    copy_mapped(axis, itemsize, to, row, q, left)
+    if right > left:
+        i = q + left * step + axis.inner_shift
+        if step == 1:
+            memcpy(to + left * itemsize, row + i * itemsize, (right - left) * itemsize)
+        elif itemsize == 4:
+            copy_strided(<float *>to + left, <const float *>row + i, right - left, step)
+        else:
+            copy_strided(<double *>to + left, <const double *>row + i, right - left, step)
+    copy_mapped(axis, itemsize, to + right * itemsize, row, q + right * step, count - right)
+
+
+ctypedef fused real:
+    float
+    double
+
+
+cdef inline void copy_strided(real *to, const real *row, Py_ssize_t count, Py_ssize_t step) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(count):
+        to[i] = row[i * step]
+
+
+cdef inline Py_ssize_t source_at(const Axis *axis, Py_ssize_t q) noexcept nogil:
+    return axis.source[q] if q < axis.span else -1
+
+
+cdef void fill_band(const Axis *axis, const Band *band, Py_ssize_t itemsize, const Py_ssize_t *origin,
+                    const Py_ssize_t *count, const char *x, Py_ssize_t x_c, Py_ssize_t channels,
+                    char *to) noexcept nogil:
+    """The band of `count` outputs from `origin`, for `channels` channels x_c elements apart."""
+    cdef Py_ssize_t c, pd, ph, pw, d, h, src_d, src_h, slots_w = band.block[2] + axis[2].shift_max
+    cdef Py_ssize_t n_w = count[2] + axis[2].shift_max
+    cdef const char *row
+    cdef char *line
+    for c in range(channels):
+        for pd in range(axis[0].phases):
+            for d in range(count[0] + axis[0].shift_max):
+                src_d = source_at(&axis[0], axis[0].residue[pd] + (origin[0] + d) * axis[0].step)
+                for ph in range(axis[1].phases):
+                    for h in range(count[1] + axis[1].shift_max):
+                        src_h = source_at(&axis[1], axis[1].residue[ph] + (origin[1] + h) * axis[1].step)
+                        line = to + itemsize * (
+                            c * band.channel
+                            + ((pd * (band.block[0] + axis[0].shift_max) + d) * band.rows
+                               + ph * (band.block[1] + axis[1].shift_max) + h) * band.width
+                        )
+                        if src_d < 0 or src_h < 0:
+                            memset(line, 0, band.width * itemsize)
+                            continue
+                        row = x + itemsize * (c * x_c + (src_d * axis[1].size + src_h) * axis[2].size)
+                        for pw in range(axis[2].phases):
+                            copy_row(&axis[2], itemsize, line + pw * slots_w * itemsize, row,
+                                     axis[2].residue[pw] + origin[2] * axis[2].step, n_w)
+
+
+cdef void choose_block(const Axis *axis, Py_ssize_t channels, Py_ssize_t itemsize, size_t budget,
+                       Py_ssize_t pixels, Py_ssize_t *block) noexcept nogil:
+    """The largest block, whole rows first, of at most `pixels` outputs whose band fits `budget` bytes."""
+    cdef Band band
+    cdef Py_ssize_t i, grown
+    block[0] = 1
+    block[1] = 1
+    block[2] = max(1, min(axis[2].out, pixels))
+    band_layout(axis, block, itemsize, &band)
+    while block[2] > 1 and <size_t>(band.channel * channels * itemsize) > budget:
+        block[2] = (block[2] + 1) // 2
+        band_layout(axis, block, itemsize, &band)
+    for i in range(1, -1, -1):
+        if block[i + 1] < axis[i + 1].out:
+            break
+        while block[i] < axis[i].out:
+            grown = block[i] + 1
+            if block[0] * block[1] * block[2] // block[i] * grown > pixels:
+                break
+            block[i] = grown
+            band_layout(axis, block, itemsize, &band)
+            if <size_t>(band.channel * channels * itemsize) > budget:
+                block[i] = grown - 1
+                break
+    for i in range(3):  # equal blocks instead of a small last one
+        grown = (axis[i].out + block[i] - 1) // max(block[i], 1)
+        block[i] = (axis[i].out + grown - 1) // max(grown, 1)

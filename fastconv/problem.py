@@ -1,0 +1,370 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Problems: the shapes of every operation, checked. All error texts about sizes live here.
+
+A problem is a small frozen value shared by the forward operation and its gradients. It knows sizes, flops and bytes; it
+never sees array data.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Pairs = tuple[tuple[int, int], ...]
+Sizes = tuple[int, ...]
+
+PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
+LAYOUTS = ("NCHW", "NHWC")
+ACTIVATIONS = ("relu", "tanh", "sigmoid")
+PRECISIONS = ("highest", "high", "medium")
+AXES = {1: "W", 2: "HW", 3: "DHW"}
+# No array may have this many elements: 8-byte elements still have 63-bit byte offsets.
+ELEMENTS_MAX = 2**59
+
+
+def integer(name: str, value: Any, least: int | None = None) -> int:
+    """`value` as an int. TypeError when it is none, ValueError when it is below `least` or beyond 62 bits."""
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: expected an integer, got {value!r}")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected an integer, got {value!r}") from None
+    if least is not None and number < least:
+        raise ValueError(f"{name}: expected an integer >= {least}, got {number}")
+    if abs(number) > 2**62:
+        raise ValueError(f"{name}: {number} is too large")
+    return number
+
+
+def integers(name: str, value: Any, count: int, least: int | None = None) -> Sizes:
+    """One integer, or `count` of them, as a tuple of `count`."""
+    if isinstance(value, (str, bytes)):
+        raise TypeError(f"{name}: expected an integer or {count} integers, got {value!r}")
+    if isinstance(value, (Sequence, np.ndarray)):
+        if len(value) == 1:
+            return (integer(name, value[0], least),) * count
+        if len(value) != count:
+            raise ValueError(f"{name}: expected an integer or {count} integers, got {value!r}")
+        return tuple(integer(name, v, least) for v in value)
+    return (integer(name, value, least),) * count
+
+
+def choice(name: str, value: Any, allowed: Sequence[Any]) -> Any:
+    if value not in allowed:
+        expected = ", ".join(repr(a) for a in allowed)
+        raise ValueError(f"{name}: expected one of {expected}, got {value!r}")
+    return value
+
+
+def elements(name: str, shape: Sequence[int]) -> int:
+    """The product of `shape`; ValueError when no array can be that large."""
+    count = math.prod(shape)
+    if count > ELEMENTS_MAX:
+        raise ValueError(f"{name}: an array of shape {tuple(shape)} would have {count} elements")
+    return count
+
+
+def same_padding(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
+    """TensorFlow's rule: ceil(size/stride) outputs, and an odd cell of padding goes at the end."""
+    outputs = -(-size // stride)
+    total = max((outputs - 1) * stride + dilation * (kernel - 1) + 1 - size, 0)
+    return total // 2, total - total // 2
+
+
+def resolve_padding(
+    padding: Any, sizes: Sizes, kernel: Sizes, stride: Sizes, dilation: Sizes
+) -> Pairs:
+    """Any form of `padding` as one (low, high) pair an axis."""
+    rank = len(sizes)
+    if isinstance(padding, str):
+        if choice("padding", padding, ("valid", "same")) == "valid":
+            return ((0, 0),) * rank
+        return tuple(
+            same_padding(*axis) for axis in zip(sizes, kernel, stride, dilation, strict=True)
+        )
+    if isinstance(padding, (Sequence, np.ndarray)) and any(
+        isinstance(p, (Sequence, np.ndarray)) for p in padding
+    ):
+        if len(padding) != rank:
+            raise ValueError(f"padding: expected {rank} (low, high) pairs, got {padding!r}")
+        pairs = []
+        for pair in padding:
+            low, high = integers("padding", pair, 2, 0)
+            pairs.append((low, high))
+        return tuple(pairs)
+    return tuple((p, p) for p in integers("padding", padding, rank, 0))
+
+
+def check_padding_mode(sizes: Sizes, pads: Pairs, mode: str) -> None:
+    """reflect and circular padding take their cells from the input, so it must have them."""
+    choice("padding_mode", mode, PADDING_MODES)
+    for size, pair in zip(sizes, pads, strict=True):
+        if mode == "reflect" and max(pair) >= max(size, 1):
+            raise ValueError(
+                f"padding: reflect padding must be smaller than the input, got {pair} on an axis of {size}"
+            )
+        if mode == "circular" and max(pair) > size:
+            raise ValueError(
+                f"padding: circular padding must not exceed the input, got {pair} on an axis of {size}"
+            )
+        if mode == "replicate" and size == 0 and max(pair) > 0:
+            raise ValueError("padding: replicate padding of an empty axis")
+
+
+def output_size(size: int, kernel: int, stride: int, pair: tuple[int, int], dilation: int) -> int:
+    """floor((size + low + high - dilation*(kernel - 1) - 1)/stride) + 1; may be <= 0."""
+    return (size + sum(pair) - dilation * (kernel - 1) - 1) // stride + 1
+
+
+class LatticeAxis(NamedTuple):
+    """One axis of a lattice, as kernels/lattice.pxd documents it."""
+
+    out: int
+    step: int
+    offsets: Sizes
+    source: np.ndarray
+    size: int
+    y_start: int
+    y_step: int
+    y_size: int
+    inner_start: int
+    inner_stop: int
+    inner_shift: int
+
+
+def source_map(size: int, first: int, span: int, mode: str) -> np.ndarray:
+    """source[q], the input cell at padded coordinate q, q = 0 at cell `first` (usually negative); -1 for zero."""
+    cell = np.arange(first, first + span, dtype=np.intp)
+    if mode == "replicate":
+        return cell.clip(0, max(size - 1, 0))
+    if mode == "circular":
+        return cell % max(size, 1)
+    if mode == "reflect":
+        period = max(2 * (size - 1), 1)
+        cell = cell % period
+        return np.minimum(cell, period - cell) if size > 1 else np.zeros(span, np.intp)
+    return np.where((cell >= 0) & (cell < size), cell, -1)
+
+
+def lattice_axis(
+    size: int,
+    first_cells: Sequence[int],
+    out: int,
+    step: int,
+    mode: str,
+    y_start: int,
+    y_step: int,
+    y_size: int,
+) -> LatticeAxis:
+    """Output j reads, at tap k, cell first_cells[k] + j*step of the (padded) input."""
+    first = min(first_cells)
+    span = max(first_cells) - first + (out - 1) * step + 1
+    return LatticeAxis(
+        out=out,
+        step=step,
+        offsets=tuple(c - first for c in first_cells),
+        source=source_map(size, first, span, mode),
+        size=size,
+        y_start=y_start,
+        y_step=y_step,
+        y_size=y_size,
+        inner_start=min(max(-first, 0), span),
+        inner_stop=min(max(size - first, 0), span),
+        inner_shift=first,
+    )
+
+
+class LatticeSpec(NamedTuple):
+    axes: tuple[LatticeAxis, LatticeAxis, LatticeAxis]
+    tap_index: np.ndarray
+
+
+def lattice_spec(axes: Sequence[LatticeAxis], taps: Sequence[Sequence[int]], kernel: Sizes) -> LatticeSpec:
+    """`taps`: the kernel indices that each axis of the lattice uses."""
+    at = np.zeros(1, dtype=np.intp)
+    for chosen, k in zip(taps, kernel, strict=True):
+        at = (at[:, None] * k + np.asarray(chosen, dtype=np.intp)).reshape(-1)
+    return LatticeSpec(tuple(axes), at)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Conv:
+    """A convolution in canonical form: three spatial axes (d, h, w), leading ones of size 1.
+
+    x[n][groups*channels][*sizes], w[groups*outputs][channels][*kernel], y[n][groups*outputs][*out].
+    """
+
+    dtype: str
+    batch: int
+    groups: int
+    channels: int
+    outputs: int
+    sizes: Sizes
+    kernel: Sizes
+    stride: Sizes
+    pads: Pairs
+    dilation: Sizes
+    mode: str = "zeros"
+    rank: int = 2
+
+    @cached_property
+    def out(self) -> Sizes:
+        return tuple(
+            output_size(*axis)
+            for axis in zip(
+                self.sizes, self.kernel, self.stride, self.pads, self.dilation, strict=True
+            )
+        )
+
+    @property
+    def itemsize(self) -> int:
+        return int(np.dtype(self.dtype).itemsize)
+
+    @cached_property
+    def flops(self) -> int:
+        terms = self.channels * math.prod(self.kernel)
+        return 2 * self.batch * self.groups * self.outputs * math.prod(self.out) * terms
+
+    @cached_property
+    def bytes(self) -> int:
+        """The floor: every operand once."""
+        x = self.batch * self.groups * self.channels * math.prod(self.sizes)
+        w = self.groups * self.outputs * self.channels * math.prod(self.kernel)
+        y = self.batch * self.groups * self.outputs * math.prod(self.out)
+        return self.itemsize * (x + w + y)
+
+    @property
+    def x_shape(self) -> Sizes:
+        return (self.batch, self.groups * self.channels, *self.sizes)
+
+    @property
+    def y_shape(self) -> Sizes:
+        return (self.batch, self.groups * self.outputs, *self.out)
+
+    def forward_lattice(self) -> LatticeSpec:
+        axes = []
+        for i, size in enumerate(self.sizes):
+            cells = [k * self.dilation[i] - self.pads[i][0] for k in range(self.kernel[i])]
+            axes.append(
+                lattice_axis(
+                    size, cells, self.out[i], self.stride[i], self.mode, 0, 1, self.out[i]
+                )
+            )
+        return lattice_spec(axes, [range(k) for k in self.kernel], self.kernel)
+
+    def input_gradient_lattices(self) -> list[LatticeSpec]:
+        """One lattice for each phase of the input, input = phase (mod stride), that any tap reaches.
+
+        Input i gets dy[o] * w[k] wherever i = o*stride - low + k*dilation; zero padding only.
+        """
+        phases: list[list[tuple[LatticeAxis, list[int]]]] = []
+        for i in range(3):
+            found = []
+            size, stride, low = self.sizes[i], self.stride[i], self.pads[i][0]
+            for phase in range(min(stride, size)):
+                taps = [
+                    k
+                    for k in range(self.kernel[i])
+                    if (phase + low - k * self.dilation[i]) % stride == 0
+                ]
+                if not taps:
+                    continue
+                cells = [(phase + low - k * self.dilation[i]) // stride for k in taps]
+                count = -(-(size - phase) // stride)
+                axis = lattice_axis(self.out[i], cells, count, 1, "zeros", phase, stride, size)
+                found.append((axis, taps))
+            phases.append(found)
+        return [
+            lattice_spec((d[0], h[0], w[0]), (d[1], h[1], w[1]), self.kernel)
+            for d in phases[0]
+            for h in phases[1]
+            for w in phases[2]
+        ]
+
+    @cached_property
+    def phases_cover_input(self) -> bool:
+        """Whether every input cell belongs to some lattice of input_gradient_lattices."""
+        return all(
+            len({(k * d) % s for k in range(kernel)}) >= min(s, size)
+            for kernel, d, s, size in zip(
+                self.kernel, self.dilation, self.stride, self.sizes, strict=True
+            )
+        )
+
+
+def describe(shape: Sequence[int]) -> str:
+    return "x".join(str(n) for n in shape) if shape else "scalar"
+
+
+def conv_problem(
+    dtype: str,
+    x_shape: Sizes,
+    w_shape: Sizes,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: Any,
+    mode: str,
+    rank: int,
+) -> Conv:
+    """Check a batched NCHW-like convolution and put it in canonical form."""
+    name = f"conv{rank}d"
+    if len(w_shape) != rank + 2:
+        raise ValueError(
+            f"w: {name} takes weights with {rank + 2} axes (O, C/groups, {', '.join(AXES[rank])}), "
+            f"got shape {w_shape}"
+        )
+    if len(x_shape) != rank + 2:
+        raise ValueError(
+            f"x: {name} takes an input with {rank + 2} axes (N, C, {', '.join(AXES[rank])}) or {rank + 1} "
+            f"without N, got shape {x_shape}"
+        )
+    groups = integer("groups", groups, 1)
+    strides = integers("stride", stride, rank, 1)
+    dilations = integers("dilation", dilation, rank, 1)
+    batch, in_channels, *sizes = x_shape
+    outputs, channels, *kernel = w_shape
+    if in_channels != channels * groups:
+        raise ValueError(
+            f"x: expected {channels * groups} channels for weights of shape {w_shape} and groups={groups}, "
+            f"got {in_channels} in an input of shape {x_shape}"
+        )
+    if outputs % groups:
+        raise ValueError(f"groups: {outputs} output channels cannot be divided into {groups} groups")
+    if channels == 0 or outputs == 0 or 0 in kernel:
+        raise ValueError(f"w: every axis of the weights must be at least 1, got shape {w_shape}")
+    pads = resolve_padding(padding, tuple(sizes), tuple(kernel), strides, dilations)
+    check_padding_mode(tuple(sizes), pads, mode)
+    for axis, size, k, s, pair, d in zip(
+        AXES[rank], sizes, kernel, strides, pads, dilations, strict=True
+    ):
+        if output_size(size, k, s, pair, d) < 1:
+            raise ValueError(
+                f"w: a kernel of {k} cells with dilation {d} spans {d * (k - 1) + 1} cells along {axis}, more "
+                f"than the {size + sum(pair)} of the padded input (x has shape {x_shape}, padding {pair})"
+            )
+    lead = 3 - rank
+    problem = Conv(
+        dtype,
+        batch,
+        groups,
+        channels,
+        outputs // groups,
+        (1,) * lead + tuple(sizes),
+        (1,) * lead + tuple(kernel),
+        (1,) * lead + strides,
+        ((0, 0),) * lead + pads,
+        (1,) * lead + dilations,
+        mode,
+        rank,
+    )
+    elements("padding", problem.y_shape)
+    elements("padding", [s + sum(p) for s, p in zip(problem.sizes, problem.pads, strict=True)])
+    return problem

@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Threads, precision, memory, and reports on what runs."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from fastconv.kernels import isa as _isa
+from fastconv.kernels import memory as _memory
+from fastconv.kernels import team as _team
+from fastconv.problem import PRECISIONS, choice, integer
+
+CACHE_BYTES = 512 << 20
+VERBOSE_HEADER = "fastconv,operation,algorithm,isa,threads,dtype,problem,flops,milliseconds"
+
+
+def _environment_integer(name: str, least: int) -> int | None:
+    """A positive integer of the environment; None when unset. OMP_NUM_THREADS may be a list: its first entry counts."""
+    text = os.environ.get(name, "").split(",")[0].strip()
+    if not text:
+        return None
+    if not text.isdecimal() or int(text) < least:
+        raise ValueError(
+            f"environment variable {name}: expected an integer >= {least}, got {text!r}"
+        )
+    return int(text)
+
+
+def _cgroup_cpus(root: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """The CPU quota of this process' control group, rounded up; None when there is none."""
+    quotas = []
+    try:
+        groups = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return None
+    for line in groups:
+        _, controllers, path = line.split(":", 2)
+        try:
+            if controllers == "":
+                folder = root / path.lstrip("/")
+                for place in (folder, *folder.parents):
+                    if (place / "cpu.max").exists():
+                        quota, period = (place / "cpu.max").read_text().split()
+                        if quota != "max":
+                            quotas.append(int(quota) / int(period))
+                    if place == root:
+                        break
+            elif "cpu" in controllers.split(","):
+                folder = root / "cpu" / path.lstrip("/")
+                quota = int((folder / "cpu.cfs_quota_us").read_text())
+                if quota > 0:
+                    quotas.append(quota / int((folder / "cpu.cfs_period_us").read_text()))
+        except (OSError, ValueError):
+            continue
+    return max(1, math.ceil(min(quotas))) if quotas else None
+
+
+def _default_threads() -> int:
+    """FASTCONV_NUM_THREADS, else the least of OMP_NUM_THREADS, the affinity mask and the cgroup quota."""
+    own = _environment_integer("FASTCONV_NUM_THREADS", 1)
+    if own is not None:
+        return own
+    usable = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    limits = [usable, _environment_integer("OMP_NUM_THREADS", 1), _cgroup_cpus()]
+    return max(1, min(n for n in limits if n is not None))
+
+
+_global_threads = _default_threads()
+_threads: ContextVar[int | None] = ContextVar("fastconv_threads", default=None)
+_precision: ContextVar[str] = ContextVar(
+    "fastconv_precision", default=os.environ.get("FASTCONV_PRECISION", "highest")
+)
+choice("environment variable FASTCONV_PRECISION", _precision.get(), PRECISIONS)
+_memory.set_cap(
+    CACHE_BYTES
+    if _environment_integer("FASTCONV_CACHE_BYTES", 0) is None
+    else _environment_integer("FASTCONV_CACHE_BYTES", 0)
+)
+_verbose: TextIO | None = (
+    sys.stderr if os.environ.get("FASTCONV_VERBOSE", "0") not in ("", "0") else None
+)
+_header_printed = False
+
+
+def set_num_threads(n: int) -> None:
+    """Let every call of this process use up to `n` threads, except inside `threads(...)`."""
+    global _global_threads
+    _global_threads = _checked_threads(n)
+
+
+def _checked_threads(n: int) -> int:
+    count = integer("n", n, 1)
+    if count > 4096:
+        raise ValueError(f"n: expected at most 4096 threads, got {count}")
+    return count
+
+
+def get_num_threads() -> int:
+    """Threads a call may use here: that of the innermost `threads(...)`, else the process-wide number.
+
+    The default is the least of the affinity mask, the cgroup quota and OMP_NUM_THREADS; FASTCONV_NUM_THREADS overrides it.
+    """
+    return _threads.get() or _global_threads
+
+
+@contextmanager
+def threads(n: int) -> Iterator[None]:
+    """Within the block, calls of this thread (or task) use up to `n` threads. The bits of results do not depend on it."""
+    token = _threads.set(_checked_threads(n))
+    try:
+        yield
+    finally:
+        _threads.reset(token)
+
+
+@contextmanager
+def precision(word: str) -> Iterator[None]:
+    """Within the block, convolutions and linear layers use this precision: "highest", "high" or "medium".
+
+    The words are PyTorch's; docs/numerics.md says what they promise. For now float32-grade kernels serve all three.
+    """
+    token = _precision.set(choice("precision", word, PRECISIONS))
+    try:
+        yield
+    finally:
+        _precision.reset(token)
+
+
+def resolve_precision(word: str | None) -> str:
+    return _precision.get() if word is None else choice("precision", word, PRECISIONS)
+
+
+def isa() -> str:
+    """The instruction set in use: a row of csrc/isa/isa.def."""
+    return _isa.current()
+
+
+def empty_cache() -> None:
+    """Give the freed blocks that the allocator keeps for reuse back to the system."""
+    _memory.empty_cache()
+
+
+def memory_stats() -> dict[str, int]:
+    """Bytes of results and workspaces: cached, cap, in_use, peak; and hits and misses of the cache."""
+    return dict(_memory.stats())
+
+
+def config() -> dict[str, Any]:
+    """Everything show_config() prints, as a dictionary."""
+    import fastconv
+
+    asked = os.environ.get("FASTCONV_ISA")
+    return {
+        "fastconv": fastconv.__version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        **_isa.machine(),
+        "isa": isa(),
+        "isa_reason": f"FASTCONV_ISA={asked}" if asked else "the fastest row this machine can run",
+        "rows": _isa.rows(),
+        "openmp": _team.openmp()["version"],
+        "threads": get_num_threads(),
+        "precision": resolve_precision(None),
+        "memory": memory_stats(),
+    }
+
+
+def show_config(file: TextIO | None = None) -> None:
+    """Print versions, compiler, rows with their flags, the ISA chosen and why, threads, caches and memory."""
+    facts = config()
+    out = file or sys.stdout
+    for name in ("fastconv", "python", "numpy", "compiler", "cpu"):
+        print(f"{name:10} {facts[name]}", file=out)
+    sizes = ", ".join(f"{name} {size >> 10} KiB" for name, size in facts["caches"].items())
+    print(f"{'caches':10} {sizes}", file=out)
+    print(f"{'isa':10} {facts['isa']} ({facts['isa_reason']})", file=out)
+    for row in facts["rows"]:
+        state = f"not here: needs {row['missing']}" if row["missing"] else "available"
+        print(f"  {row['name']:8} {state}; flags: {row['flags'] or 'none'}", file=out)
+    openmp = facts["openmp"] or "none (built with FASTCONV_NO_OPENMP)"
+    print(f"{'openmp':10} {openmp}", file=out)
+    print(f"{'threads':10} {facts['threads']}", file=out)
+    print(f"{'precision':10} {facts['precision']}", file=out)
+    print(
+        f"{'memory':10} {facts['memory']['in_use']} bytes in use, {facts['memory']['cached']} cached, "
+        f"at most {facts['memory']['cap']} kept",
+        file=out,
+    )
+
+
+def traced(
+    operation: str,
+    algorithm: str,
+    dtype: str,
+    problem: Callable[[], str],
+    flops: int,
+    team: int,
+    run: Callable[[], None],
+) -> None:
+    """Run a kernel; with FASTCONV_VERBOSE=1 print one CSV line about it on standard error."""
+    global _header_printed
+    if _verbose is None:
+        run()
+        return
+    start = time.perf_counter()
+    run()
+    elapsed = 1e3 * (time.perf_counter() - start)
+    if not _header_printed:
+        print(VERBOSE_HEADER, file=_verbose)
+        _header_printed = True
+    print(
+        f"fastconv,{operation},{algorithm},{isa()},{team},{dtype},{problem()},{flops},{elapsed:.3f}",
+        file=_verbose,
+    )

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Compile csrc/isa/<row>.c with that row's flags, then the Cython modules; nothing else."""
+
+import os
+import platform
+import re
+import tempfile
+from pathlib import Path
+
+import numpy
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError, LinkError
+
+ROOT = Path(__file__).parent
+KERNELS = Path("fastconv/kernels")
+X86_64 = platform.machine().lower() in ("x86_64", "amd64")
+COMMON_FLAGS = ["-std=c11", "-O2", "-fno-math-errno", "-ffp-contract=off", "-fvisibility=hidden"]
+BASE_FLAGS = COMMON_FLAGS + (["-march=x86-64-v2"] if X86_64 else [])
+OPENMP = os.environ.get("FASTCONV_NO_OPENMP", "0") in ("", "0")
+NO_OPENMP_MESSAGE = """\
+fastconv needs a C compiler with OpenMP (-fopenmp), and this one cannot build with it:
+    {error}
+Install an OpenMP run time (Debian: gcc brings libgomp1; clang needs libomp-dev), choose another compiler with
+CC=..., or set FASTCONV_NO_OPENMP=1 to build a single-threaded fastconv."""
+
+
+def isa_rows() -> list[tuple[str, list[str]]]:
+    """(name, compiler flags) of each row of isa.def that this platform can compile."""
+    text = (ROOT / "csrc/isa/isa.def").read_text()
+    portable, x86 = text.split("#if defined(__x86_64__)")
+    rows = re.findall(r'^FC_ISA\((\w+), .*, "(.*)"\)$', portable + (x86 if X86_64 else ""), re.M)
+    return [(name, flags.split()) for name, flags in rows]
+
+
+class BuildExt(build_ext):
+    """build_ext that compiles one object per ISA row into the module that owns the dispatch."""
+
+    def build_extensions(self) -> None:
+        if OPENMP:
+            self.check_openmp()
+        for extension in self.extensions:
+            if extension.name == "fastconv.kernels.isa":
+                extension.extra_objects = self.isa_objects()
+        super().build_extensions()
+
+    def isa_objects(self) -> list[str]:
+        objects = []
+        for name, flags in isa_rows():
+            base = [] if flags else BASE_FLAGS[len(COMMON_FLAGS) :]
+            text = " ".join(flags)
+            objects += self.compiler.compile(
+                [f"csrc/isa/{name}.c"],
+                output_dir=self.build_temp,
+                include_dirs=["csrc"],
+                macros=[("FC_ISA_FLAGS", f'"{text}"')],
+                extra_postargs=COMMON_FLAGS + base + flags,
+                depends=[str(p) for p in sorted((ROOT / "csrc").rglob("*.[hd]*"))],
+            )
+        return objects
+
+    def check_openmp(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder, "openmp.c")
+            source.write_text("#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n")
+            try:
+                objects = self.compiler.compile(
+                    [str(source)], output_dir=folder, extra_postargs=["-fopenmp"]
+                )
+                self.compiler.link_executable(
+                    objects, str(Path(folder, "openmp")), extra_postargs=["-fopenmp"]
+                )
+            except (CompileError, LinkError) as error:
+                raise SystemExit(NO_OPENMP_MESSAGE.format(error=error)) from None
+
+
+def extensions() -> list[Extension]:
+    modules = []
+    for path in sorted((ROOT / KERNELS).glob("*.pyx")):
+        openmp = ["-fopenmp"] if OPENMP and path.stem == "team" else []
+        modules.append(
+            Extension(
+                f"fastconv.kernels.{path.stem}",
+                [str(KERNELS / path.name), *(["csrc/cpu.c"] if path.stem == "isa" else [])],
+                include_dirs=["csrc", numpy.get_include()],
+                define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
+                extra_compile_args=BASE_FLAGS + openmp,
+                extra_link_args=openmp,
+            )
+        )
+    return modules
+
+
+setup(
+    ext_modules=cythonize(
+        extensions(),
+        compiler_directives={
+            "language_level": 3,
+            "boundscheck": False,
+            "wraparound": False,
+            "cdivision": True,
+            "initializedcheck": False,
+            "embedsignature": False,
+        },
+    ),
+    cmdclass={"build_ext": BuildExt},
+)
