@@ -93,6 +93,7 @@ typedef void (*fc_conv_tile_fn)(const fc_conv_tile *);
 typedef void (*fc_pixel_tile_fn)(const fc_pixel_tile *);
 typedef void (*fc_wgrad_tile_fn)(const fc_wgrad_tile *);
 typedef void (*fc_dot_tile_fn)(const fc_dot_tile *);
+typedef void (*fc_pool_fn)(const fc_pool *);
 typedef void (*fc_map_fn)(void *y, const void *x, ptrdiff_t n);
 typedef void (*fc_map2_fn)(void *dx, const void *dy, const void *x, ptrdiff_t n);
 
@@ -123,9 +124,8 @@ typedef struct {
     fc_map_fn softmax, log_softmax;
     fc_map2_fn softmax_backward, log_softmax_backward;
 
-    void (*pool_max)(const fc_pool *);
-    void (*pool_avg)(const fc_pool *);
-    void (*pool_avg_backward)(const fc_pool *); /* x: dx (accumulated into y = dx), see pool.h */
+    fc_pool_fn pool_max, pool_avg;
+    fc_pool_fn pool_avg_backward; /* x is dy, y is dx, which it adds to */
 
     double (*sum)(const void *x, ptrdiff_t n);
     double (*sum_sq_dev)(const void *x, ptrdiff_t n, double mean); /* sum (x - mean)^2 */
@@ -136,6 +136,8 @@ typedef struct {
     /* dx = (dy - mean_dy - (x - mean)*slope)*scale */
     void (*norm_backward)(void *dx, const void *dy, const void *x, ptrdiff_t n, double mean,
                           double mean_dy, double slope, double scale);
+
+    double (*fma_peak)(ptrdiff_t n); /* n rounds of register-only multiply-adds; returns the flops */
 } fc_kernels;
 
 typedef struct {

@@ -368,3 +368,111 @@ def conv_problem(
     elements("padding", problem.y_shape)
     elements("padding", [s + sum(p) for s, p in zip(problem.sizes, problem.pads, strict=True)])
     return problem
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Pooling windows in canonical form: three spatial axes (d, h, w), leading ones of size 1.
+
+    Window o of axis i covers cells starts[i][o], + dilation[i], ... < stops[i][o], clipped to the input.
+    """
+
+    sizes: Sizes
+    starts: tuple[Sizes, ...]
+    stops: tuple[Sizes, ...]
+    dilation: Sizes
+    rank: int
+
+    @property
+    def out(self) -> Sizes:
+        return tuple(len(s) for s in self.starts)
+
+    def counts(self) -> np.ndarray:
+        """Cells of each window that lie in the input, as float64 (OD, OH, OW)."""
+        axes = [
+            np.array([-(-(b - a) // d) for a, b in zip(start, stop, strict=True)], dtype=np.float64)
+            for start, stop, d in zip(self.starts, self.stops, self.dilation, strict=True)
+        ]
+        return axes[0][:, None, None] * axes[1][:, None] * axes[2]
+
+
+def pool_output_size(size: int, kernel: int, stride: int, pad: int, dilation: int, ceil_mode: bool) -> int:
+    """PyTorch's rule: in ceil_mode the last window must begin inside the input or its left padding."""
+    room = size + 2 * pad - dilation * (kernel - 1) - 1
+    if not ceil_mode:
+        return room // stride + 1
+    out = -(-room // stride) + 1
+    return out - 1 if (out - 1) * stride >= size + pad else out
+
+
+def pool_sizes(x_shape: Sizes, rank: int) -> Sizes:
+    if len(x_shape) not in (rank + 1, rank + 2):
+        raise ValueError(
+            f"x: expected (N, C, {', '.join(AXES[rank])}) or (C, {', '.join(AXES[rank])}), got shape {x_shape}"
+        )
+    return x_shape[-rank:]
+
+
+def pool_problem(
+    x_shape: Sizes,
+    rank: int,
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    ceil_mode: bool,
+) -> tuple[Pool, Sizes, Sizes, Sizes]:
+    """(windows, kernel, stride, padding) of sliding pooling windows."""
+    sizes = pool_sizes(x_shape, rank)
+    kernel = integers("kernel_size", kernel_size, rank, 1)
+    strides = kernel if stride is None else integers("stride", stride, rank, 1)
+    pads = integers("padding", padding, rank, 0)
+    dilations = integers("dilation", dilation, rank, 1)
+    starts: list[Sizes] = []
+    stops: list[Sizes] = []
+    for axis, size, k, s, p, d in zip(AXES[rank], sizes, kernel, strides, pads, dilations, strict=True):
+        if p > k // 2:
+            raise ValueError(f"padding: expected at most half the kernel size {k}, got {p} along {axis}")
+        out = pool_output_size(size, k, s, p, d, ceil_mode)
+        if out < 1:
+            raise ValueError(
+                f"kernel_size: a window of {d * (k - 1) + 1} cells does not fit the {size} of the input along {axis} "
+                f"(x has shape {x_shape}, padding {p})"
+            )
+        elements("x", (out,))
+        first = [o * s - p for o in range(out)]
+        # the first cell of each window inside the input, on the window's own grid
+        starts.append(tuple(f if f >= 0 else f + -(f // d) * d for f in first))
+        stops.append(tuple(min(f + d * (k - 1) + 1, size) for f in first))
+    lead = 3 - rank
+    pool = Pool(
+        (1,) * lead + sizes,
+        ((0,),) * lead + tuple(starts),
+        ((1,),) * lead + tuple(stops),
+        (1,) * lead + dilations,
+        rank,
+    )
+    return pool, kernel, strides, pads
+
+
+def adaptive_pool_problem(x_shape: Sizes, rank: int, output_size: Any) -> Pool:
+    """PyTorch's adaptive windows: floor(o*size/out) .. ceil((o + 1)*size/out). None keeps the input's size."""
+    sizes = pool_sizes(x_shape, rank)
+    if isinstance(output_size, (Sequence, np.ndarray)) and not isinstance(output_size, str):
+        wanted = [s if o is None else o for o, s in zip(output_size, sizes, strict=False)]
+        outs = integers("output_size", tuple(wanted) if len(output_size) == rank else output_size, rank, 1)
+    else:
+        outs = sizes if output_size is None else integers("output_size", output_size, rank, 1)
+    if 0 in sizes:
+        raise ValueError(f"x: adaptive pooling of an empty plane, got shape {x_shape}")
+    elements("output_size", outs)
+    lead = 3 - rank
+    return Pool(
+        (1,) * lead + sizes,
+        ((0,),) * lead
+        + tuple(tuple(o * s // n for o in range(n)) for s, n in zip(sizes, outs, strict=True)),
+        ((1,),) * lead
+        + tuple(tuple(-(-(o + 1) * s // n) for o in range(n)) for s, n in zip(sizes, outs, strict=True)),
+        (1, 1, 1),
+        rank,
+    )

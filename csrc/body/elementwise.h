@@ -70,8 +70,10 @@ static inline V FC_FN(sigmoid)(V x) {
 
 static inline V FC_FN(relu)(V x) { return v_max(v_zero(), x); }
 
-/* f'(x) for each activation, times dy. torch's relu'(0) = 0; relu' of NaN is 0 as well (not x > 0). */
-static inline V FC_FN(relu_grad)(V dy, V x) { return v_select(v_lt(v_zero(), x), dy, v_zero()); }
+/* f'(x) for each activation, times dy. As in torch relu'(0) = 0, and where x is NaN dy passes (not x <= 0). */
+static inline V FC_FN(relu_grad)(V dy, V x) {
+    return v_select(v_lt(v_zero(), x), dy, v_select(v_isnan(x), dy, v_zero()));
+}
 static inline V FC_FN(tanh_grad)(V dy, V x) {
     const V t = FC_FN(tanh)(x);
     return v_mul(dy, v_fnma(t, t, v_set1(1)));

@@ -9,6 +9,7 @@
 #include "body/elementwise.h"
 #include "body/pool.h"
 #include "body/norm.h"
+#include "body/peak.h"
 
 #define FC_ENTRY_CONV(mr, nv) [mr] = FC_FN(conv_tile_##mr##x##nv),
 #define FC_ENTRY_PIXEL(mr, nv) [mr] = FC_FN(pixel_tile_##mr##x##nv),
@@ -46,6 +47,7 @@ static const fc_kernels FC_FN(kernels) = {
     .sum_dot_dev = FC_FN(sum_dot_dev),
     .affine = FC_FN(affine),
     .norm_backward = FC_FN(norm_backward),
+    .fma_peak = FC_FN(fma_peak),
 };
 
 #undef FC_CONV_TILE

@@ -63,8 +63,14 @@
 #ifndef FC_OPAQUE
 #if defined(__GNUC__)
 #define FC_OPAQUE(p) __asm__("" : "+r"(p))
+#if defined(__x86_64__)
+#define FC_HIDE(v) __asm__("" : "+x"(v)) /* the same for a vector register */
+#else
+#define FC_HIDE(v) ((void)0)
+#endif
 #else
 #define FC_OPAQUE(p) ((void)0)
+#define FC_HIDE(v) ((void)0)
 #endif
 #endif
 

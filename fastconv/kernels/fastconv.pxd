@@ -75,6 +75,8 @@ cdef extern from "fastconv.h" nogil:
     ctypedef void (*fc_norm_backward_fn)(void *, const void *, const void *, Py_ssize_t, double,
                                          double, double, double) noexcept nogil
 
+    ctypedef double (*fc_peak_fn)(Py_ssize_t) noexcept nogil
+
     ctypedef struct fc_kernels:
         int lanes
         int conv_mr[3]
@@ -102,6 +104,7 @@ cdef extern from "fastconv.h" nogil:
         fc_dot_dev_fn sum_dot_dev
         fc_affine_fn affine
         fc_norm_backward_fn norm_backward
+        fc_peak_fn fma_peak
 
     ctypedef struct fc_table:
         const char *name

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The peers, each a worker process speaking JSON lines: `python -m benchmarks.peers NAME THREADS`.
+
+A worker says once what it is ({"version": ...} or {"missing": ...}) and then answers requests:
+
+    {"do": "prepare", "problem": {...}, "pass": "dx", "dtype": "float32"}
+        -> {"part": {...}, "seconds": of one call} or {"skip": reason}
+    {"do": "verify", "expected": "projection.npy"} -> {"error": ...}
+    {"do": "time", "repeat": 5}                    -> {"seconds": [...]}
+
+What is timed is what a user would call: fresh outputs, weights packed in the call. ONNX Runtime is
+the exception: its weights are constants of the model, packed beforehand, as its users have them.
+`part` is the problem that was really run: SciPy's loops take too long for whole layers and run on
+a few images and output channels.
+
+FASTCONV_BENCH_PYTHON_TORCH and FASTCONV_BENCH_PYTHON_ONNXRUNTIME name interpreters that have these
+packages, where it is not this one; only the fastconv worker imports fastconv.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from benchmarks import calls
+from benchmarks.problems import from_dict
+from benchmarks.verify import error
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+# ------------------------------------------------------------------------------------ registry
+
+
+@dataclass(frozen=True)
+class Peer:
+    """`start(threads)` imports the package and says its version; `call` gives what is timed."""
+
+    start: Callable[[int], str]
+    call: Callable[..., calls.Call]
+    variant: str = ""
+    partial: bool = False
+    package: str = ""
+
+
+PEERS = {
+    "fastconv": Peer(calls.start_fastconv, calls.fastconv_call, "auto"),
+    "torch": Peer(calls.start_torch, calls.torch_call, "contiguous", package="torch"),
+    "torch_channels_last": Peer(
+        calls.start_torch, calls.torch_call, "channels_last", package="torch"
+    ),
+    "onnxruntime": Peer(calls.start_onnxruntime, calls.onnxruntime_call, package="onnxruntime"),
+    "numpy_im2col": Peer(calls.start_numpy, calls.numpy_call),
+    "scipy_correlate2d": Peer(calls.start_scipy, calls.correlate2d_call, partial=True),
+    "scipy_fftconvolve": Peer(calls.start_scipy, calls.fftconvolve_call, partial=True),
+}
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "FASTCONV_NUM_THREADS",
+)
+
+
+def find_peer(name: str) -> Peer:
+    """A row of PEERS; "fastconv:direct" is fastconv with that algorithm."""
+    base, _, algo = name.partition(":")
+    if base not in PEERS or (algo and base != "fastconv"):
+        known = ", ".join(PEERS)
+        raise ValueError(f"peer: expected one of {known} or fastconv:ALGORITHM, got {name!r}")
+    return replace(PEERS[base], variant=algo) if algo else PEERS[base]
+
+
+# ---------------------------------------------------------------------------- inside the worker
+
+
+class Session:
+    """The worker's side: one prepared call at a time."""
+
+    def __init__(self, peer: Peer) -> None:
+        self.peer = peer
+
+    def prepare(self, request: dict[str, Any]) -> dict[str, Any]:
+        whole, self.what = from_dict(request["problem"]), request["pass"]
+        self.problem = calls.part(whole, self.what) if self.peer.partial else whole
+        arrays = self.problem.arrays(request["dtype"])
+        try:
+            self.call = self.peer.call(self.problem, self.what, arrays, self.peer.variant)
+        except calls.Unsupported as reason:
+            return {"skip": str(reason)}
+        self.call()
+        return {"part": self.problem.as_dict(), "seconds": self.seconds()}
+
+    def seconds(self) -> float:
+        start = time.perf_counter()
+        self.call()
+        return time.perf_counter() - start
+
+    def verify(self, request: dict[str, Any]) -> dict[str, Any]:
+        result = np.asarray(self.call())
+        return {"error": error(self.problem, self.what, result, np.load(request["expected"]))}
+
+    def time(self, request: dict[str, Any]) -> dict[str, Any]:
+        """One call wakes the threads and the caches; the others count."""
+        self.call()
+        return {"seconds": [self.seconds() for _ in range(request["repeat"])]}
+
+
+def work(name: str, threads: int, replies: TextIO) -> None:
+    """Answer requests until standard input ends."""
+
+    def answer(message: dict[str, Any]) -> None:
+        print(json.dumps(message), file=replies, flush=True)
+
+    peer = find_peer(name)
+    try:
+        version = peer.start(threads)
+    except ImportError as reason:
+        answer({"missing": str(reason)})
+        return
+    answer({"version": version, "python": sys.version.split()[0]})
+    session = Session(peer)
+    actions = {"prepare": session.prepare, "verify": session.verify, "time": session.time}
+    for line in sys.stdin:
+        request = json.loads(line)
+        answer(actions[request["do"]](request))
+
+
+# --------------------------------------------------------------------------- outside the worker
+
+
+class PeerFailed(Exception):
+    """A worker process ended unexpectedly."""
+
+
+class Worker:
+    """The process of one peer, seen from the process that reports."""
+
+    def __init__(self, name: str, threads: int) -> None:
+        package = find_peer(name).package
+        python = os.environ.get(f"FASTCONV_BENCH_PYTHON_{package.upper()}") or sys.executable
+        self.name = name
+        self.process = subprocess.Popen(
+            [python, "-m", "benchmarks.peers", name, str(threads)],
+            cwd=ROOT,
+            env={**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads))},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        hello = self._reply()
+        self.missing: str | None = hello.get("missing")
+        self.version: str = hello.get("version", "")
+
+    def ask(self, do: str, **fields: Any) -> dict[str, Any]:
+        assert self.process.stdin
+        try:
+            print(json.dumps({"do": do, **fields}), file=self.process.stdin, flush=True)
+        except BrokenPipeError:
+            raise PeerFailed(f"{self.name}: the process is gone") from None
+        return self._reply()
+
+    def _reply(self) -> dict[str, Any]:
+        assert self.process.stdout
+        line = self.process.stdout.readline()
+        if not line:
+            raise PeerFailed(f"{self.name}: the process ended with code {self.process.wait()}")
+        reply: dict[str, Any] = json.loads(line)
+        return reply
+
+    def close(self) -> None:
+        if self.process.stdin:
+            self.process.stdin.close()
+        self.process.wait()
+
+
+def repeats(seconds: float, budget: float) -> int:
+    """How many calls of `seconds` fit into `budget`; 1 to 1000."""
+    return max(1, min(1000, math.floor(budget / max(seconds, 1e-9))))
+
+
+def main() -> None:
+    """Replies go to the real standard output; whatever a package prints goes to standard error."""
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    work(sys.argv[1], int(sys.argv[2]), replies)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,355 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The named problems that tests and benchmarks share: layers of well-known networks.
+
+PROBLEMS lists the convolutions; POOLS, NORMS and ELEMENTWISE the operations that memory bounds. A
+problem is a small frozen value: it knows shapes, flops, the bytes it cannot avoid, its operands
+(the same in every process) and a `reduced()` variant for tests. This file imports NumPy only, so
+that a peer's interpreter can read it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from fnmatch import fnmatch
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+Shape = tuple[int, ...]
+
+# Reduced sizes keep a problem's remainder by these: vectors and tiles end as in the problem itself.
+VECTOR = 32
+TILE = 14
+GROUPS = 4
+CHANNELS = 8
+
+
+def _shrink(size: int, unit: int) -> int:
+    """A small size with the same remainder by `unit`; sizes below two units stay."""
+    return size if size < 2 * unit else unit + size % unit
+
+
+def _output_size(size: int, kernel: int, stride: int, padding: int, dilation: int = 1) -> int:
+    return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What every problem has; square images of `size` cells a side."""
+
+    name: str
+    network: str
+    batch: int
+    channels: int
+    size: int
+
+    op: ClassVar[str]
+    passes: ClassVar[tuple[str, ...]] = ("forward", "dx")
+
+    @property
+    def x_shape(self) -> Shape:
+        return (self.batch, self.channels, self.size, self.size)
+
+    @property
+    def y_shape(self) -> Shape:
+        return self.x_shape
+
+    @property
+    def operands(self) -> dict[str, Shape]:
+        """Shapes of the arrays that the operation and its gradients take."""
+        return {"x": self.x_shape, "dy": self.y_shape}
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of the forward pass."""
+        raise NotImplementedError
+
+    def floor(self, what: str, itemsize: int) -> int:
+        """Bytes that pass `what` cannot avoid: operands read once, results written once."""
+        raise NotImplementedError
+
+    def result_shape(self, what: str) -> Shape:
+        return self.y_shape if what == "forward" else self.x_shape
+
+    def arrays(self, dtype: str) -> dict[str, Array]:
+        """The operands: normal random numbers, equal in every process."""
+        rng = np.random.default_rng(2024)
+        return {
+            name: self._operand(name, shape, dtype, rng) for name, shape in self.operands.items()
+        }
+
+    def _operand(self, name: str, shape: Shape, dtype: str, rng: np.random.Generator) -> Array:
+        return rng.standard_normal(shape, dtype=np.dtype(dtype).type)
+
+    def with_batch(self, batch: int) -> Self:
+        return replace(self, batch=batch)
+
+    def reduced(self) -> Self:
+        """A variant that the float64 reference computes in milliseconds."""
+        return replace(
+            self,
+            batch=min(self.batch, 2),
+            channels=_shrink(self.channels, CHANNELS),
+            size=_shrink(self.size, TILE),
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"op": self.op, **asdict(self)}
+
+    @property
+    def label(self) -> str:
+        """The sizes, for a reader."""
+        return f"{self.batch}x{self.channels}x{self.size}x{self.size}"
+
+
+@dataclass(frozen=True)
+class Conv(Problem):
+    """A convolution. `channels` and `outputs` count all groups, as PyTorch does."""
+
+    outputs: int
+    kernel: int
+    stride: int = 1
+    padding: int = 0
+    groups: int = 1
+    dilation: int = 1
+
+    op: ClassVar[str] = "conv"
+    passes: ClassVar[tuple[str, ...]] = ("forward", "dx", "dw")
+
+    @property
+    def out(self) -> int:
+        return _output_size(self.size, self.kernel, self.stride, self.padding, self.dilation)
+
+    @property
+    def y_shape(self) -> Shape:
+        return (self.batch, self.outputs, self.out, self.out)
+
+    @property
+    def w_shape(self) -> Shape:
+        return (self.outputs, self.channels // self.groups, self.kernel, self.kernel)
+
+    @property
+    def operands(self) -> dict[str, Shape]:
+        return {**super().operands, "w": self.w_shape, "b": (self.outputs,)}
+
+    @property
+    def options(self) -> dict[str, int]:
+        """Keyword arguments of conv2d, in fastconv's and PyTorch's words."""
+        return {name: getattr(self, name) for name in ("stride", "padding", "dilation", "groups")}
+
+    @property
+    def flops(self) -> int:
+        return 2 * math.prod(self.y_shape) * math.prod(self.w_shape[1:])
+
+    def floor(self, what: str, itemsize: int) -> int:
+        return itemsize * sum(map(math.prod, (self.x_shape, self.w_shape, self.y_shape)))
+
+    def result_shape(self, what: str) -> Shape:
+        return self.w_shape if what == "dw" else super().result_shape(what)
+
+    def _operand(self, name: str, shape: Shape, dtype: str, rng: np.random.Generator) -> Array:
+        array = super()._operand(name, shape, dtype, rng)
+        return array / array.dtype.type(math.sqrt(math.prod(shape[1:]))) if name == "w" else array
+
+    def reduced(self) -> Self:
+        """Few channels, small maps; kernel, stride, padding, dilation and the remainders stay."""
+        groups = _shrink(self.groups, GROUPS)
+        channels, outputs = self.channels // self.groups, self.outputs // self.groups
+        return replace(
+            self,
+            batch=min(self.batch, 2),
+            channels=groups * _shrink(channels, CHANNELS),
+            outputs=groups * _shrink(outputs, VECTOR),
+            groups=groups,
+            size=self.size - self.stride * (self.out - _shrink(self.out, TILE)),
+        )
+
+    @property
+    def label(self) -> str:
+        extras = {"s": self.stride, "g": self.groups, "d": self.dilation}
+        tail = "".join(f" {letter}{value}" for letter, value in extras.items() if value > 1)
+        return f"{super().label} → {self.outputs}, {self.kernel}x{self.kernel}{tail}"
+
+
+@dataclass(frozen=True)
+class _Pool(Problem):
+    kernel: int
+    stride: int
+    padding: int = 0
+
+    @property
+    def y_shape(self) -> Shape:
+        out = _output_size(self.size, self.kernel, self.stride, self.padding)
+        return (self.batch, self.channels, out, out)
+
+    @property
+    def flops(self) -> int:
+        return math.prod(self.y_shape) * self.kernel**2
+
+    def floor(self, what: str, itemsize: int) -> int:
+        return itemsize * (math.prod(self.x_shape) + math.prod(self.y_shape))
+
+    def reduced(self) -> Self:
+        out = self.y_shape[-1]
+        small = super().reduced()
+        return replace(small, size=self.size - self.stride * (out - _shrink(out, TILE)))
+
+    @property
+    def label(self) -> str:
+        return f"{super().label}, {self.kernel}x{self.kernel} s{self.stride}"
+
+
+@dataclass(frozen=True)
+class MaxPool(_Pool):
+    op: ClassVar[str] = "max_pool"
+
+    def floor(self, what: str, itemsize: int) -> int:
+        """The backward pass also reads an int64 index for each window."""
+        indices = 8 * math.prod(self.y_shape) if what == "dx" else 0
+        return super().floor(what, itemsize) + indices
+
+
+@dataclass(frozen=True)
+class AvgPool(_Pool):
+    op: ClassVar[str] = "avg_pool"
+
+
+@dataclass(frozen=True)
+class BatchNorm(Problem):
+    """Batch normalisation in training: statistics of the batch, gradients of x, weight and bias."""
+
+    op: ClassVar[str] = "batch_norm"
+
+    @property
+    def operands(self) -> dict[str, Shape]:
+        return {**super().operands, "weight": (self.channels,), "bias": (self.channels,)}
+
+    @property
+    def flops(self) -> int:
+        """An element takes part in the mean (1), the variance (3) and the result (2)."""
+        return 6 * math.prod(self.x_shape)
+
+    def floor(self, what: str, itemsize: int) -> int:
+        return itemsize * math.prod(self.x_shape) * (2 if what == "forward" else 3)
+
+
+@dataclass(frozen=True)
+class Relu(Problem):
+    op: ClassVar[str] = "relu"
+
+    @property
+    def flops(self) -> int:
+        return math.prod(self.x_shape)
+
+    def floor(self, what: str, itemsize: int) -> int:
+        return itemsize * math.prod(self.x_shape) * (2 if what == "forward" else 3)
+
+
+KINDS = {kind.op: kind for kind in (Conv, MaxPool, AvgPool, BatchNorm, Relu)}
+
+
+def from_dict(fields: Mapping[str, Any]) -> Problem:
+    """The reverse of Problem.as_dict()."""
+    rest = {name: value for name, value in fields.items() if name != "op"}
+    return KINDS[fields["op"]](**rest)
+
+
+def _conv(network: str, batch: int, *rows: tuple[Any, ...]) -> list[Conv]:
+    """Rows of (name, channels, outputs, size, kernel, stride, padding[, groups[, dilation]])."""
+    return [
+        Conv(name, network, batch, channels, size, outputs, *rest)
+        for name, channels, outputs, size, *rest in rows
+    ]
+
+
+PROBLEMS: tuple[Conv, ...] = (
+    *_conv(
+        "LeNet-5",
+        64,
+        ("lenet1", 1, 6, 28, 5, 1, 2),
+        ("lenet2", 6, 16, 14, 5, 1, 0),
+    ),
+    *_conv(
+        "AlexNet",
+        16,
+        ("alexnet_conv1", 3, 64, 224, 11, 4, 2),
+        ("alexnet_conv2", 64, 192, 27, 5, 1, 2),
+        ("alexnet_conv2_grouped", 96, 256, 27, 5, 1, 2, 2),  # the two towers of the first paper
+        ("alexnet_conv3", 192, 384, 13, 3, 1, 1),
+        ("alexnet_conv5", 256, 256, 13, 3, 1, 1),
+    ),
+    *_conv(
+        "VGG-16",
+        4,
+        ("vgg1_1", 3, 64, 224, 3, 1, 1),
+        ("vgg1_2", 64, 64, 224, 3, 1, 1),
+        ("vgg2_1", 64, 128, 112, 3, 1, 1),
+        ("vgg2_2", 128, 128, 112, 3, 1, 1),
+    ),
+    *_conv(
+        "VGG-16",
+        16,
+        ("vgg3_2", 256, 256, 56, 3, 1, 1),
+        ("vgg4_2", 512, 512, 28, 3, 1, 1),
+        ("vgg5", 512, 512, 14, 3, 1, 1),
+    ),
+    *_conv(
+        "GoogLeNet",
+        16,
+        ("googlenet_3x3_56", 64, 192, 56, 3, 1, 1),
+        ("googlenet_1x1_28", 192, 64, 28, 1, 1, 0),
+        ("googlenet_3x3_28", 96, 128, 28, 3, 1, 1),
+        ("googlenet_5x5_28_thin", 16, 32, 28, 5, 1, 2),
+        ("googlenet_5x5_28", 32, 96, 28, 5, 1, 2),
+        ("googlenet_3x3_14", 96, 208, 14, 3, 1, 1),
+        ("googlenet_5x5_7", 48, 128, 7, 5, 1, 2),
+    ),
+    *_conv(
+        "ResNet-50",
+        16,
+        ("resnet_7x7s2_224", 3, 64, 224, 7, 2, 3),
+        ("resnet_1x1_64_64_56", 64, 64, 56, 1, 1, 0),
+        ("resnet_3x3_56", 64, 64, 56, 3, 1, 1),
+        ("resnet_1x1_64_256_56", 64, 256, 56, 1, 1, 0),
+        ("resnet_1x1_256_64_56", 256, 64, 56, 1, 1, 0),
+        ("resnet_3x3s2_56", 128, 128, 56, 3, 2, 1),
+        ("resnet_3x3_28", 128, 128, 28, 3, 1, 1),
+        ("resnet_1x1_512_128_28", 512, 128, 28, 1, 1, 0),
+        ("resnet_3x3_14", 256, 256, 14, 3, 1, 1),
+        ("resnet_1x1_256_1024_14", 256, 1024, 14, 1, 1, 0),
+        ("resnet_1x1_1024_256_14", 1024, 256, 14, 1, 1, 0),
+        ("resnet_1x1s2_1024_2048_14", 1024, 2048, 14, 1, 2, 0),
+        ("resnet_3x3_7", 512, 512, 7, 3, 1, 1),
+        ("resnet_1x1_512_2048_7", 512, 2048, 7, 1, 1, 0),
+    ),
+    *_conv("MobileNet", 16, ("depthwise_3x3_56", 128, 128, 56, 3, 1, 1, 128)),
+    *_conv("MobileNet", 16, ("depthwise_3x3s2_56", 128, 128, 56, 3, 2, 1, 128)),
+    *_conv("ResNeXt-50", 16, ("grouped_3x3_56", 128, 128, 56, 3, 1, 1, 32)),
+    *_conv("DeepLab", 16, ("dilated_3x3_28", 128, 128, 28, 3, 1, 2, 1, 2)),
+)
+
+POOLS: tuple[Problem, ...] = (
+    MaxPool("lenet_max_2x2", "LeNet-5", 64, 6, 28, 2, 2),
+    MaxPool("vgg_max_2x2", "VGG-16", 4, 64, 224, 2, 2),
+    MaxPool("alexnet_max_3x3s2", "AlexNet", 16, 64, 55, 3, 2),
+    MaxPool("resnet_max_3x3s2", "ResNet-50", 16, 64, 112, 3, 2, 1),
+    MaxPool("googlenet_max_3x3s1", "GoogLeNet", 16, 192, 28, 3, 1, 1),
+    AvgPool("avg_3x3s2_112", "ResNet-50 (D)", 16, 64, 112, 3, 2, 1),
+    AvgPool("resnet_global_avg_7x7", "ResNet-50", 16, 2048, 7, 7, 1),
+)
+NORMS: tuple[Problem, ...] = (
+    BatchNorm("batch_norm_112", "ResNet-50", 16, 64, 112),
+    BatchNorm("batch_norm_14", "ResNet-50", 16, 1024, 14),
+)
+ELEMENTWISE: tuple[Problem, ...] = (Relu("relu_112", "ResNet-50", 16, 64, 112),)
+MEMORY_BOUND = POOLS + NORMS + ELEMENTWISE
+ALL: tuple[Problem, ...] = PROBLEMS + MEMORY_BOUND
+
+
+def find(pattern: str) -> list[Problem]:
+    """Problems whose names match a shell pattern; several patterns are separated by commas."""
+    patterns = pattern.split(",")
+    return [p for p in ALL if any(fnmatch(p.name, each) for each in patterns)]

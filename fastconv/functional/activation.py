@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Activations and softmax, forward and backward."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastconv.functional._arrays import (
+    Array,
+    as_array,
+    check_out,
+    common_dtypes,
+    contiguous,
+    deliver,
+    target,
+)
+from fastconv.functional.shape import _axis, team_for
+from fastconv.kernels import elementwise
+from fastconv.problem import ACTIVATIONS
+
+
+def _activation(name: str, x: Any, dy: Any = None, out: Array | None = None) -> Array:
+    """f(x), or with dy the gradient dy * f'(x)."""
+    x = as_array("x", x)
+    dy = None if dy is None else as_array("dy", dy)
+    if dy is not None and dy.shape != x.shape:
+        raise ValueError(f"dy: expected the shape of x {x.shape}, got {dy.shape}")
+    dtype, result_dtype = common_dtypes(x=x, dy=dy)
+    check_out(out, x.shape, result_dtype)
+    xc = contiguous(x, dtype)
+    dyc = None if dy is None else contiguous(dy, dtype)
+    # Element by element: the result may overwrite an operand that lies exactly where it does.
+    exact = out is not None and any(
+        a is not None and a is out for a in (x, dy)
+    )
+    y = out if exact and out is not None and out.dtype == dtype and out.flags.c_contiguous else target(
+        out, x.shape, dtype, xc, dyc
+    )
+    if y.size:
+        elementwise.activation(ACTIVATIONS.index(name), y, xc, dyc, team_for(y.size))
+    return deliver(y, out, result_dtype)
+
+
+def relu(x: Any, *, out: Array | None = None) -> Array:
+    """max(x, 0); a NaN stays a NaN. `out=x` works in place."""
+    return _activation("relu", x, out=out)
+
+
+def relu_backward(dy: Any, x: Any, *, out: Array | None = None) -> Array:
+    """dy where x > 0, else 0; where x is NaN dy passes, as in PyTorch."""
+    return _activation("relu", x, dy, out)
+
+
+def tanh(x: Any, *, out: Array | None = None) -> Array:
+    """Hyperbolic tangent, within a few units in the last place. `out=x` works in place."""
+    return _activation("tanh", x, out=out)
+
+
+def tanh_backward(dy: Any, x: Any, *, out: Array | None = None) -> Array:
+    """dy * (1 - tanh(x)^2)."""
+    return _activation("tanh", x, dy, out)
+
+
+def sigmoid(x: Any, *, out: Array | None = None) -> Array:
+    """1/(1 + exp(-x)), without overflow for any x. `out=x` works in place."""
+    return _activation("sigmoid", x, out=out)
+
+
+def sigmoid_backward(dy: Any, x: Any, *, out: Array | None = None) -> Array:
+    """dy * s * (1 - s) with s = sigmoid(x)."""
+    return _activation("sigmoid", x, dy, out)
+
+
+def _softmax(log: bool, x: Any, axis: int, dy: Any = None, out: Array | None = None) -> Array:
+    """softmax or log_softmax of x; with dy the gradient, x being the forward result."""
+    name = "x" if dy is None else "y"
+    x = as_array(name, x)
+    if x.ndim == 0:
+        raise ValueError(f"{name}: expected at least one axis, got a scalar")
+    dy = None if dy is None else as_array("dy", dy)
+    if dy is not None and dy.shape != x.shape:
+        raise ValueError(f"dy: expected the shape of y {x.shape}, got {dy.shape}")
+    at = _axis("axis", axis, x.ndim)
+    dtype, result_dtype = common_dtypes(x=x, dy=dy)
+    check_out(out, x.shape, result_dtype)
+    last = at == x.ndim - 1
+    xc = contiguous(np.moveaxis(x, at, -1), dtype)
+    dyc = None if dy is None else contiguous(np.moveaxis(dy, at, -1), dtype)
+    y = target(out if last else None, xc.shape, dtype, xc, dyc)
+    if y.size:
+        elementwise.softmax(log, y, xc, dyc, team_for(y.size))
+    return deliver(y if last else contiguous(np.moveaxis(y, -1, at), dtype), out, result_dtype)
+
+
+def softmax(x: Any, axis: int = -1, *, out: Array | None = None) -> Array:
+    """exp(x_i - max x) / sum_j exp(x_j - max x) along `axis`."""
+    return _softmax(False, x, axis, out=out)
+
+
+def softmax_backward(dy: Any, y: Any, axis: int = -1, *, out: Array | None = None) -> Array:
+    """y * (dy - sum_j dy_j*y_j) along `axis`; y is the softmax."""
+    return _softmax(False, y, axis, dy, out)
+
+
+def log_softmax(x: Any, axis: int = -1, *, out: Array | None = None) -> Array:
+    """x_i - max x - log sum_j exp(x_j - max x) along `axis`."""
+    return _softmax(True, x, axis, out=out)
+
+
+def log_softmax_backward(dy: Any, y: Any, axis: int = -1, *, out: Array | None = None) -> Array:
+    """dy - exp(y) * sum_j dy_j along `axis`; y is the log_softmax."""
+    return _softmax(True, y, axis, dy, out)

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Linear (fully connected) layers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from fastconv import runtime
+from fastconv.algorithms import SERIAL_FLOPS
+from fastconv.functional._arrays import (
+    Array,
+    as_array,
+    check_out,
+    common_dtypes,
+    contiguous,
+    deliver,
+    result,
+    target,
+)
+from fastconv.kernels import gemm
+
+
+def _multiply(
+    name: str, a: Array, a_transposed: bool, b: Array, b_transposed: bool, bias: Array | None, c: Array
+) -> None:
+    """c = a @ b + bias; a and b contiguous matrices, stored transposed where said."""
+    rows, columns = c.shape
+    terms = a.shape[0] if a_transposed else a.shape[1]
+    flops = 2 * rows * columns * terms
+    team = 1 if flops < SERIAL_FLOPS else runtime.get_num_threads()
+    if c.size:
+        runtime.traced(
+            name,
+            "gemm",
+            c.dtype.name,
+            lambda: f"m{rows}n{columns}k{terms}",
+            flops,
+            team,
+            lambda: gemm.multiply(a, a_transposed, b, b_transposed, bias, c, team),
+        )
+
+
+def _check(x: Array, w: Array) -> None:
+    if w.ndim != 2:
+        raise ValueError(f"w: expected a matrix (outputs, inputs), got shape {w.shape}")
+    if x.ndim < 1 or x.shape[-1] != w.shape[1]:
+        raise ValueError(
+            f"x: expected {w.shape[1]} features on the last axis for weights of shape {w.shape}, got shape {x.shape}"
+        )
+
+
+def linear(x: Any, w: Any, b: Any = None, *, precision: str | None = None, out: Array | None = None) -> Array:
+    """Fully connected layer.
+
+    y[..., o] = sum_i x[..., i] * w[o, i] + b[o]
+
+    Parameters
+    ----------
+    x : array (..., I)
+    w : array (O, I)
+    b : array (O,), optional
+    precision : {None, "highest", "high", "medium"}
+    out : array (..., O), optional
+
+    Returns
+    -------
+    array (..., O)
+
+    Raises
+    ------
+    ValueError, TypeError
+        Naming the argument, what was given and what was expected.
+    """
+    x, w = as_array("x", x), as_array("w", w)
+    b = None if b is None else as_array("b", b)
+    dtype, result_dtype = common_dtypes(x=x, w=w, b=b)
+    runtime.resolve_precision(precision)
+    _check(x, w)
+    if b is not None and b.shape != (w.shape[0],):
+        raise ValueError(f"b: expected shape ({w.shape[0]},), got {b.shape}")
+    shape = (*x.shape[:-1], w.shape[0])
+    check_out(out, shape, result_dtype)
+    xc, wc = contiguous(x, dtype), contiguous(w, dtype)
+    bc = None if b is None else contiguous(b, dtype)
+    y = target(out, shape, dtype, xc, wc, bc)
+    rows = math.prod(x.shape[:-1])
+    _multiply("linear", xc.reshape(rows, w.shape[1]), False, wc, True, bc, y.reshape(rows, w.shape[0]))
+    return deliver(y, out, result_dtype)
+
+
+def linear_backward(
+    dy: Any,
+    x: Any,
+    w: Any,
+    *,
+    needs: Sequence[bool] = (True, True, True),
+    precision: str | None = None,
+) -> tuple[Array | None, Array | None, Array | None]:
+    """Gradients of :func:`linear`: dx = dy @ w, dw = dy^T @ x, db = sum of dy over the rows.
+
+    Parameters
+    ----------
+    dy : array (..., O)
+    x : array (..., I)
+    w : array (O, I)
+    needs : three bools
+        Which of dx, dw, db to compute; the others are None.
+
+    Returns
+    -------
+    (dx, dw, db) : arrays of the shapes of x, w and (O,)
+    """
+    dy, x, w = as_array("dy", dy), as_array("x", x), as_array("w", w)
+    dtype, result_dtype = common_dtypes(dy=dy, x=x, w=w)
+    runtime.resolve_precision(precision)
+    _check(x, w)
+    if dy.shape != (*x.shape[:-1], w.shape[0]):
+        raise ValueError(f"dy: expected shape {(*x.shape[:-1], w.shape[0])}, got {dy.shape}")
+    if len(needs) != 3:
+        raise ValueError(f"needs: expected three flags (dx, dw, db), got {needs!r}")
+    rows = math.prod(x.shape[:-1])
+    dy2 = contiguous(dy, dtype).reshape(rows, w.shape[0])
+    dx = dw = db = None
+    if needs[0]:
+        dx = result("dx", x.shape, dtype)
+        _multiply("linear_dx", dy2, False, contiguous(w, dtype), False, None, dx.reshape(rows, w.shape[1]))
+        dx = deliver(dx, None, result_dtype)
+    if needs[1]:
+        dw = result("dw", w.shape, dtype)
+        x2 = contiguous(x, dtype).reshape(rows, w.shape[1])
+        _multiply("linear_dw", dy2, True, x2, False, None, dw)
+        dw = deliver(dw, None, result_dtype)
+    if needs[2]:
+        db = dy2.sum(axis=0, dtype="float64").astype(result_dtype)
+    return dx, dw, db

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Losses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastconv.functional._arrays import Array, as_array, common_dtypes, contiguous
+from fastconv.functional.activation import log_softmax
+from fastconv.problem import choice, integer
+
+REDUCTIONS = ("mean", "sum", "none")
+
+
+class _CrossEntropy:
+    """The pieces that the loss and its gradient share: rows of logits, target weights t[row][class], row weights.
+
+    With class targets t is (1 - s)*onehot + s/C times the class weights; with probability targets it is the smoothed
+    target times the class weights. The loss of a row is -sum_c t_c * log p_c.
+    """
+
+    def __init__(
+        self,
+        logits: Any,
+        target: Any,
+        weight: Any,
+        ignore_index: int,
+        reduction: str,
+        label_smoothing: float,
+    ) -> None:
+        logits, target = as_array("logits", logits), as_array("target", target)
+        choice("reduction", reduction, REDUCTIONS)
+        if not 0.0 <= label_smoothing <= 1.0:
+            raise ValueError(f"label_smoothing: expected a number in [0, 1], got {label_smoothing}")
+        if logits.ndim == 0:
+            raise ValueError("logits: expected (C,), (N, C) or (N, C, ...), got a scalar")
+        self.dtype, self.result_dtype = common_dtypes(logits=logits)
+        self.axis = 0 if logits.ndim == 1 else 1
+        self.shape = logits.shape
+        self.classes = logits.shape[self.axis]
+        self.outer = logits.shape[: self.axis] + logits.shape[self.axis + 1 :]
+        self.weight = self._class_weights(weight)
+        self.log_p = log_softmax(
+            contiguous(np.moveaxis(logits, self.axis, -1), self.dtype).reshape(-1, self.classes)
+        )
+        if target.shape == logits.shape and target.dtype.kind == "f":
+            self.t, self.divisor = self._from_probabilities(target, label_smoothing)
+        else:
+            self.t, self.divisor = self._from_classes(target, ignore_index, label_smoothing)
+
+    def _class_weights(self, weight: Any) -> Array:
+        if weight is None:
+            return np.ones(self.classes, dtype=self.dtype)
+        array = as_array("weight", weight)
+        if array.shape != (self.classes,):
+            raise ValueError(f"weight: expected shape ({self.classes},), got {array.shape}")
+        return array.astype(self.dtype)
+
+    def _from_probabilities(self, target: Array, smoothing: float) -> tuple[Array, float]:
+        t = np.moveaxis(target, self.axis, -1).reshape(-1, self.classes).astype(self.dtype)
+        t = t * (1 - smoothing) + smoothing / self.classes
+        return (t * self.weight).astype(self.dtype), float(len(t))
+
+    def _from_classes(self, target: Array, ignore_index: int, smoothing: float) -> tuple[Array, float]:
+        ignore_index = integer("ignore_index", ignore_index)
+        if target.dtype.kind not in "iu":
+            raise TypeError(
+                f"target: expected integer classes of shape {self.outer} or probabilities of shape {self.shape}, "
+                f"got {target.dtype} of shape {target.shape}"
+            )
+        if target.shape != self.outer:
+            raise ValueError(f"target: expected shape {self.outer}, got {target.shape}")
+        classes = target.reshape(-1).astype(np.int64)
+        kept = classes != ignore_index
+        wrong = kept & ((classes < 0) | (classes >= self.classes))
+        if wrong.any():
+            raise ValueError(
+                f"target: expected classes in [0, {self.classes}), got {int(classes[wrong][0])}"
+            )
+        safe = np.where(kept, classes, 0)
+        rows = np.arange(len(classes))
+        t = np.broadcast_to(self.weight * (smoothing / self.classes), (len(classes), self.classes)).copy()
+        t[rows, safe] += (1 - smoothing) * self.weight[safe]
+        t[~kept] = 0
+        return t.astype(self.dtype), float(self.weight[safe][kept].sum(dtype=np.float64))
+
+    def losses(self) -> Array:
+        """-sum_c t_c log p_c of each row; a zero weight silences an infinite log p."""
+        terms = np.where(self.t == 0, 0, self.t * self.log_p) if not np.isfinite(self.log_p).all() else (
+            self.t * self.log_p
+        )
+        return -terms.sum(axis=-1, dtype=np.float64)
+
+
+def cross_entropy(
+    logits: Any,
+    target: Any,
+    weight: Any = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Any:
+    """Cross-entropy of softmax(logits) against the target.
+
+    loss_r = -sum_c t_rc * log softmax(logits_r)_c, t = weight_c * ((1 - s)*onehot + s/C) for class targets; "mean" divides the
+    sum by the targets' summed class weights (by N for probability targets).
+
+    Parameters
+    ----------
+    logits : array (C,), (N, C) or (N, C, ...)
+    target : integer array of logits' shape without C, or probabilities of logits' shape
+    weight : array (C,), optional
+    ignore_index : int
+        Rows with this class count for nothing.
+    reduction : {"mean", "sum", "none"}
+    label_smoothing : float in [0, 1]
+
+    Returns
+    -------
+    scalar of logits' dtype, or for "none" an array of logits' shape without C
+
+    Raises
+    ------
+    ValueError, TypeError
+        For classes outside [0, C) other than ignore_index, and for wrong shapes.
+    """
+    parts = _CrossEntropy(logits, target, weight, ignore_index, reduction, label_smoothing)
+    losses = parts.losses()
+    if reduction == "none":
+        return losses.reshape(parts.outer).astype(parts.result_dtype)[()]
+    total = losses.sum()
+    if reduction == "mean":
+        total = total / parts.divisor if parts.divisor else np.float64(np.nan)
+    return parts.result_dtype.type(total)
+
+
+def cross_entropy_backward(
+    logits: Any,
+    target: Any,
+    weight: Any = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    dloss: Any = 1.0,
+) -> Array:
+    """Gradient of :func:`cross_entropy`: dlogits_rc = dloss_r * (softmax_rc * sum_k t_rk - t_rc), over the divisor of "mean".
+
+    Parameters
+    ----------
+    logits, target, weight, ignore_index, reduction, label_smoothing : as in cross_entropy
+    dloss : scalar, or with "none" an array of the loss' shape
+
+    Returns
+    -------
+    array like logits
+    """
+    parts = _CrossEntropy(logits, target, weight, ignore_index, reduction, label_smoothing)
+    scale = as_array("dloss", dloss).astype(parts.dtype)
+    expected = parts.outer if reduction == "none" else ()
+    if scale.shape != expected and scale.shape != ():
+        raise ValueError(f"dloss: expected shape {expected}, got {scale.shape}")
+    if reduction == "mean":
+        scale = scale / parts.dtype.type(parts.divisor) if parts.divisor else scale * 0
+    dz = np.exp(parts.log_p) * parts.t.sum(axis=-1, keepdims=True) - parts.t
+    dz *= scale.reshape(-1, 1) if scale.ndim else scale
+    outer = (*parts.outer, parts.classes)
+    return np.ascontiguousarray(np.moveaxis(dz.reshape(outer), -1, parts.axis)).astype(
+        parts.result_dtype, copy=False
+    )

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Batch normalisation (Ioffe and Szegedy, 2015), with PyTorch's conventions."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from fastconv.functional._arrays import (
+    Array,
+    as_array,
+    check_out,
+    common_dtypes,
+    contiguous,
+    deliver,
+    result,
+    target,
+)
+from fastconv.functional.shape import team_for
+from fastconv.kernels import norm as _norm
+
+Saved = tuple[Array, Array]
+
+
+def _channels(x: Array) -> int:
+    if x.ndim < 2:
+        raise ValueError(f"x: expected (N, C) or (N, C, ...), got shape {x.shape}")
+    return int(x.shape[1])
+
+
+def _parameter(name: str, value: Any, channels: int) -> Array | None:
+    """A per-channel parameter as contiguous float64 (C,), or None."""
+    if value is None:
+        return None
+    array = as_array(name, value)
+    if array.shape != (channels,):
+        raise ValueError(f"{name}: expected shape ({channels},), got {array.shape}")
+    return contiguous(array, np.dtype(np.float64))
+
+
+def _eps(eps: float) -> float:
+    if not isinstance(eps, (int, float, np.floating)) or not 0 <= eps < math.inf:
+        raise ValueError(f"eps: expected a number >= 0, got {eps!r}")
+    return float(eps)
+
+
+class _Planes:
+    """(N, C, ...) as [n][channel][plane]; (N, C) becomes one image whose planes are the columns."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.columns = len(shape) == 2
+        n, c = shape[:2]
+        self.shape = (1, c, n) if self.columns else (n, c, math.prod(shape[2:]))
+        self.outer = shape
+
+    def inner(self, a: Array, dtype: np.dtype[Any]) -> Array:
+        return contiguous(a.T if self.columns else a, dtype).reshape(self.shape)
+
+    def output(self, out: Array | None, dtype: np.dtype[Any], *operands: Array) -> Array:
+        """Where the kernel writes: [n][channel][plane]."""
+        if self.columns:
+            return result("out", self.shape, dtype)
+        return target(out, self.outer, dtype, *operands).reshape(self.shape)
+
+    def deliver(self, y: Array, out: Array | None, dtype: np.dtype[Any]) -> Array:
+        y = np.ascontiguousarray(y.reshape(self.shape[1:]).T) if self.columns else y.reshape(self.outer)
+        return deliver(y, out, dtype)
+
+
+def _running(name: str, value: Any, channels: int) -> Array | None:
+    if value is None:
+        return None
+    if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
+        raise TypeError(f"{name}: expected an array of floats (it is updated in place), got {value!r}")
+    if value.shape != (channels,) or not value.flags.writeable:
+        raise ValueError(
+            f"{name}: expected a writable array of shape ({channels},), got shape {value.shape}, "
+            f"writable: {value.flags.writeable}"
+        )
+    return value
+
+
+def batch_norm_train(
+    x: Any,
+    weight: Any = None,
+    bias: Any = None,
+    running_mean: Array | None = None,
+    running_var: Array | None = None,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    *,
+    out: Array | None = None,
+) -> tuple[Array, Saved]:
+    """Normalise each channel by the statistics of this batch.
+
+    y = (x - mean_c)/sqrt(var_c + eps) * weight_c + bias_c, with the biased variance over N and the pixels.
+    running <- (1 - momentum)*running + momentum*batch, with the unbiased variance.
+
+    Parameters
+    ----------
+    x : array (N, C) or (N, C, ...)
+    weight, bias : arrays (C,), optional
+        Ones and zeros by default.
+    running_mean, running_var : arrays (C,), optional
+        Updated in place.
+    momentum : float
+        The share of the new value (PyTorch's convention; CS231n's and Keras' is the reverse).
+    eps : float >= 0
+    out : array like x, optional
+
+    Returns
+    -------
+    y : array like x
+    saved : (mean, invstd)
+        What :func:`batch_norm_backward` takes: float64 arrays (C,), invstd = 1/sqrt(var + eps).
+
+    Raises
+    ------
+    ValueError
+        With one value per channel (its variance would be zero): use evaluation mode.
+    """
+    x = as_array("x", x)
+    channels = _channels(x)
+    w, b = _parameter("weight", weight, channels), _parameter("bias", bias, channels)
+    run_mean = _running("running_mean", running_mean, channels)
+    run_var = _running("running_var", running_var, channels)
+    dtype, result_dtype = common_dtypes(x=x)
+    check_out(out, x.shape, result_dtype)
+    planes = _Planes(x.shape)
+    count = planes.shape[0] * planes.shape[2]
+    if count <= 1 and channels:
+        raise ValueError(
+            f"x: training needs more than one value per channel, got shape {x.shape}; "
+            "use batch_norm with running statistics (evaluation mode)"
+        )
+    xc = planes.inner(x, dtype)
+    y = planes.output(out, dtype, xc)
+    mean, var, invstd = np.zeros(channels), np.zeros(channels), np.zeros(channels)
+    _norm.train(xc, y, w, b, _eps(eps), mean, var, invstd, team_for(x.size))
+    if run_mean is not None:
+        run_mean[...] = (1 - momentum) * run_mean + momentum * mean
+    if run_var is not None:
+        run_var[...] = (1 - momentum) * run_var + momentum * (var * count / (count - 1))
+    return planes.deliver(y, out, result_dtype), (mean, invstd)
+
+
+def batch_norm(
+    x: Any,
+    running_mean: Any,
+    running_var: Any,
+    weight: Any = None,
+    bias: Any = None,
+    eps: float = 1e-5,
+    *,
+    out: Array | None = None,
+) -> Array:
+    """Normalise each channel by given statistics (evaluation mode).
+
+    y = (x - running_mean_c)/sqrt(running_var_c + eps) * weight_c + bias_c
+
+    Parameters
+    ----------
+    x : array (N, C) or (N, C, ...)
+    running_mean, running_var : arrays (C,)
+    weight, bias : arrays (C,), optional
+    eps : float >= 0
+    out : array like x, optional
+
+    Returns
+    -------
+    array like x
+    """
+    x = as_array("x", x)
+    channels = _channels(x)
+    mean = _parameter("running_mean", running_mean, channels)
+    var = _parameter("running_var", running_var, channels)
+    if mean is None or var is None:
+        raise ValueError("running_mean, running_var: evaluation needs both, got None")
+    w, b = _parameter("weight", weight, channels), _parameter("bias", bias, channels)
+    dtype, result_dtype = common_dtypes(x=x)
+    check_out(out, x.shape, result_dtype)
+    planes = _Planes(x.shape)
+    xc = planes.inner(x, dtype)
+    y = planes.output(out, dtype, xc)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        invstd = 1.0 / np.sqrt(var + _eps(eps))
+    _norm.evaluate(xc, y, w, b, mean, invstd, team_for(x.size))
+    return planes.deliver(y, out, result_dtype)
+
+
+def batch_norm_backward(
+    dy: Any, x: Any, weight: Any, saved: Saved, *, training: bool = True
+) -> tuple[Array, Array, Array]:
+    """Gradients of :func:`batch_norm_train`, or with training=False of :func:`batch_norm`.
+
+    With xhat = (x - mean)*invstd and means over N and the pixels:
+    dx = weight*invstd*(dy - mean(dy) - xhat*mean(dy*xhat)), dweight = sum dy*xhat, dbias = sum dy; in evaluation mode the
+    statistics are constants and dx = weight*invstd*dy.
+
+    Parameters
+    ----------
+    dy, x : arrays of one shape (N, C, ...)
+    weight : array (C,) or None
+    saved : (mean, invstd)
+
+    Returns
+    -------
+    (dx, dweight, dbias) : arrays of the shapes of x, (C,) and (C,)
+    """
+    dy, x = as_array("dy", dy), as_array("x", x)
+    channels = _channels(x)
+    if dy.shape != x.shape:
+        raise ValueError(f"dy: expected the shape of x {x.shape}, got {dy.shape}")
+    mean, invstd = (_parameter("saved", s, channels) for s in saved)
+    w = _parameter("weight", weight, channels)
+    dtype, result_dtype = common_dtypes(dy=dy, x=x)
+    planes = _Planes(x.shape)
+    xc, dyc = planes.inner(x, dtype), planes.inner(dy, dtype)
+    dx = planes.output(None, dtype, xc, dyc)
+    dweight, dbias = np.zeros(channels), np.zeros(channels)
+    if x.size:
+        _norm.backward(dyc, xc, dx, w, mean, invstd, dweight, dbias, not training, team_for(x.size))
+    return (
+        planes.deliver(dx, None, result_dtype),
+        dweight.astype(result_dtype),
+        dbias.astype(result_dtype),
+    )

@@ -1,0 +1,471 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Max and average pooling, sliding and adaptive, in one, two and three dimensions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from fastconv.functional._arrays import (
+    Array,
+    as_array,
+    check_out,
+    common_dtypes,
+    contiguous,
+    deliver,
+    result,
+    shape_of,
+    target,
+)
+from fastconv.functional.shape import team_for
+from fastconv.kernels import pool as _pool
+from fastconv.problem import AXES, Pool, adaptive_pool_problem, integer, pool_problem
+
+Divide = Callable[[], Array]
+
+
+@lru_cache(maxsize=256)
+def _windows(problem: Pool) -> _pool.Windows:
+    return _pool.Windows(problem.sizes, problem.starts, problem.stops, problem.dilation)
+
+
+def _shapes(x_shape: Sequence[int], problem: Pool) -> tuple[tuple[int, ...], int]:
+    """(result shape, number of planes)"""
+    lead = tuple(x_shape[: len(x_shape) - problem.rank])
+    return lead + problem.out[3 - problem.rank :], math.prod(lead)
+
+
+def _max(x: Any, find: Callable[[tuple[int, ...]], Pool], indices: bool, out: Array | None) -> Any:
+    x = as_array("x", x)
+    dtype, result_dtype = common_dtypes(x=x)
+    problem = find(x.shape)
+    shape, planes = _shapes(x.shape, problem)
+    check_out(out, shape, result_dtype)
+    xc = contiguous(x, dtype)
+    y = target(out, shape, dtype, xc)
+    index = result("x", shape, np.dtype(np.int64)) if indices else None
+    if y.size:
+        _pool.max_pool(_windows(problem), xc, y, index, planes, team_for(x.size))
+    y = deliver(y, out, result_dtype)
+    return (y, index) if indices else y
+
+
+def _max_backward(dy: Any, indices: Any, x_shape: Sequence[int], rank: int) -> Array:
+    dy, index = as_array("dy", dy), np.asarray(indices)
+    x_shape = shape_of("x_shape", x_shape)
+    if index.dtype.kind not in "iu":
+        raise TypeError(f"indices: expected integers, got dtype {index.dtype}")
+    if index.shape != dy.shape:
+        raise ValueError(f"indices: expected the shape of dy {dy.shape}, got {index.shape}")
+    lead = len(x_shape) - rank
+    if lead not in (1, 2) or dy.ndim != len(x_shape) or dy.shape[:lead] != x_shape[:lead]:
+        raise ValueError(
+            f"dy: expected ({', '.join(map(str, x_shape[:lead]))}, {', '.join('O' + a for a in AXES[rank])}) "
+            f"for an input of shape {x_shape}, got {dy.shape}"
+        )
+    dtype, result_dtype = common_dtypes(dy=dy)
+    dx = result("x_shape", x_shape, dtype)
+    planes = math.prod(x_shape[:lead])
+    windows, cells = math.prod(dy.shape[lead:]), math.prod(x_shape[lead:])
+    if dx.size and not _pool.max_pool_backward(
+        contiguous(dy, dtype),
+        contiguous(index, np.dtype(np.int64)),
+        dx,
+        planes,
+        windows,
+        cells,
+        team_for(dx.size),
+    ):
+        raise ValueError(f"indices: expected flat indices in [0, {cells}) into each plane of {x_shape}")
+    return deliver(dx, None, result_dtype)
+
+
+def _avg(x: Any, problem: Pool, scale: Array, out: Array | None) -> Array:
+    x = as_array("x", x)
+    dtype, result_dtype = common_dtypes(x=x)
+    shape, planes = _shapes(x.shape, problem)
+    check_out(out, shape, result_dtype)
+    xc = contiguous(x, dtype)
+    y = target(out, shape, dtype, xc)
+    if y.size:
+        _pool.avg_pool(_windows(problem), xc, y, scale, planes, team_for(x.size))
+    return deliver(y, out, result_dtype)
+
+
+def _avg_backward(dy: Any, x_shape: tuple[int, ...], problem: Pool, scale: Array) -> Array:
+    dy = as_array("dy", dy)
+    shape, planes = _shapes(x_shape, problem)
+    if dy.shape != shape:
+        raise ValueError(f"dy: expected shape {shape} for an input of shape {x_shape}, got {dy.shape}")
+    dtype, result_dtype = common_dtypes(dy=dy)
+    dx = result("x_shape", x_shape, dtype)
+    if dx.size:
+        _pool.avg_pool_backward(
+            _windows(problem), contiguous(dy, dtype), dx, scale, planes, team_for(dx.size)
+        )
+    return deliver(dx, None, result_dtype)
+
+
+def _average_windows(
+    x_shape: tuple[int, ...],
+    rank: int,
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor_override: int | None,
+) -> tuple[Pool, Array]:
+    """The windows and 1/divisor of each (OD, OH, OW)."""
+    problem, kernel, strides, pads = pool_problem(
+        x_shape, rank, kernel_size, stride, padding, 1, ceil_mode
+    )
+    if divisor_override is not None:
+        divisor = float(integer("divisor_override", divisor_override))
+        if divisor == 0:
+            raise ValueError("divisor_override: must not be zero")
+        return problem, np.full(problem.out, 1.0 / divisor)
+    if not count_include_pad:
+        return problem, 1.0 / problem.counts()
+    # cells of the window inside the padded input: what ceil_mode hangs over its end does not count
+    count = np.ones((1, 1, 1))
+    for i, (k, s, p) in enumerate(zip(kernel, strides, pads, strict=True)):
+        axis = 3 - rank + i
+        first = np.arange(problem.out[axis]) * s - p
+        cells = np.minimum(first + k, problem.sizes[axis] + p) - first
+        count = count * np.expand_dims(cells.astype(np.float64), tuple(a for a in range(3) if a != axis))
+    return problem, np.ascontiguousarray(np.broadcast_to(1.0 / count, problem.out))
+
+
+_MAX_DOC = """{rank}-D max pooling.
+
+    y[n, c, o] = max over taps k of x[n, c, o*stride - padding + k*dilation], over the cells inside the input
+
+    Parameters
+    ----------
+    x : array (N, C, {axes}), or without N
+    kernel_size, stride, padding, dilation : int or tuple of {rank}
+        stride defaults to kernel_size; padding is at most half of it and never wins.
+    ceil_mode : bool
+        Round the output size up; the last window must begin inside the input or its left padding.
+    return_indices : bool
+        Also return the flat index of each maximum in its plane (int64). The first maximum wins; a NaN wins over everything.
+    out : array, optional
+
+    Returns
+    -------
+    array (N, C, {out}), or (array, indices)
+    """
+
+_AVG_DOC = """{rank}-D average pooling.
+
+    y[n, c, o] = sum over the window of x / divisor
+
+    Parameters
+    ----------
+    x : array (N, C, {axes}), or without N
+    kernel_size, stride, padding : int or tuple of {rank}
+        stride defaults to kernel_size; padding is at most half of it.
+    ceil_mode : bool
+        Round the output size up; the last window must begin inside the input or its left padding.
+    count_include_pad : bool
+        Whether padded cells count in the divisor.
+    divisor_override : int, optional
+        Divide by this instead of the number of cells.
+    out : array, optional
+
+    Returns
+    -------
+    array (N, C, {out})
+    """
+
+
+def max_pool1d(
+    x: Any,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+    *,
+    out: Array | None = None,
+) -> Any:
+    def find(shape: tuple[int, ...]) -> Pool:
+        return pool_problem(shape, 1, kernel_size, stride, padding, dilation, ceil_mode)[0]
+
+    return _max(x, find, return_indices, out)
+
+
+def max_pool1d_backward(
+    dy: Any,
+    indices: Any,
+    x_shape: Sequence[int],
+    kernel_size: Any = None,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+) -> Array:
+    """Gradient of max_pool1d: dx[n, c, indices[n, c, o]] += dy[n, c, o]. The indices say all; the rest is for symmetry."""
+    return _max_backward(dy, indices, x_shape, 1)
+
+
+def avg_pool1d(
+    x: Any,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+    *,
+    out: Array | None = None,
+) -> Array:
+    windows = _average_windows(
+        np.shape(x), 1, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+    )
+    return _avg(x, *windows, out)
+
+
+def avg_pool1d_backward(
+    dy: Any,
+    x_shape: Sequence[int],
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Array:
+    """Gradient of avg_pool1d: dx[n, c, i] = sum of dy[n, c, o]/divisor[o] over the windows that hold i."""
+    shape = shape_of("x_shape", x_shape)
+    windows = _average_windows(
+        shape, 1, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+    )
+    return _avg_backward(dy, shape, *windows)
+
+
+def adaptive_max_pool1d(
+    x: Any, output_size: Any, return_indices: bool = False, *, out: Array | None = None
+) -> Any:
+    """Max pooling to `output_size`: window o covers floor(o*size/out) .. ceil((o + 1)*size/out). 1 pools globally."""
+    return _max(x, lambda shape: adaptive_pool_problem(shape, 1, output_size), return_indices, out)
+
+
+def adaptive_max_pool1d_backward(dy: Any, indices: Any, x_shape: Sequence[int]) -> Array:
+    """Gradient of adaptive_max_pool1d."""
+    return _max_backward(dy, indices, x_shape, 1)
+
+
+def adaptive_avg_pool1d(x: Any, output_size: Any, *, out: Array | None = None) -> Array:
+    """Average pooling to `output_size`: window o covers floor(o*size/out) .. ceil((o + 1)*size/out). 1 pools globally."""
+    problem = adaptive_pool_problem(np.shape(x), 1, output_size)
+    return _avg(x, problem, 1.0 / problem.counts(), out)
+
+
+def adaptive_avg_pool1d_backward(dy: Any, x_shape: Sequence[int]) -> Array:
+    """Gradient of adaptive_avg_pool1d."""
+    shape = shape_of("x_shape", x_shape)
+    problem = adaptive_pool_problem(shape, 1, np.shape(dy)[-1:])
+    return _avg_backward(dy, shape, problem, 1.0 / problem.counts())
+
+
+def max_pool2d(
+    x: Any,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+    *,
+    out: Array | None = None,
+) -> Any:
+    def find(shape: tuple[int, ...]) -> Pool:
+        return pool_problem(shape, 2, kernel_size, stride, padding, dilation, ceil_mode)[0]
+
+    return _max(x, find, return_indices, out)
+
+
+def max_pool2d_backward(
+    dy: Any,
+    indices: Any,
+    x_shape: Sequence[int],
+    kernel_size: Any = None,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+) -> Array:
+    """Gradient of max_pool2d: dx[n, c, indices[n, c, o]] += dy[n, c, o]. The indices say all; the rest is for symmetry."""
+    return _max_backward(dy, indices, x_shape, 2)
+
+
+def avg_pool2d(
+    x: Any,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+    *,
+    out: Array | None = None,
+) -> Array:
+    windows = _average_windows(
+        np.shape(x), 2, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+    )
+    return _avg(x, *windows, out)
+
+
+def avg_pool2d_backward(
+    dy: Any,
+    x_shape: Sequence[int],
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Array:
+    """Gradient of avg_pool2d: dx[n, c, i] = sum of dy[n, c, o]/divisor[o] over the windows that hold i."""
+    shape = shape_of("x_shape", x_shape)
+    windows = _average_windows(
+        shape, 2, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+    )
+    return _avg_backward(dy, shape, *windows)
+
+
+def adaptive_max_pool2d(
+    x: Any, output_size: Any, return_indices: bool = False, *, out: Array | None = None
+) -> Any:
+    """Max pooling to `output_size`: window o covers floor(o*size/out) .. ceil((o + 1)*size/out). 1 pools globally."""
+    return _max(x, lambda shape: adaptive_pool_problem(shape, 2, output_size), return_indices, out)
+
+
+def adaptive_max_pool2d_backward(dy: Any, indices: Any, x_shape: Sequence[int]) -> Array:
+    """Gradient of adaptive_max_pool2d."""
+    return _max_backward(dy, indices, x_shape, 2)
+
+
+def adaptive_avg_pool2d(x: Any, output_size: Any, *, out: Array | None = None) -> Array:
+    """Average pooling to `output_size`: window o covers floor(o*size/out) .. ceil((o + 1)*size/out). 1 pools globally."""
+    problem = adaptive_pool_problem(np.shape(x), 2, output_size)
+    return _avg(x, problem, 1.0 / problem.counts(), out)
+
+
+def adaptive_avg_pool2d_backward(dy: Any, x_shape: Sequence[int]) -> Array:
+    """Gradient of adaptive_avg_pool2d."""
+    shape = shape_of("x_shape", x_shape)
+    problem = adaptive_pool_problem(shape, 2, np.shape(dy)[-2:])
+    return _avg_backward(dy, shape, problem, 1.0 / problem.counts())
+
+
+def max_pool3d(
+    x: Any,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+    *,
+    out: Array | None = None,
+) -> Any:
+    def find(shape: tuple[int, ...]) -> Pool:
+        return pool_problem(shape, 3, kernel_size, stride, padding, dilation, ceil_mode)[0]
+
+    return _max(x, find, return_indices, out)
+
+
+def max_pool3d_backward(
+    dy: Any,
+    indices: Any,
+    x_shape: Sequence[int],
+    kernel_size: Any = None,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+) -> Array:
+    """Gradient of max_pool3d: dx[n, c, indices[n, c, o]] += dy[n, c, o]. The indices say all; the rest is for symmetry."""
+    return _max_backward(dy, indices, x_shape, 3)
+
+
+def avg_pool3d(
+    x: Any,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+    *,
+    out: Array | None = None,
+) -> Array:
+    windows = _average_windows(
+        np.shape(x), 3, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+    )
+    return _avg(x, *windows, out)
+
+
+def avg_pool3d_backward(
+    dy: Any,
+    x_shape: Sequence[int],
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Array:
+    """Gradient of avg_pool3d: dx[n, c, i] = sum of dy[n, c, o]/divisor[o] over the windows that hold i."""
+    shape = shape_of("x_shape", x_shape)
+    windows = _average_windows(
+        shape, 3, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+    )
+    return _avg_backward(dy, shape, *windows)
+
+
+def adaptive_max_pool3d(
+    x: Any, output_size: Any, return_indices: bool = False, *, out: Array | None = None
+) -> Any:
+    """Max pooling to `output_size`: window o covers floor(o*size/out) .. ceil((o + 1)*size/out). 1 pools globally."""
+    return _max(x, lambda shape: adaptive_pool_problem(shape, 3, output_size), return_indices, out)
+
+
+def adaptive_max_pool3d_backward(dy: Any, indices: Any, x_shape: Sequence[int]) -> Array:
+    """Gradient of adaptive_max_pool3d."""
+    return _max_backward(dy, indices, x_shape, 3)
+
+
+def adaptive_avg_pool3d(x: Any, output_size: Any, *, out: Array | None = None) -> Array:
+    """Average pooling to `output_size`: window o covers floor(o*size/out) .. ceil((o + 1)*size/out). 1 pools globally."""
+    problem = adaptive_pool_problem(np.shape(x), 3, output_size)
+    return _avg(x, problem, 1.0 / problem.counts(), out)
+
+
+def adaptive_avg_pool3d_backward(dy: Any, x_shape: Sequence[int]) -> Array:
+    """Gradient of adaptive_avg_pool3d."""
+    shape = shape_of("x_shape", x_shape)
+    problem = adaptive_pool_problem(shape, 3, np.shape(dy)[-3:])
+    return _avg_backward(dy, shape, problem, 1.0 / problem.counts())
+
+
+for _rank, _max_function, _avg_function in (
+    (1, max_pool1d, avg_pool1d),
+    (2, max_pool2d, avg_pool2d),
+    (3, max_pool3d, avg_pool3d),
+):
+    _words = {
+        "rank": _rank,
+        "axes": ", ".join(AXES[_rank]),
+        "out": ", ".join(f"O{a}" for a in AXES[_rank]),
+    }
+    _max_function.__doc__ = _MAX_DOC.format(**_words)
+    _avg_function.__doc__ = _AVG_DOC.format(**_words)

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Layers with state, named and shaped as in ``torch.nn``: arrays are NumPy, gradients are explicit.
+
+``y = layer(x)`` keeps what the gradient needs; ``dx = layer.backward(dy)`` adds to the ``.grad`` of
+every parameter.
+"""
+
+from fastconv.nn import init
+from fastconv.nn.activation import LogSoftmax, ReLU, Sigmoid, Softmax, Tanh
+from fastconv.nn.conv import Conv1d, Conv2d, Conv3d
+from fastconv.nn.dropout import Dropout, Dropout2d
+from fastconv.nn.linear import Linear
+from fastconv.nn.loss import CrossEntropyLoss
+from fastconv.nn.module import Module, Parameter, Sequential, no_grad
+from fastconv.nn.norm import BatchNorm1d, BatchNorm2d
+from fastconv.nn.pool import AdaptiveAvgPool2d, AdaptiveMaxPool2d, AvgPool2d, MaxPool2d
+from fastconv.nn.shape import Flatten
+
+__all__ = [
+    "AdaptiveAvgPool2d",
+    "AdaptiveMaxPool2d",
+    "AvgPool2d",
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "Conv1d",
+    "Conv2d",
+    "Conv3d",
+    "CrossEntropyLoss",
+    "Dropout",
+    "Dropout2d",
+    "Flatten",
+    "Linear",
+    "LogSoftmax",
+    "MaxPool2d",
+    "Module",
+    "Parameter",
+    "ReLU",
+    "Sequential",
+    "Sigmoid",
+    "Softmax",
+    "Tanh",
+    "init",
+    "no_grad",
+]

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Loss layers: ``value = loss(logits, target)``, then ``dlogits = loss.backward()``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastconv import functional as F
+from fastconv.nn.module import Array, Module
+
+
+class CrossEntropyLoss(Module):
+    """Cross entropy of softmax(logits); see :func:`fastconv.cross_entropy`.
+
+    Parameters
+    ----------
+    weight : array (C,), optional
+        One weight for each class; a buffer.
+    ignore_index : int
+        Targets of this class count for nothing.
+    reduction : {"mean", "sum", "none"}
+    label_smoothing : float in [0, 1]
+    """
+
+    buffer_names = ("weight",)
+
+    def __init__(
+        self,
+        weight: npt.ArrayLike | None = None,
+        ignore_index: int = -100,
+        reduction: str = "mean",
+        label_smoothing: float = 0.0,
+    ) -> None:
+        self.weight = None if weight is None else np.asarray(weight)
+        self.ignore_index = ignore_index
+        self.reduction = reduction
+        self.label_smoothing = label_smoothing
+
+    def _options(self) -> tuple[Any, ...]:
+        return self.weight, self.ignore_index, self.reduction, self.label_smoothing
+
+    def forward(self, logits: Any, target: Any) -> Any:  # type: ignore[override]
+        """Return the loss of logits (N, C) or (N, C, *S) for integer or probability targets."""
+        loss = F.cross_entropy(logits, target, *self._options())
+        self._keep(logits, target)
+        return loss
+
+    def backward(self, dloss: Any = 1.0, needs_dx: bool = True) -> Array | None:
+        """Gradient of the logits; `dloss` is a scalar, or an array with ``reduction="none"``."""
+        logits, target = self._take()
+        if not needs_dx:
+            return None
+        dlogits: Array = F.cross_entropy_backward(logits, target, *self._options(), dloss=dloss)
+        return dlogits
+
+    def extra_repr(self) -> str:
+        return f"reduction={self.reduction!r}"
