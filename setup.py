@@ -18,6 +18,7 @@ KERNELS = Path("fastconv/kernels")
 X86_64 = platform.machine().lower() in ("x86_64", "amd64")
 COMMON_FLAGS = ["-std=c11", "-O2", "-fno-math-errno", "-ffp-contract=off", "-fvisibility=hidden"]
 BASE_FLAGS = COMMON_FLAGS + (["-march=x86-64-v2"] if X86_64 else [])
+CORE_FILES = [str(path) for path in sorted((ROOT / "csrc").rglob("*.*"))]
 OPENMP = os.environ.get("FASTCONV_NO_OPENMP", "0") in ("", "0")
 NO_OPENMP_MESSAGE = """\
 fastconv needs a C compiler with OpenMP (-fopenmp), and this one cannot build with it:
@@ -43,6 +44,7 @@ class BuildExt(build_ext):
         for extension in self.extensions:
             if extension.name == "fastconv.kernels.isa":
                 extension.extra_objects = self.isa_objects()
+                extension.depends = CORE_FILES
         super().build_extensions()
 
     def isa_objects(self) -> list[str]:
@@ -56,7 +58,6 @@ class BuildExt(build_ext):
                 include_dirs=["csrc"],
                 macros=[("FC_ISA_FLAGS", f'"{text}"')],
                 extra_postargs=COMMON_FLAGS + base + flags,
-                depends=[str(p) for p in sorted((ROOT / "csrc").rglob("*.[hd]*"))],
             )
         return objects
 

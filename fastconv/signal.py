@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Convolution and correlation of single arrays, called as in scipy.signal.
 
-Here, as in signal processing, *convolution* flips the second array and *correlation* does not (but conjugates it);
-:func:`fastconv.conv2d` is a correlation in these terms.
+Here, as in signal processing, *convolution* flips the second array and *correlation* does not (but
+conjugates it); :func:`fastconv.conv2d` is a correlation in these terms.
 
-All functions compute the sums of the definition directly, never by a Fourier transform: exact for integers, and made for
-a second array much smaller than the first.
+All functions compute the sums of the definition directly, never by a Fourier transform: exact for
+integers, and made for a second array much smaller than the first.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def correlate2d(
 
     z[p, q] = sum over i, j of in1[p + i - A, q + j - B] * conj(in2[i, j])
 
-    with in2 of shape (K, L), 0 <= i < K, 0 <= j < L, and in1 continued beyond its edges as `boundary` says.
+    with 0 <= i < K, 0 <= j < L, and in1 continued beyond its edges as `boundary` says.
 
     Parameters
     ----------
@@ -52,33 +52,35 @@ def correlate2d(
         Neither may be empty.
     mode : {"full", "valid", "same"}
         "full": every p, q at which the two overlap, (H+K-1, W+L-1) values; A = K-1, B = L-1.
-        "valid": only where in2 lies inside in1, (H-K+1, W-L+1); A = B = 0. in2 may also be the array that contains the
-        other one, the result is then (K-H+1, L-W+1).
-        "same": the centre of "full", with the shape of in1; A = K//2, B = L//2.
+        "valid": only where in2 lies inside in1, (H-K+1, W-L+1); A = B = 0. in1 may lie inside in2
+        instead, the result is then (K-H+1, L-W+1) and p, q run from H-K, W-L to 0.
+        "same": the centre of "full", with the shape of in1; A = (K-1)//2, B = (L-1)//2.
     boundary : {"fill", "wrap", "symm"}
-        in1 is continued by `fillvalue`, periodically, or mirrored with the edge repeated. "pad", "circular" and "symmetric"
-        are other names of these.
+        in1 is continued by `fillvalue`, periodically, or mirrored with the edge repeated. "pad",
+        "circular" and "symmetric" are other names of these.
     fillvalue : scalar
 
     Returns
     -------
     array of NumPy's promotion of both dtypes
-        Integers are exact modulo the range of their dtype, as sums of NumPy arrays are. float16 is computed in float32.
+        Integers are exact modulo the range of their dtype, as sums of NumPy arrays are. float16 is
+        computed in float32.
 
     Raises
     ------
     ValueError
-        Other axes than two, empty arrays, "valid" with neither array inside the other, an unknown mode or boundary, or a
-        `fillvalue` the dtype cannot hold.
+        Other axes than two, empty arrays, "valid" with neither array inside the other, an unknown
+        mode or boundary, or a `fillvalue` the dtype cannot hold.
     TypeError
         Arrays which hold no numbers (bool counts as none when both are).
 
     Notes
     -----
-    Signature and meaning are those of scipy.signal.correlate2d. One result differs: in "valid" mode with the larger array
-    second, complex values follow the formula above (as scipy.signal.correlate does) and are not conjugated.
+    Signature and meaning are those of scipy.signal.correlate2d. One result differs: in "valid" mode
+    with the larger array second, complex results follow the formula above, as those of
+    scipy.signal.correlate do; scipy.signal.correlate2d returns their conjugate.
     """
-    return convolve2d(in1, _reversed_conjugate(_operand("in2", in2)), mode, boundary, fillvalue)
+    return _convolve2d(in1, in2, mode, boundary, fillvalue, correlation=True)
 
 
 def convolve2d(
@@ -108,19 +110,15 @@ def convolve2d(
     -----
     Signature and meaning are those of scipy.signal.convolve2d.
     """
-    in1, in2 = _operand("in1", in1), _operand("in2", in2)
-    for name, array in (("in1", in1), ("in2", in2)):
-        if array.ndim != 2:
-            raise ValueError(f"{name}: expected a matrix, got shape {array.shape}")
-    pad_mode = BOUNDARIES[choice("boundary", boundary, tuple(BOUNDARIES))]
-    return _convolve(in1, in2, mode, pad_mode, fillvalue)
+    return _convolve2d(in1, in2, mode, boundary, fillvalue)
 
 
 def correlate(in1: Any, in2: Any, mode: str = "full", method: str = "auto") -> Array:
     """Cross-correlate two arrays of one, two or three axes, with zeros beyond the edges.
 
-    z[p] = sum over i of in1[p + i - A] * conj(in2[i]), p, i and A with one entry for each axis, A as in
-    :func:`correlate2d`.
+    z[p] = sum over i of in1[p + i - A] * conj(in2[i])
+
+    with p, i and A one entry for each axis; A = K-1 in "full" mode, K//2 in "same", 0 in "valid".
 
     Parameters
     ----------
@@ -141,15 +139,18 @@ def correlate(in1: Any, in2: Any, mode: str = "full", method: str = "auto") -> A
 
     Notes
     -----
-    Signature and meaning are those of scipy.signal.correlate.
+    Signature and meaning are those of scipy.signal.correlate. With an even in2, "same" keeps
+    another centre than correlate2d does: both follow SciPy.
     """
-    return convolve(in1, _reversed_conjugate(_operand("in2", in2)), mode, method)
+    return convolve(in1, _reversed_conjugate(in2), mode, method)
 
 
 def convolve(in1: Any, in2: Any, mode: str = "full", method: str = "auto") -> Array:
     """Convolve two arrays of one, two or three axes, with zeros beyond the edges.
 
-    z[p] = sum over i of in1[p - i + A] * in2[i], p, i and A with one entry for each axis, A as in :func:`convolve2d`.
+    z[p] = sum over i of in1[p - i + A] * in2[i]
+
+    with p, i and A one entry for each axis, and A as in :func:`convolve2d`.
 
     Parameters
     ----------
@@ -172,7 +173,8 @@ def convolve(in1: Any, in2: Any, mode: str = "full", method: str = "auto") -> Ar
     in1, in2 = _operand("in1", in1), _operand("in2", in2)
     if in1.ndim != in2.ndim or in1.ndim not in (1, 2, 3):
         raise ValueError(
-            f"in1, in2: expected one to three axes, as many in both, got shapes {in1.shape} and {in2.shape}"
+            f"in1, in2: expected one to three axes, as many in both, got shapes {in1.shape} and "
+            f"{in2.shape}"
         )
     choice("method", method, METHODS)
     return _convolve(in1, in2, mode)
@@ -188,14 +190,32 @@ def _operand(name: str, value: Any) -> Array:
     return array
 
 
-def _reversed_conjugate(array: Array) -> Array:
-    return np.flip(array).conj()
+def _reversed_conjugate(in2: Any) -> Array:
+    """The array to convolve with for a correlation with in2."""
+    return np.flip(_operand("in2", in2)).conj()
+
+
+def _convolve2d(
+    in1: Any, in2: Any, mode: str, boundary: str, fillvalue: Any, correlation: bool = False
+) -> Array:
+    in1, in2 = _operand("in1", in1), _operand("in2", in2)
+    for name, array in (("in1", in1), ("in2", in2)):
+        if array.ndim != 2:
+            raise ValueError(f"{name}: expected a matrix, got shape {array.shape}")
+    pad_mode = BOUNDARIES[choice("boundary", boundary, tuple(BOUNDARIES))]
+    h = _reversed_conjugate(in2) if correlation else in2
+    return _convolve(in1, h, mode, pad_mode, fillvalue, late=correlation)
 
 
 def _convolve(
-    x: Array, h: Array, mode: str, pad_mode: str = "constant", fillvalue: Any = 0
+    x: Array,
+    h: Array,
+    mode: str,
+    pad_mode: str = "constant",
+    fillvalue: Any = 0,
+    late: bool = False,
 ) -> Array:
-    """The convolution of two checked operands."""
+    """Convolve checked operands; `late` takes the other centre of an even h in "same"."""
     choice("mode", mode, MODES)
     dtype = np.result_type(x, h)
     if dtype.kind == "b":
@@ -205,10 +225,10 @@ def _convolve(
     zeros = pad_mode == "constant" and fill == 0
     if _swap(x, h, mode, zeros):
         x, h = h, x
-    pads = _pads(h.shape, mode)
+    pads = tuple((high, low) if late else (low, high) for low, high in _pads(h.shape, mode))
     if mode != "valid" and not zeros:
-        x = np.pad(x, pads, pad_mode, **({"constant_values": fill} if pad_mode == "constant" else {}))
-        pads = _pads(h.shape, "valid")
+        options = {"constant_values": fill} if pad_mode == "constant" else {}
+        x, pads = np.pad(x, pads, pad_mode, **options), _pads(h.shape, "valid")
     return _slide(x, np.flip(h), pads)
 
 
@@ -217,11 +237,11 @@ def _fill_scalar(value: Any, dtype: np.dtype[Any]) -> Any:
         scalar = np.asarray(value).item()
         return dtype.type(int(scalar) if dtype.kind in "iu" else scalar)
     except (OverflowError, TypeError, ValueError):
-        raise ValueError(f"fillvalue: expected one number of dtype {dtype}, got {value!r}") from None
+        raise ValueError(f"fillvalue: expected one {dtype} number, got {value!r}") from None
 
 
 def _swap(x: Array, h: Array, mode: str, zeros: bool) -> bool:
-    """Whether to slide x over h instead, which convolution allows: where "valid" needs it or "full" is cheaper so."""
+    """Whether to slide x over h instead, as "valid" may need and "full" may prefer."""
     if mode == "full":
         return zeros and h.size > x.size
     if mode == "same":
@@ -232,8 +252,8 @@ def _swap(x: Array, h: Array, mode: str, zeros: bool) -> bool:
     if all(n <= k for n, k in sizes):
         return True
     raise ValueError(
-        f'in1, in2: in "valid" mode one must be at least as large as the other along every axis, got shapes '
-        f"{x.shape} and {h.shape}"
+        'in1, in2: in "valid" mode one must be at least as large as the other along every axis, '
+        f"got shapes {x.shape} and {h.shape}"
     )
 
 
@@ -247,7 +267,7 @@ def _pads(kernel: Sequence[int], mode: str) -> Pairs:
 
 
 def _slide(x: Array, k: Array, pads: Pairs) -> Array:
-    """z[p] = sum over i of x[p + i - low] * k[i], with x zero outside; x and k of one dtype, which z has too."""
+    """z[p] = sum over i of x[p + i - low] * k[i], with x zero outside; all of one dtype."""
     dtype = x.dtype
     if dtype.kind == "c" and dtype.itemsize <= 16:
         parts = [[k.real, -k.imag], [k.imag, k.real]]
@@ -258,7 +278,8 @@ def _slide(x: Array, k: Array, pads: Pairs) -> Array:
     if dtype.kind == "f" and dtype.itemsize <= 8:
         return _conv(x[np.newaxis], k[np.newaxis, np.newaxis], pads)[0]
     if dtype.kind in "iu" and _magnitude(x) * _magnitude(k) * k.size <= EXACT_IN_FLOAT64:
-        sums = _conv(x[np.newaxis].astype(np.float64), k[np.newaxis, np.newaxis], pads)[0]
+        # The direct algorithm only multiplies and adds, so every step is exact here.
+        sums = _conv(x[np.newaxis].astype(np.float64), k[np.newaxis, np.newaxis], pads, "direct")[0]
         return sums.astype(np.int64).astype(dtype)
     return _tap_sum(x, k, pads)
 
@@ -268,10 +289,10 @@ def _magnitude(x: Array) -> int:
     return max(int(x.max()), -int(x.min()))
 
 
-def _conv(x: Array, w: Array, pads: Pairs) -> Array:
-    """(C, *S) and (O, C, *K) -> (O, *out), each product and sum rounded once: exact where all of them are integers."""
+def _conv(x: Array, w: Array, pads: Pairs, algo: str = "auto") -> Array:
+    """(C, *S) and (O, C, *K) -> (O, *out)."""
     conv = (functional.conv1d, functional.conv2d, functional.conv3d)[len(pads) - 1]
-    return conv(x, w, padding=pads, algo="direct", precision="highest")
+    return conv(x, w, padding=pads, algo=algo)
 
 
 def _tap_sum(x: Array, k: Array, pads: Pairs) -> Array:

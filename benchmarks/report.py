@@ -1,0 +1,324 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Compare fastconv with its peers: `python -m benchmarks.report` writes tables and a roofline plot.
+
+Results go to results.md, results.json and roofline.png in the output folder. Each result is
+verified before it is timed. The default, --quick, takes a few minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import roofline
+from benchmarks.peers import PEERS, Worker, find_peer
+from benchmarks.problems import ALL, Problem, find
+from benchmarks.runner import compare, geometric_mean, start_workers
+
+OURS = "fastconv"
+PASSES = ("forward", "dx", "dw")
+QUICK = (
+    "lenet1,lenet2,alexnet_conv1,alexnet_conv2,vgg1_2,vgg3_2,vgg5,googlenet_5x5_28,"
+    "resnet_7x7s2_224,resnet_3x3_56,resnet_1x1_64_256_56,resnet_3x3s2_56,resnet_1x1_1024_256_14,"
+    "resnet_3x3_7,depthwise_3x3_56,grouped_3x3_56,resnet_max_3x3s2,batch_norm_112,relu_112"
+)
+# Quick runs take fewer images of a problem with more flops than this.
+QUICK_FLOPS = 4e9
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long each peer is timed: `rounds` turns of about `seconds`."""
+
+    rounds: int
+    seconds: float
+
+
+EFFORTS = {"quick": Effort(3, 0.05), "full": Effort(11, 0.2)}
+
+
+def quick_batch(problem: Problem) -> Problem:
+    """The problem with as many images as QUICK_FLOPS allow, one at least."""
+    images = int(QUICK_FLOPS * problem.batch // problem.flops)
+    return problem.with_batch(max(1, min(problem.batch, images)))
+
+
+def chosen_problems(options: argparse.Namespace) -> list[Problem]:
+    found = find(options.problems or (QUICK if options.effort == "quick" else "*"))
+    if not found:
+        names = ", ".join(p.name for p in ALL)
+        raise SystemExit(f"--problems: nothing matches {options.problems!r}; there are {names}")
+    return [quick_batch(p) for p in found] if options.effort == "quick" else found
+
+
+def progress(jobs: Sequence[Any]) -> Iterable[Any]:
+    """The jobs, behind a progress bar when someone watches and tqdm is installed."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return jobs
+    return tqdm(jobs, unit="problem", disable=not sys.stderr.isatty())
+
+
+def machine(options: argparse.Namespace, roof: dict[str, Any]) -> dict[str, Any]:
+    """What a reader must know about where the numbers come from."""
+    from fastconv import runtime
+
+    config = runtime.config()
+    return {
+        "cpu": config["cpu"],
+        "cores": os.cpu_count(),
+        "caches": config["caches"],
+        "system": platform.platform(),
+        "isa": config["isa"],
+        "compiler": config["compiler"],
+        "threads": options.threads,
+        "dtype": options.dtype,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "peak_gflops": roof[options.dtype],
+        "read_gbs": roof["read"],
+        "copy_gbs": roof["copy"],
+    }
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Everything that results.json holds."""
+    problems = chosen_problems(options)
+    roof = roofline.measure([options.threads], [options.dtype])["roofs"][0]
+    workers, missing = start_workers(options.peers, options.threads)
+    versions = {worker.name: worker.version for worker in workers}
+    jobs = [(p, what) for p in problems for what in p.passes if what in options.passes]
+    try:
+        results = [_result(p, what, workers, options) for p, what in progress(jobs)]
+    finally:
+        for worker in workers:
+            worker.close()
+    return {
+        "machine": machine(options, roof),
+        "versions": versions,
+        "missing": missing,
+        "results": results,
+    }
+
+
+def _result(
+    problem: Problem, what: str, workers: list[Worker], options: argparse.Namespace
+) -> dict[str, Any]:
+    effort = EFFORTS[options.effort]
+    found = compare(workers, problem, what, options.dtype, effort.rounds, effort.seconds)
+    return {
+        "problem": problem.as_dict(),
+        "label": problem.label,
+        "pass": what,
+        "flops": problem.flops,
+        "bytes": problem.floor(what, np.dtype(options.dtype).itemsize),
+        **found,
+    }
+
+
+# ---------------------------------------------------------------------------------------- tables
+
+
+def bandwidth(facts: dict[str, Any]) -> float:
+    """The better of reading and copying, GB/s."""
+    return max(facts["read_gbs"], facts["copy_gbs"])
+
+
+def ratio(result: dict[str, Any], peer: str) -> float | None:
+    """Time of the peer over ours; None where either is missing."""
+    times = result["times"]
+    if peer not in times or OURS not in times:
+        return None
+    return times[peer]["seconds"] / times[OURS]["seconds"]
+
+
+def _row(result: dict[str, Any], peers: Sequence[str], facts: dict[str, Any]) -> list[str]:
+    cells = [result["problem"]["name"], result["label"]]
+    ours = result["times"].get(OURS)
+    if ours is None:
+        cells += [result["skipped"].get(OURS, "–"), "–", "–", "–"]
+    else:
+        seconds = ours["seconds"]
+        gflops = result["flops"] / seconds / 1e9
+        over_floor = seconds * bandwidth(facts) * 1e9 / result["bytes"]
+        cells += [
+            f"{1e3 * seconds:.3g}",
+            f"{gflops:.1f}",
+            f"{100 * gflops / facts['peak_gflops']:.0f}",
+            f"{over_floor:.1f}",
+        ]
+    for peer in peers:
+        found = ratio(result, peer)
+        scaled = found is not None and result["times"][peer]["scale"] > 1
+        cells.append("–" if found is None else f"{found:.2f}{'*' if scaled else ''}")
+    return cells
+
+
+def _mean_row(results: Sequence[dict[str, Any]], peers: Sequence[str]) -> list[str]:
+    means = []
+    for peer in peers:
+        found = [r for result in results if (r := ratio(result, peer)) is not None]
+        means.append(f"**{geometric_mean(found):.2f}**" if found else "–")
+    return ["**geometric mean**", "", "", "", "", "", *means]
+
+
+def _table(
+    results: Sequence[dict[str, Any]], peers: Sequence[str], facts: dict[str, Any]
+) -> Iterator[str]:
+    head = ["problem", "sizes", "ms", "GFLOP/s", "% of peak", "bytes over floor", *peers]
+    yield "| " + " | ".join(head) + " |"
+    yield "|---|---|" + "---:|" * (len(head) - 2)
+    for cells in [*(_row(r, peers, facts) for r in results), _mean_row(results, peers)]:
+        yield "| " + " | ".join(cells) + " |"
+
+
+LEGEND = """\
+Time, GFLOP/s and % of peak are fastconv's: medians of real calls, which allocate their result and
+pack their weights. GFLOP/s counts the flops of the direct algorithm. *Bytes over floor* is how many
+times the bytes that cannot be avoided (operands read once, results written once) this machine
+could have moved in that time; what stays in cache can be below 1. A peer's column is its time over
+ours: above 1, fastconv is faster. Peers run in processes of their own, with as many threads, and
+take turns; each result was verified before it was timed. `*`: measured on some of the images and
+output channels and scaled. ONNX Runtime packs weights beforehand, when its session is built."""
+
+
+def markdown(report: dict[str, Any], peers: Sequence[str]) -> str:
+    """The report as a page."""
+    facts, results = report["machine"], report["results"]
+    caches = ", ".join(f"{name} {size >> 10} KiB" for name, size in facts["caches"].items())
+    lines = [
+        "# fastconv and its peers",
+        "",
+        f"- processor: {facts['cpu']}, {facts['cores']} logical cores; data caches {caches}",
+        f"- peak on {facts['threads']} threads, {facts['isa']}, {facts['dtype']}: "
+        f"{facts['peak_gflops']:.0f} GFLOP/s; memory: read {facts['read_gbs']:.1f} GB/s, "
+        f"copy {facts['copy_gbs']:.1f} GB/s",
+        f"- {facts['system']}; {facts['compiler']}; Python {facts['python']}",
+        "- versions: " + ", ".join(f"{n} {v}" for n, v in report["versions"].items()),
+        *(f"- not here: {name} ({reason})" for name, reason in report["missing"].items()),
+        "",
+        LEGEND,
+    ]
+    shown = [peer for peer in peers if peer != OURS and peer in report["versions"]]
+    for title, of_convolutions in (("Convolution", True), ("Memory-bound operations", False)):
+        for what in PASSES:
+            rows = [
+                r
+                for r in results
+                if r["pass"] == what and (r["problem"]["op"] == "conv") == of_convolutions
+            ]
+            if rows:
+                with_times = [p for p in shown if any(p in r["times"] for r in rows)]
+                lines += ["", f"## {title}: {what}", "", *_table(rows, with_times, facts)]
+    lines += ["", *_failures(results)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _failures(results: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Wrong results and dead processes; a peer that lacks an operation is no failure."""
+    for result in results:
+        for peer, reason in result["skipped"].items():
+            if reason.startswith("WRONG RESULT") or "process" in reason:
+                yield f"- {peer}, {result['problem']['name']} {result['pass']}: {reason}"
+
+
+def draw(report: dict[str, Any], path: Path) -> None:
+    """The roofline of the first pass that was timed."""
+    facts, results = report["machine"], report["results"]
+    timed = [r for r in results if OURS in r["times"]]
+    if not timed:
+        return
+    what = next(p for p in PASSES if any(r["pass"] == p for r in timed))
+    points = [
+        (
+            r["problem"]["name"],
+            r["problem"]["network"],
+            r["flops"] / r["bytes"],
+            r["flops"] / r["times"][OURS]["seconds"] / 1e9,
+        )
+        for r in timed
+        if r["pass"] == what
+    ]
+    title = f"fastconv, {what}, {facts['dtype']}, {facts['threads']} threads: {facts['cpu']}"
+    title += f" ({facts['isa']})"
+    roof = {"title": title, "gflops": facts["peak_gflops"], "bandwidth": bandwidth(facts)}
+    roofline.plot(points, roof, path)
+
+
+# ----------------------------------------------------------------------------------- command line
+
+
+def _words(allowed: Sequence[str]) -> Any:
+    def parse(text: str) -> list[str]:
+        words = text.split(",")
+        for word in words:
+            if word not in allowed:
+                raise argparse.ArgumentTypeError(f"{word!r} is none of {', '.join(allowed)}")
+        return words
+
+    return parse
+
+
+def _peer_names(text: str) -> list[str]:
+    names = text.split(",")
+    try:
+        for name in names:
+            find_peer(name)
+    except ValueError as reason:
+        raise argparse.ArgumentTypeError(str(reason)) from None
+    return names if OURS in names else [OURS, *names]
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    import fastconv
+
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.report",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    effort = parser.add_mutually_exclusive_group()
+    parser.set_defaults(effort="quick")
+    effort.add_argument("--quick", dest="effort", action="store_const", const="quick")
+    effort.add_argument("--full", dest="effort", action="store_const", const="full")
+    parser.add_argument("--problems", metavar="GLOB", help="names or patterns, with commas")
+    parser.add_argument("--passes", type=_words(PASSES), default=list(PASSES))
+    parser.add_argument(
+        "--peers",
+        type=_peer_names,
+        default=list(PEERS),
+        help="with commas; also fastconv:ALGORITHM",
+    )
+    parser.add_argument("--dtype", choices=roofline.DTYPES, default="float32")
+    parser.add_argument("--threads", type=int, default=fastconv.get_num_threads())
+    parser.add_argument("--output", type=Path, default=Path("bench-output"), metavar="DIR")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parse(arguments)
+    report = run(options)
+    options.output.mkdir(parents=True, exist_ok=True)
+    page = markdown(report, options.peers)
+    (options.output / "results.json").write_text(json.dumps(report, indent=2) + "\n")
+    (options.output / "results.md").write_text(page)
+    print(page)
+    try:
+        draw(report, options.output / "roofline.png")
+    except ImportError as reason:
+        print(f"no roofline.png: {reason}", file=sys.stderr)
+    return 1 if any(_failures(report["results"])) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The arithmetic of convolutional networks: output sizes, receptive fields, parameter counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastconv import nn
+from fastconv.problem import integers, output_size, resolve_padding
+
+Sizes = int | tuple[int, ...]
+
+
+def _is_sequence(value: Any) -> bool:
+    return isinstance(value, (Sequence, np.ndarray)) and not isinstance(value, str)
+
+
+def _rank(*values: Any) -> int | None:
+    """How many axes the tuples among the arguments have; None when there are only ints."""
+    return max((len(v) for v in values if _is_sequence(v)), default=None)
+
+
+def conv_output_size(
+    size: Any, kernel_size: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1
+) -> Sizes:
+    """Outputs of a convolution or a pooling along each axis.
+
+    ``floor((size + low + high - dilation*(kernel_size - 1) - 1) / stride) + 1``
+
+    Parameters
+    ----------
+    size, kernel_size, stride, dilation : int or tuple
+        An int holds for all axes.
+    padding : int, tuple, (low, high) pairs, "valid" or "same"
+        As in :func:`fastconv.conv2d`; "same" gives ``ceil(size / stride)``.
+
+    Returns
+    -------
+    int, or a tuple when any argument is one
+
+    Raises
+    ------
+    ValueError
+        When no window fits, or the tuples have different lengths.
+    TypeError
+        For anything but integers.
+
+    Examples
+    --------
+    >>> conv_output_size(224, 7, stride=2, padding=3)
+    112
+    >>> conv_output_size((28, 28), (5, 3))
+    (24, 26)
+    """
+    found = _rank(size, kernel_size, stride, padding, dilation)
+    rank = found or 1
+    sizes = integers("size", size, rank, 0)
+    kernel = integers("kernel_size", kernel_size, rank, 1)
+    strides = integers("stride", stride, rank, 1)
+    dilations = integers("dilation", dilation, rank, 1)
+    pads = resolve_padding(padding, sizes, kernel, strides, dilations)
+    outs = tuple(
+        output_size(*a) for a in zip(sizes, kernel, strides, pads, dilations, strict=True)
+    )
+    if min(outs) < 1:
+        raise ValueError(
+            f"kernel_size: windows of {kernel} with dilation {dilations} do not fit sizes {sizes} "
+            f"with padding {pads}"
+        )
+    return outs[0] if found is None else outs
+
+
+class ReceptiveField(NamedTuple):
+    """`size` input cells are seen by one output; neighbouring outputs are `jump` cells apart."""
+
+    size: Sizes
+    jump: Sizes
+
+
+def receptive_field(layers: nn.Module | Iterable[Any]) -> ReceptiveField:
+    """The input cells which one output of a chain of convolutions and poolings depends on.
+
+    ``size_0 = jump_0 = 1``, and for each layer ``size += (kernel - 1) * dilation * jump``, then
+    ``jump *= stride``.
+
+    Parameters
+    ----------
+    layers : Module, or iterable of layers or (kernel, stride[, dilation])
+        A Module is walked in the order of its layers, which must be a chain, up to the first one
+        that sees the whole map (Flatten, Linear, adaptive pooling). Layers without a kernel
+        change nothing.
+
+    Returns
+    -------
+    (size, jump) : ints, or tuples with one entry for each axis when a kernel or stride is a tuple
+
+    Raises
+    ------
+    ValueError, TypeError
+        For windows that are not 2 or 3 integers (or tuples of integers).
+
+    Examples
+    --------
+    >>> receptive_field([(3, 1), (3, 1)])
+    ReceptiveField(size=5, jump=1)
+    >>> receptive_field([(11, 4), (3, 2)]).size
+    19
+    """
+    windows = list(_windows(layers.modules() if isinstance(layers, nn.Module) else layers))
+    found = _rank(*(value for window in windows for value in window))
+    rank = found or 1
+    size, jump = [1] * rank, [1] * rank
+    for kernel, stride, dilation in windows:
+        kernels = integers("kernel", kernel, rank, 1)
+        strides = integers("stride", stride, rank, 1)
+        dilations = integers("dilation", dilation, rank, 1)
+        for axis in range(rank):
+            size[axis] += (kernels[axis] - 1) * dilations[axis] * jump[axis]
+            jump[axis] *= strides[axis]
+    if found is None:
+        return ReceptiveField(size[0], jump[0])
+    return ReceptiveField(tuple(size), tuple(jump))
+
+
+_WHOLE_MAP = (nn.Flatten, nn.Linear, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+
+
+def _windows(layers: Iterable[Any]) -> Iterator[tuple[Any, Any, Any]]:
+    """(kernel, stride, dilation) of every layer that has a kernel."""
+    for layer in layers:
+        if isinstance(layer, _WHOLE_MAP):
+            return
+        if not isinstance(layer, nn.Module):
+            if not _is_sequence(layer) or len(layer) not in (2, 3):
+                raise ValueError(f"layers: expected (kernel, stride[, dilation]), got {layer!r}")
+            yield (*layer, 1)[:3]  # type: ignore[misc]
+        elif hasattr(layer, "kernel_size"):
+            yield layer.kernel_size, layer.stride, getattr(layer, "dilation", 1)  # type: ignore[attr-defined]
+
+
+def count_parameters(module: nn.Module) -> int:
+    """How many numbers the parameters of `module` hold; shared ones count once."""
+    return sum(parameter.size for parameter in module.parameters())
