@@ -64,7 +64,9 @@ class BuildExt(build_ext):
     def check_openmp(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder, "openmp.c")
-            source.write_text("#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n")
+            source.write_text(
+                "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n"
+            )
             try:
                 objects = self.compiler.compile(
                     [str(source)], output_dir=folder, extra_postargs=["-fopenmp"]

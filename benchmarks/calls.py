@@ -19,7 +19,7 @@ from benchmarks.problems import Array, AvgPool, BatchNorm, Conv, MaxPool, Proble
 Call = Callable[[], Any]
 Arrays = dict[str, Array]
 # SciPy's loops run on as many images and outputs as this many flops allow, and on one at least.
-PART_FLOPS = 3e7
+PART_FLOPS = 1e7
 
 
 class Unsupported(Exception):

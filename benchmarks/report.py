@@ -32,7 +32,7 @@ QUICK = (
     "resnet_3x3_7,depthwise_3x3_56,grouped_3x3_56,resnet_max_3x3s2,batch_norm_112,relu_112"
 )
 # Quick runs take fewer images of a problem with more flops than this.
-QUICK_FLOPS = 4e9
+QUICK_FLOPS = 2e9
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Verify, then time: the peers take turns, so that a busy moment of the machine hits all of them."""
+"""Verify, then time: peers take turns, so that a busy moment of the machine hits all of them."""
 
 from __future__ import annotations
 

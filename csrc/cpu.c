@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* What this machine can run: cpuid, the OS's consent (xgetbv), cache sizes, and the rows built in. */
+/* What this machine can run: cpuid, the OS's consent (xgetbv), cache sizes, and the rows built in.
+ */
 #include "fastconv.h"
 
 #include <string.h>

@@ -2,9 +2,9 @@
 /*
  * The contract between the drivers (Cython: memory and threads) and the micro-kernels (C: one
  * instruction set). A row of isa/isa.def is one fc_table; a table holds the same kernels twice, for
- * float ("f32") and double ("f64"). Below, REAL is that element type, V one vector of `lanes` REALs,
- * and every `void *` points at REALs. All strides and offsets are in elements, never in bytes.
- * Kernels are serial, allocate nothing, read no globals and accept any alignment.
+ * float ("f32") and double ("f64"). Below, REAL is that element type, V one vector of `lanes`
+ * REALs, and every `void *` points at REALs. All strides and offsets are in elements, never in
+ * bytes. Kernels are serial, allocate nothing, read no globals and accept any alignment.
  */
 #ifndef FASTCONV_H
 #define FASTCONV_H
@@ -34,7 +34,7 @@ typedef struct {
     const void *residual; /* same strides as y, or NULL */
     ptrdiff_t x_c, channels, taps;
     ptrdiff_t y_oc, y_px;
-    int oc;               /* valid output channels, 1..NR */
+    int oc; /* valid output channels, 1..NR */
     int flags;
 } fc_conv_tile;
 
@@ -54,7 +54,7 @@ typedef struct {
     const void *residual; /* same strides as y, or NULL */
     ptrdiff_t x_c, channels, taps;
     ptrdiff_t y_m, y_px;
-    int pixels;           /* 1..nv*lanes */
+    int pixels; /* 1..nv*lanes */
     int flags;
 } fc_pixel_tile;
 
@@ -77,14 +77,15 @@ typedef struct {
     ptrdiff_t a_row, b_row, rows, cols;
 } fc_dot_tile;
 
-/* pool_max / pool_avg: one plane x[d][h][w] -> y[od][oh][ow]. Axis k (0 = d, 1 = h, 2 = w) of window
- * o holds the cells start[k][o], start[k][o] + step[k], ... < stop[k][o], all inside the plane. */
+/* pool_max / pool_avg: one plane x[d][h][w] -> y[od][oh][ow]. Axis k (0 = d, 1 = h, 2 = w) of
+ * window o holds the cells start[k][o], start[k][o] + step[k], ... < stop[k][o], all inside the
+ * plane. */
 typedef struct {
     const void *x;
     void *y;
-    int64_t *index;       /* flat index d*h*w of each maximum, or NULL */
-    const double *scale;  /* pool_avg: 1/divisor of each window */
-    void *row;            /* scratch: w REALs */
+    int64_t *index;      /* flat index d*h*w of each maximum, or NULL */
+    const double *scale; /* pool_avg: 1/divisor of each window */
+    void *row;           /* scratch: w REALs */
     const ptrdiff_t *start[3], *stop[3];
     ptrdiff_t step[3], in[3], out[3];
 } fc_pool;
@@ -118,8 +119,8 @@ typedef struct {
                       ptrdiff_t cols, ptrdiff_t pad);
     void (*add)(void *y, const void *x, ptrdiff_t n); /* y[i] += x[i] */
 
-    fc_map_fn act[FC_ACT_COUNT];            /* y = f(x) */
-    fc_map2_fn act_backward[FC_ACT_COUNT];  /* dx = dy * f'(x) */
+    fc_map_fn act[FC_ACT_COUNT];           /* y = f(x) */
+    fc_map2_fn act_backward[FC_ACT_COUNT]; /* dx = dy * f'(x) */
     /* one row of n: y = softmax(x) or log_softmax(x); backward takes (dx, dy, y) */
     fc_map_fn softmax, log_softmax;
     fc_map2_fn softmax_backward, log_softmax_backward;
@@ -137,7 +138,8 @@ typedef struct {
     void (*norm_backward)(void *dx, const void *dy, const void *x, ptrdiff_t n, double mean,
                           double mean_dy, double slope, double scale);
 
-    double (*fma_peak)(ptrdiff_t n); /* n rounds of register-only multiply-adds; returns the flops */
+    double (*fma_peak)(
+        ptrdiff_t n); /* n rounds of register-only multiply-adds; returns the flops */
 } fc_kernels;
 
 typedef struct {
@@ -147,9 +149,9 @@ typedef struct {
 } fc_table;
 
 /* cpu.c */
-int fc_isa_count(void);                    /* rows built in, slowest first */
+int fc_isa_count(void); /* rows built in, slowest first */
 const fc_table *fc_isa_table(int row);
-const char *fc_isa_missing(int row);       /* NULL, or the CPU/OS feature this machine lacks */
+const char *fc_isa_missing(int row); /* NULL, or the CPU/OS feature this machine lacks */
 const char *fc_compiler(void);
 const char *fc_cpu_name(void);
 /* bytes of the data or unified cache of `level` (1..3), 0 when unknown */

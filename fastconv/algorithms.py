@@ -11,7 +11,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+
+import numpy as np
 
 from fastconv.kernels import conv_direct, conv_im2col, conv_pixel, isa
 from fastconv.kernels.lattice import Lattice
@@ -33,7 +34,7 @@ class Algorithm:
     summary: str
     error: str
     refuses: Callable[[int, int, int, int], str | None]
-    run: Callable[..., None]
+    run: Callable[..., int]
 
 
 def refuse_pixel(channels: int, outputs: int, pixels: int, taps: int) -> str | None:
@@ -86,7 +87,11 @@ class Plan:
     algorithm: Algorithm
     reasons: tuple[tuple[str, str], ...]
     lattices: tuple[Lattice, ...]
-    flops: int
+    gradient: bool = False
+
+    @property
+    def flops(self) -> int:
+        return self.problem.flops
 
     def threads(self, wanted: int) -> int:
         return 1 if self.flops < SERIAL_FLOPS else wanted
@@ -99,7 +104,7 @@ def select(
     choice("algo", algo, ("auto", *NAMES))
     if algo != "auto":
         return next(a for a in ALGORITHMS if a.name == algo), ()
-    reasons = []
+    reasons: list[tuple[str, str]] = []
     for algorithm in ALGORITHMS:
         reason = algorithm.refuses(channels, outputs, pixels, taps)
         if reason is None:
@@ -114,7 +119,7 @@ def plan_forward(problem: Conv, algo: str, isa_name: str) -> Plan:
         algo, problem.channels, problem.outputs, math.prod(problem.out), math.prod(problem.kernel)
     )
     lattices = (Lattice(*problem.forward_lattice()),)
-    return Plan(problem, algorithm, reasons, lattices, problem.flops)
+    return Plan(problem, algorithm, reasons, lattices)
 
 
 @lru_cache(maxsize=1024)
@@ -123,7 +128,7 @@ def plan_input_gradient(problem: Conv, algo: str, isa_name: str) -> Plan:
         algo, problem.outputs, problem.channels, math.prod(problem.sizes), math.prod(problem.kernel)
     )
     lattices = tuple(Lattice(*spec) for spec in problem.input_gradient_lattices())
-    return Plan(problem, algorithm, reasons, lattices, problem.flops)
+    return Plan(problem, algorithm, reasons, lattices, gradient=True)
 
 
 def plan(problem: Conv, algo: str = "auto", gradient: bool = False) -> Plan:
@@ -142,12 +147,16 @@ def clear_plans() -> None:
         cache.cache_clear()
 
 
-def explain_row(found: Plan) -> dict[str, Any]:
-    """The facts of a plan that do not need a machine: for explain()."""
-    return {
-        "algorithm": found.algorithm.name,
-        "summary": found.algorithm.summary,
-        "passed_by": dict(found.reasons),
-        "flops": found.flops,
-        "bytes": found.problem.bytes,
-    }
+def workspace(found: Plan, max_workspace: int | None = None) -> int:
+    """Bytes of workspace the plan needs on each thread."""
+    problem, gradient = found.problem, found.gradient
+    shapes = (problem.y_shape, problem.x_shape) if gradient else (problem.x_shape, problem.y_shape)
+    w_shape = (problem.groups * problem.outputs, problem.channels, math.prod(problem.kernel))
+    x, y, w = (np.broadcast_to(np.zeros(1, problem.dtype), s) for s in (*shapes, w_shape))
+    sizes = [
+        found.algorithm.run(
+            lattice, x, w, y, problem.groups, gradient, None, None, -1, 0, max_workspace
+        )
+        for lattice in found.lattices
+    ]
+    return max(sizes, default=0)

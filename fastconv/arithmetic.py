@@ -62,9 +62,7 @@ def conv_output_size(
     strides = integers("stride", stride, rank, 1)
     dilations = integers("dilation", dilation, rank, 1)
     pads = resolve_padding(padding, sizes, kernel, strides, dilations)
-    outs = tuple(
-        output_size(*a) for a in zip(sizes, kernel, strides, pads, dilations, strict=True)
-    )
+    outs = tuple(output_size(*a) for a in zip(sizes, kernel, strides, pads, dilations, strict=True))
     if min(outs) < 1:
         raise ValueError(
             f"kernel_size: windows of {kernel} with dilation {dilations} do not fit sizes {sizes} "

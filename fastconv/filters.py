@@ -44,7 +44,7 @@ def gaussian(size: int, sigma: float) -> Array:
         When size is not such an int or sigma not such a finite number.
     """
     size = integer("size", size, 1)
-    if not np.isscalar(sigma) or not np.isreal(sigma):
+    if not isinstance(sigma, (int, float, np.integer, np.floating)):
         raise TypeError(f"sigma: expected a number, got {sigma!r}")
     if not 0 < sigma < np.inf:
         raise ValueError(f"sigma: expected a finite number above 0, got {sigma!r}")

@@ -94,7 +94,8 @@ class Optimizer:
         self.state = copy.deepcopy(state)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{s}={getattr(self, s)}' for s in self.settings)})"
+        settings = ", ".join(f"{name}={getattr(self, name)}" for name in self.settings)
+        return f"{type(self).__name__}({settings})"
 
 
 class SGD(Optimizer):

@@ -186,7 +186,9 @@ class LatticeSpec(NamedTuple):
     tap_index: np.ndarray
 
 
-def lattice_spec(axes: Sequence[LatticeAxis], taps: Sequence[Sequence[int]], kernel: Sizes) -> LatticeSpec:
+def lattice_spec(
+    axes: Sequence[LatticeAxis], taps: Sequence[Sequence[int]], kernel: Sizes
+) -> LatticeSpec:
     """`taps`: the kernel indices that each axis of the lattice uses."""
     at = np.zeros(1, dtype=np.intp)
     for chosen, k in zip(taps, kernel, strict=True):
@@ -253,9 +255,7 @@ class Conv:
         for i, size in enumerate(self.sizes):
             cells = [k * self.dilation[i] - self.pads[i][0] for k in range(self.kernel[i])]
             axes.append(
-                lattice_axis(
-                    size, cells, self.out[i], self.stride[i], self.mode, 0, 1, self.out[i]
-                )
+                lattice_axis(size, cells, self.out[i], self.stride[i], self.mode, 0, 1, self.out[i])
             )
         return lattice_spec(axes, [range(k) for k in self.kernel], self.kernel)
 
@@ -268,14 +268,7 @@ class Conv:
         for i in range(3):
             found = []
             size, stride, low = self.sizes[i], self.stride[i], self.pads[i][0]
-            for phase in range(min(stride, size)):
-                taps = [
-                    k
-                    for k in range(self.kernel[i])
-                    if (phase + low - k * self.dilation[i]) % stride == 0
-                ]
-                if not taps:
-                    continue
+            for phase, taps in self._phases(i).items():
                 cells = [(phase + low - k * self.dilation[i]) // stride for k in taps]
                 count = -(-(size - phase) // stride)
                 axis = lattice_axis(self.out[i], cells, count, 1, "zeros", phase, stride, size)
@@ -288,15 +281,19 @@ class Conv:
             for w in phases[2]
         ]
 
+    def _phases(self, axis: int) -> dict[int, list[int]]:
+        """The phases of an axis of the input that taps reach, and the taps of each."""
+        found: dict[int, list[int]] = {}
+        for k in range(self.kernel[axis]):
+            phase = (k * self.dilation[axis] - self.pads[axis][0]) % self.stride[axis]
+            if phase < self.sizes[axis]:
+                found.setdefault(phase, []).append(k)
+        return dict(sorted(found.items()))
+
     @cached_property
     def phases_cover_input(self) -> bool:
         """Whether every input cell belongs to some lattice of input_gradient_lattices."""
-        return all(
-            len({(k * d) % s for k in range(kernel)}) >= min(s, size)
-            for kernel, d, s, size in zip(
-                self.kernel, self.dilation, self.stride, self.sizes, strict=True
-            )
-        )
+        return all(len(self._phases(i)) == min(self.stride[i], self.sizes[i]) for i in range(3))
 
 
 def describe(shape: Sequence[int]) -> str:
@@ -337,7 +334,9 @@ def conv_problem(
             f"got {in_channels} in an input of shape {x_shape}"
         )
     if outputs % groups:
-        raise ValueError(f"groups: {outputs} output channels cannot be divided into {groups} groups")
+        raise ValueError(
+            f"groups: {outputs} output channels cannot be divided into {groups} groups"
+        )
     if channels == 0 or outputs == 0 or 0 in kernel:
         raise ValueError(f"w: every axis of the weights must be at least 1, got shape {w_shape}")
     pads = resolve_padding(padding, tuple(sizes), tuple(kernel), strides, dilations)
@@ -396,7 +395,9 @@ class Pool:
         return axes[0][:, None, None] * axes[1][:, None] * axes[2]
 
 
-def pool_output_size(size: int, kernel: int, stride: int, pad: int, dilation: int, ceil_mode: bool) -> int:
+def pool_output_size(
+    size: int, kernel: int, stride: int, pad: int, dilation: int, ceil_mode: bool
+) -> int:
     """PyTorch's rule: in ceil_mode the last window must begin inside the input or its left padding."""
     room = size + 2 * pad - dilation * (kernel - 1) - 1
     if not ceil_mode:
@@ -430,9 +431,13 @@ def pool_problem(
     dilations = integers("dilation", dilation, rank, 1)
     starts: list[Sizes] = []
     stops: list[Sizes] = []
-    for axis, size, k, s, p, d in zip(AXES[rank], sizes, kernel, strides, pads, dilations, strict=True):
+    for axis, size, k, s, p, d in zip(
+        AXES[rank], sizes, kernel, strides, pads, dilations, strict=True
+    ):
         if p > k // 2:
-            raise ValueError(f"padding: expected at most half the kernel size {k}, got {p} along {axis}")
+            raise ValueError(
+                f"padding: expected at most half the kernel size {k}, got {p} along {axis}"
+            )
         out = pool_output_size(size, k, s, p, d, ceil_mode)
         if out < 1:
             raise ValueError(
@@ -460,7 +465,9 @@ def adaptive_pool_problem(x_shape: Sizes, rank: int, output_size: Any) -> Pool:
     sizes = pool_sizes(x_shape, rank)
     if isinstance(output_size, (Sequence, np.ndarray)) and not isinstance(output_size, str):
         wanted = [s if o is None else o for o, s in zip(output_size, sizes, strict=False)]
-        outs = integers("output_size", tuple(wanted) if len(output_size) == rank else output_size, rank, 1)
+        outs = integers(
+            "output_size", tuple(wanted) if len(output_size) == rank else output_size, rank, 1
+        )
     else:
         outs = sizes if output_size is None else integers("output_size", output_size, rank, 1)
     if 0 in sizes:
@@ -472,7 +479,9 @@ def adaptive_pool_problem(x_shape: Sizes, rank: int, output_size: Any) -> Pool:
         ((0,),) * lead
         + tuple(tuple(o * s // n for o in range(n)) for s, n in zip(sizes, outs, strict=True)),
         ((1,),) * lead
-        + tuple(tuple(-(-(o + 1) * s // n) for o in range(n)) for s, n in zip(sizes, outs, strict=True)),
+        + tuple(
+            tuple(-(-(o + 1) * s // n) for o in range(n)) for s, n in zip(sizes, outs, strict=True)
+        ),
         (1, 1, 1),
         rank,
     )

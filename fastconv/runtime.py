@@ -58,9 +58,10 @@ def _cgroup_cpus(root: Path = Path("/sys/fs/cgroup")) -> int | None:
                         break
             elif "cpu" in controllers.split(","):
                 folder = root / "cpu" / path.lstrip("/")
-                quota = int((folder / "cpu.cfs_quota_us").read_text())
-                if quota > 0:
-                    quotas.append(quota / int((folder / "cpu.cfs_period_us").read_text()))
+                microseconds = int((folder / "cpu.cfs_quota_us").read_text())
+                if microseconds > 0:
+                    every = int((folder / "cpu.cfs_period_us").read_text())
+                    quotas.append(microseconds / every)
         except (OSError, ValueError):
             continue
     return max(1, math.ceil(min(quotas))) if quotas else None
@@ -80,15 +81,14 @@ def _default_threads() -> int:
 
 _global_threads = _default_threads()
 _threads: ContextVar[int | None] = ContextVar("fastconv_threads", default=None)
-_precision: ContextVar[str] = ContextVar(
-    "fastconv_precision", default=os.environ.get("FASTCONV_PRECISION", "highest")
+_default_precision: str = choice(
+    "environment variable FASTCONV_PRECISION",
+    os.environ.get("FASTCONV_PRECISION", "highest"),
+    PRECISIONS,
 )
-choice("environment variable FASTCONV_PRECISION", _precision.get(), PRECISIONS)
-_memory.set_cap(
-    CACHE_BYTES
-    if _environment_integer("FASTCONV_CACHE_BYTES", 0) is None
-    else _environment_integer("FASTCONV_CACHE_BYTES", 0)
-)
+_precision: ContextVar[str | None] = ContextVar("fastconv_precision", default=None)
+_cache_bytes = _environment_integer("FASTCONV_CACHE_BYTES", 0)
+_memory.set_cap(CACHE_BYTES if _cache_bytes is None else _cache_bytes)
 _verbose: TextIO | None = (
     sys.stderr if os.environ.get("FASTCONV_VERBOSE", "0") not in ("", "0") else None
 )
@@ -140,7 +140,9 @@ def precision(word: str) -> Iterator[None]:
 
 
 def resolve_precision(word: str | None) -> str:
-    return _precision.get() if word is None else choice("precision", word, PRECISIONS)
+    if word is None:
+        return _precision.get() or _default_precision
+    return str(choice("precision", word, PRECISIONS))
 
 
 def isa() -> str:
@@ -208,7 +210,7 @@ def traced(
     problem: Callable[[], str],
     flops: int,
     team: int,
-    run: Callable[[], None],
+    run: Callable[[], object],
 ) -> None:
     """Run a kernel; with FASTCONV_VERBOSE=1 print one CSV line about it on standard error."""
     global _header_printed

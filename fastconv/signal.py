@@ -24,7 +24,7 @@ __all__ = ["convolve", "convolve2d", "correlate", "correlate2d"]
 MODES = ("full", "valid", "same")
 METHODS = ("auto", "direct", "fft")
 # The boundary's names and numpy.pad's.
-BOUNDARIES = {
+BOUNDARIES: dict[str, Any] = {
     "fill": "constant",
     "pad": "constant",
     "wrap": "wrap",
@@ -211,13 +211,13 @@ def _convolve(
     x: Array,
     h: Array,
     mode: str,
-    pad_mode: str = "constant",
+    pad_mode: Any = "constant",
     fillvalue: Any = 0,
     late: bool = False,
 ) -> Array:
     """Convolve checked operands; `late` takes the other centre of an even h in "same"."""
     choice("mode", mode, MODES)
-    dtype = np.result_type(x, h)
+    dtype = np.result_type(x, h).newbyteorder("=")
     if dtype.kind == "b":
         raise TypeError(f"in1, in2: expected numbers, got dtypes {x.dtype} and {h.dtype}")
     fill = _fill_scalar(fillvalue, dtype)
@@ -227,7 +227,7 @@ def _convolve(
         x, h = h, x
     pads = tuple((high, low) if late else (low, high) for low, high in _pads(h.shape, mode))
     if mode != "valid" and not zeros:
-        options = {"constant_values": fill} if pad_mode == "constant" else {}
+        options: dict[str, Any] = {"constant_values": fill} if pad_mode == "constant" else {}
         x, pads = np.pad(x, pads, pad_mode, **options), _pads(h.shape, "valid")
     return _slide(x, np.flip(h), pads)
 

@@ -135,7 +135,10 @@ def test_kernels_cannot_be_changed():
             kernel[0, 0] = 1
 
 
-@pytest.mark.parametrize(("size", "sigma"), [(1, 1.0), (3, 0.5), (7, 1.5), (4, 1), (5, 1e-200)])
+@pytest.mark.parametrize(
+    ("size", "sigma"), [(1, 1.0), (3, 0.5), (7, 1.5), (4, 1), (5, 1e-200), (4, 1e-200)]
+)
+@pytest.mark.filterwarnings("error")
 def test_gaussian(size, sigma):
     kernel = filters.gaussian(size, sigma)
     assert kernel.shape == (size, size)

@@ -109,6 +109,7 @@ def test_complex_fillvalue_and_a_value_that_does_not_fit(rng):
     for array, value in (
         (z.real, 1j),
         (np.ones((2, 2), "u1"), 300),
+        (np.ones((2, 2), "u1"), 300.0),
         (np.ones((2, 2), "u1"), -1),
         (np.ones((2, 2), int), np.nan),
         (np.ones((2, 2), int), np.inf),
@@ -168,6 +169,12 @@ def test_strided_and_readonly_inputs(rng):
         assert_equals_scipy("correlate2d", view, view[:3, :2], "same", "symm")
 
 
+@pytest.mark.parametrize("dtype", [">i4", ">f4", ">f8", ">c16"])
+def test_foreign_byte_order(rng, dtype):
+    x = sample(rng, (4, 5), dtype)
+    assert_equals_scipy("correlate2d", x, x[:2, :3])
+
+
 def test_lists():
     assert_array_equal(signal.convolve2d([[1, 2]], [[1, 1]]), [[1, 3, 2]])
 
@@ -200,8 +207,8 @@ def test_large_integers_are_exact(rng, bits):
         assert not np.array_equal(floats.astype(np.int64), got)
 
 
-def test_the_most_negative_integer():
-    x = np.array([[np.iinfo(np.int64).min, 1]])
+def test_large_negative_integers_alone():
+    x = np.array([[np.iinfo(np.int64).min + 1, 1], [np.iinfo(np.int64).min, 1]])
     assert_array_equal(signal.convolve2d(x, [[1]]), x)
 
 

@@ -2,18 +2,20 @@
 /*
  * conv_tile: direct convolution, vectorised over output channels; each pixel is a scalar broadcast.
  *
- *   for c < channels: for t < taps: for p < mr: acc[p][0:NR] += x[c*x_c + off[t] + p] * w[c][t][0:NR]
+ *   for c < channels: for t < taps: for p < mr: acc[p][0:NR] += x[c*x_c + off[t] + p] *
+ * w[c][t][0:NR]
  *
- * Tile: mr pixels x NR = nv*VL output channels. The accumulators are vectors of output channels, so the NCHW
- * store transposes VL pixels at a time. Limits: mr*nv accumulators + nv weights + 1 broadcast must fit the register file:
- * FC_CONV_MR_1 and FC_CONV_MR_2 of the row's file.
+ * Tile: mr pixels x NR = nv*VL output channels. The accumulators are vectors of output channels, so
+ * the NCHW store transposes VL pixels at a time. Limits: mr*nv accumulators + nv weights + 1
+ * broadcast must fit the register file: FC_CONV_MR_1 and FC_CONV_MR_2 of the row's file.
  */
 static __attribute__((noinline)) void FC_FN(conv_store)(const fc_conv_tile *t, const REAL *sums,
                                                         int mr, int nv) {
     const REAL *const residual = t->residual;
     REAL *const y = t->y;
     const int nr = nv * VL;
-    if (t->y_px != 1) { /* a sub-lattice of the output: the input gradient of a strided convolution */
+    if (t->y_px !=
+        1) { /* a sub-lattice of the output: the input gradient of a strided convolution */
         for (int o = 0; o < t->oc; o++)
             for (int p = 0; p < mr; p++) {
                 const ptrdiff_t at = o * t->y_oc + p * t->y_px;
@@ -42,7 +44,8 @@ static __attribute__((noinline)) void FC_FN(conv_store)(const fc_conv_tile *t, c
 }
 
 static inline __attribute__((always_inline)) void FC_FN(conv_tile_body)(const fc_conv_tile *t,
-                                                                        const int mr, const int nv) {
+                                                                        const int mr,
+                                                                        const int nv) {
     V acc[FC_MR_MAX][FC_NV_MAX];
     const REAL *x = t->x, *w = t->w;
     const ptrdiff_t *const off = t->off;

@@ -2,9 +2,10 @@
 /*
  * Activations and softmax, with exp and expm1 of our own: no libm call in a loop.
  *
- * exp(x) = 2^n * exp(r), n = round(x/ln 2), r = x - n*ln 2 in two steps (the high part of ln 2 has enough trailing
- * zeros for n*high to be exact), so |r| <= ln(2)/2 = 0.3466. exp(r) is its Taylor sum up to r^d/d!; the remainder
- * r^(d+1)/(d+1)! is 5e-9 for d = 7 (float) and 4e-18 for d = 13 (double), under half an ulp.
+ * exp(x) = 2^n * exp(r), n = round(x/ln 2), r = x - n*ln 2 in two steps (the high part of ln 2 has
+ * enough trailing zeros for n*high to be exact), so |r| <= ln(2)/2 = 0.3466. exp(r) is its Taylor
+ * sum up to r^d/d!; the remainder r^(d+1)/(d+1)! is 5e-9 for d = 7 (float) and 4e-18 for d = 13
+ * (double), under half an ulp.
  */
 #if FC_F64
 #define FC_LN2_HIGH 0x1.62e42feep-1 /* 32 bits: exact times |n| < 2^20 */
@@ -24,10 +25,20 @@
 
 /* expm1(r)/r = sum_k r^(k-1)/k!, by Horner's rule. */
 static inline V FC_FN(expm1_over_r)(V r) {
-    static const double inverse_factorial[14] = {
-        1.0,          1.0,           1.0 / 2,        1.0 / 6,          1.0 / 24,
-        1.0 / 120,    1.0 / 720,     1.0 / 5040,     1.0 / 40320,      1.0 / 362880,
-        1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800.0};
+    static const double inverse_factorial[14] = {1.0,
+                                                 1.0,
+                                                 1.0 / 2,
+                                                 1.0 / 6,
+                                                 1.0 / 24,
+                                                 1.0 / 120,
+                                                 1.0 / 720,
+                                                 1.0 / 5040,
+                                                 1.0 / 40320,
+                                                 1.0 / 362880,
+                                                 1.0 / 3628800,
+                                                 1.0 / 39916800,
+                                                 1.0 / 479001600,
+                                                 1.0 / 6227020800.0};
     V s = v_set1(inverse_factorial[FC_EXP_DEGREE]);
 #pragma GCC unroll 16
     for (int k = FC_EXP_DEGREE - 1; k >= 1; k--) s = v_fma(s, r, v_set1(inverse_factorial[k]));
@@ -50,7 +61,8 @@ static inline V FC_FN(exp)(V x) {
     return v_mul(v_mul(e, v_pow2(half)), v_pow2(v_sub(n, half)));
 }
 
-/* tanh(a) = E/(E + 2), E = expm1(2a) = 2^n*expm1(r) + (2^n - 1), for a = |x|; the sign is put back. */
+/* tanh(a) = E/(E + 2), E = expm1(2a) = 2^n*expm1(r) + (2^n - 1), for a = |x|; the sign is put back.
+ */
 static inline V FC_FN(tanh)(V x) {
     const V a = v_min(v_set1(FC_TANH_ONE), v_abs(x));
     V n;
@@ -58,10 +70,12 @@ static inline V FC_FN(tanh)(V x) {
     const V scale = v_pow2(n);
     const V e = v_fma(v_mul(FC_FN(expm1_over_r)(r), r), scale, v_sub(scale, v_set1(1)));
     const V t = v_div(e, v_add(e, v_set1(2)));
-    return v_select(v_lt(x, v_zero()), v_sub(v_zero(), t), v_select(v_lt(v_zero(), x), t, x)); /* +-0 and NaN */
+    return v_select(v_lt(x, v_zero()), v_sub(v_zero(), t),
+                    v_select(v_lt(v_zero(), x), t, x)); /* +-0 and NaN */
 }
 
-/* sigmoid(x) = 1/(1 + e) for x >= 0 and e/(1 + e) for x < 0, e = exp(-|x|): no overflow, no cancellation. */
+/* sigmoid(x) = 1/(1 + e) for x >= 0 and e/(1 + e) for x < 0, e = exp(-|x|): no overflow, no
+ * cancellation. */
 static inline V FC_FN(sigmoid)(V x) {
     const V e = FC_FN(exp)(v_sub(v_zero(), v_abs(x)));
     const V s = v_div(v_select(v_lt(x, v_zero()), e, v_set1(1)), v_add(e, v_set1(1)));
@@ -70,7 +84,8 @@ static inline V FC_FN(sigmoid)(V x) {
 
 static inline V FC_FN(relu)(V x) { return v_max(v_zero(), x); }
 
-/* f'(x) for each activation, times dy. As in torch relu'(0) = 0, and where x is NaN dy passes (not x <= 0). */
+/* f'(x) for each activation, times dy. As in torch relu'(0) = 0, and where x is NaN dy passes (not
+ * x <= 0). */
 static inline V FC_FN(relu_grad)(V dy, V x) {
     return v_select(v_lt(v_zero(), x), dy, v_select(v_isnan(x), dy, v_zero()));
 }
@@ -125,7 +140,8 @@ static REAL FC_FN(row_max)(const REAL *x, ptrdiff_t n) {
     return m;
 }
 
-/* softmax(x)_i = exp(x_i - max)/sum; log_softmax(x)_i = x_i - max - log(sum). One row, sums in double. */
+/* softmax(x)_i = exp(x_i - max)/sum; log_softmax(x)_i = x_i - max - log(sum). One row, sums in
+ * double. */
 static double FC_FN(exp_sum)(REAL *y, const REAL *x, ptrdiff_t n, REAL max) {
     double sum = 0;
     const V m = v_set1(max);

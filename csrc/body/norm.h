@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * Sums over one run of a channel, and the affine maps of batch normalisation.
- * A sum runs in NORM_ACC vector accumulators over NORM_CHUNK elements, which are then folded into a double: the float
- * part of the chain is NORM_CHUNK/(NORM_ACC*VL) additions long, whatever n is.
+ * A sum runs in NORM_ACC vector accumulators over NORM_CHUNK elements, which are then folded into a
+ * double: the float part of the chain is NORM_CHUNK/(NORM_ACC*VL) additions long, whatever n is.
  */
 #define NORM_ACC 4
 #define NORM_CHUNK 1024
@@ -29,7 +29,8 @@
         return total; \
     }
 
-#define FC_LOAD(p, at, m) ((m) == VL ? v_load((const REAL *)(p) + (at)) : v_load_n((const REAL *)(p) + (at), m))
+#define FC_LOAD(p, at, m) \
+    ((m) == VL ? v_load((const REAL *)(p) + (at)) : v_load_n((const REAL *)(p) + (at), m))
 /* (x - mean) with the lanes beyond m zero: there x is the mean itself. */
 static inline V FC_FN(deviation)(const REAL *x, ptrdiff_t m, V mean) {
     if (m == VL) return v_sub(v_load(x), mean);
@@ -47,8 +48,7 @@ static inline V FC_FN(add_square)(V s, V d) { return v_fma(d, d, s); }
 FC_SUM(sum_sq_dev, (const void *x, ptrdiff_t n, double mean), FC_TERM_SQ)
 
 #define FC_TERM_DOT(s, at, m) \
-    v_fma(FC_LOAD(dy, at, m), \
-          FC_FN(deviation)((const REAL *)x + (at), m, v_set1((REAL)mean)), s)
+    v_fma(FC_LOAD(dy, at, m), FC_FN(deviation)((const REAL *)x + (at), m, v_set1((REAL)mean)), s)
 FC_SUM(sum_dot_dev, (const void *dy, const void *x, ptrdiff_t n, double mean), FC_TERM_DOT)
 
 #undef FC_TERM_SUM

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Data movement: strided copy, zero-padded transpose, accumulation. */
 
-/* y[i] = x[i*step]. The strides of networks (1, 2) are literals so that the compiler can vectorise them. */
+/* y[i] = x[i*step]. The strides of networks (1, 2) are literals so that the compiler can vectorise
+ * them. */
 static void FC_FN(copy_strided)(void *vy, const void *vx, ptrdiff_t n, ptrdiff_t step) {
     REAL *restrict y = vy;
     const REAL *restrict x = vx;
@@ -13,7 +14,8 @@ static void FC_FN(copy_strided)(void *vy, const void *vx, ptrdiff_t n, ptrdiff_t
         for (ptrdiff_t i = 0; i < n; i++) y[i] = x[i * step];
 }
 
-/* y[j*y_ld + i] = x[i*x_ld + j]: VL x VL blocks through registers; rows in [rows, pad) come out as zero. */
+/* y[j*y_ld + i] = x[i*x_ld + j]: VL x VL blocks through registers; rows in [rows, pad) come out as
+ * zero. */
 static void FC_FN(transpose)(void *vy, ptrdiff_t y_ld, const void *vx, ptrdiff_t x_ld,
                              ptrdiff_t rows, ptrdiff_t cols, ptrdiff_t pad) {
     REAL *const y = vy;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The roof: PEAK_CHAINS independent multiply-add chains in registers, enough to cover the latency of two units, no
- * memory. Returns the flops done (a multiply-add is two). */
+/* The roof: PEAK_CHAINS independent multiply-add chains in registers, enough to cover the latency
+ * of two units, no memory. Returns the flops done (a multiply-add is two). */
 #define PEAK_CHAINS 12
 static double FC_FN(fma_peak)(ptrdiff_t n) {
     V acc[PEAK_CHAINS];

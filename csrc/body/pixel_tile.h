@@ -2,10 +2,12 @@
 /*
  * pixel_tile and gemm_tile: vectorised over pixels; each weight is a scalar broadcast.
  *
- *   for c < channels: for t < taps: for m < mr: acc[m][0:NR] += a[c][t][m] * x[c*x_c + off[t] + 0:NR]
+ *   for c < channels: for t < taps: for m < mr: acc[m][0:NR] += a[c][t][m] * x[c*x_c + off[t] +
+ * 0:NR]
  *
- * Tile: mr output channels x NR = nv*VL pixels, stored straight to NCHW rows. gemm_tile is the same loop with one tap.
- * Limits: mr*nv accumulators + nv vectors of x + 1 broadcast must fit the register file: FC_PIXEL_MR_1/2 of the row's file.
+ * Tile: mr output channels x NR = nv*VL pixels, stored straight to NCHW rows. gemm_tile is the same
+ * loop with one tap. Limits: mr*nv accumulators + nv vectors of x + 1 broadcast must fit the
+ * register file: FC_PIXEL_MR_1/2 of the row's file.
  */
 static inline V FC_FN(pixel_epilogue)(const fc_pixel_tile *t, V s, const REAL *y, const REAL *res,
                                       int m, ptrdiff_t p, ptrdiff_t n) {

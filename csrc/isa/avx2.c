@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* AVX2 + FMA: 16 registers. 6 x 2 accumulators + 2 vectors + 1 broadcast = 15; 12 x 1 + 1 + 1 = 14. At least 8 to 10
- * accumulators cover the 4 to 5 cycles of two FMA units. */
+/* AVX2 + FMA: 16 registers. 6 x 2 accumulators + 2 vectors + 1 broadcast = 15; 12 x 1 + 1 + 1 = 14.
+ * At least 8 to 10 accumulators cover the 4 to 5 cycles of two FMA units. */
 #include <immintrin.h>
 #define FC_ISA_NAME avx2
 #define FC_LANES_BYTES 32

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* AVX-512 F, VL, BW, DQ: 32 registers. 14 x 2 accumulators + 2 vectors + 1 broadcast = 31, and 14 divides the maps of
- * networks (56, 28, 14, 112, 224). The weight gradient needs one integer register a row: 7. */
+/* AVX-512 F, VL, BW, DQ: 32 registers. 14 x 2 accumulators + 2 vectors + 1 broadcast = 31, and 14
+ * divides the maps of networks (56, 28, 14, 112, 224). The weight gradient needs one integer
+ * register a row: 7. */
 #include <immintrin.h>
 #define FC_ISA_NAME avx512
 #define FC_LANES_BYTES 64

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Plain C11, no SIMD: correct everywhere. The tiles are odd on purpose, to break drivers that assume powers of two. */
+/* Plain C11, no SIMD: correct everywhere. The tiles are odd on purpose, to break drivers that
+ * assume powers of two. */
 #define FC_ISA_NAME scalar
 #define FC_LANES_BYTES 0
 #define FC_CONV_MR_1 7

@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * The vector vocabulary the bodies are written in. Included once per (row, REAL): the row's file defines
- * FC_LANES_BYTES (0 = plain C, 32 = AVX2, 64 = AVX-512), and FC_F64 selects float or double.
+ * The vector vocabulary the bodies are written in. Included once per (row, REAL): the row's file
+ * defines FC_LANES_BYTES (0 = plain C, 32 = AVX2, 64 = AVX-512), and FC_F64 selects float or
+ * double.
  *
  *   V, VL            one vector, its number of REALs         MASK   one bit or lane mask per REAL
  *   v_load_n(p, n)   the first n REALs, the rest zero; reads nothing beyond p[n-1]   (0 <= n <= VL)
  *   v_store_n        likewise
- *   v_max(a, b)      a > b ? a : b, so b when either is NaN: v_max(x, acc) keeps a NaN that acc holds
- *   v_fma(a, b, c)   a*b + c; v_fnma(a, b, c) = c - a*b. Fused on the vector rows, not in plain C.
- *   v_pow2(n)        2^n for an integer-valued n whose result is a normal number
- *   v_hsum, v_hmax   over the lanes, in one fixed order
- *   v_transpose(r)   r[i][j] <-> r[j][i] of VL vectors
+ *   v_max(a, b)      a > b ? a : b, so b when either is NaN: v_max(x, acc) keeps a NaN that acc
+ * holds v_fma(a, b, c)   a*b + c; v_fnma(a, b, c) = c - a*b. Fused on the vector rows, not in plain
+ * C. v_pow2(n)        2^n for an integer-valued n whose result is a normal number v_hsum, v_hmax
+ * over the lanes, in one fixed order v_transpose(r)   r[i][j] <-> r[j][i] of VL vectors
  */
 #undef REAL
 #undef FC_REAL_NAME
@@ -58,8 +58,9 @@
 #define FC_CAT4(a, b, c, d) FC_CAT4_(a, b, c, d)
 #define FC_FN(op) FC_CAT4(fc_, op, FC_REAL_NAME, FC_ISA_NAME)
 
-/* Hides a pointer's origin from the optimiser. Without it gcc sees that the broadcasts of neighbouring taps overlap,
- * keeps them across taps and spills accumulators (measured: 196 -> 113 GF/s on AVX-512 with gcc 12). */
+/* Hides a pointer's origin from the optimiser. Without it gcc sees that the broadcasts of
+ * neighbouring taps overlap, keeps them across taps and spills accumulators (measured: 196 -> 113
+ * GF/s on AVX-512 with gcc 12). */
 #ifndef FC_OPAQUE
 #if defined(__GNUC__)
 #define FC_OPAQUE(p) __asm__("" : "+r"(p))
@@ -106,8 +107,8 @@
 static inline REAL FC_FN(scalar_max)(REAL a, REAL b) { return a > b ? a : b; }
 static inline REAL FC_FN(scalar_min)(REAL a, REAL b) { return a < b ? a : b; }
 static inline REAL FC_FN(scalar_abs)(REAL a) { return a < 0 ? -a : a == 0 ? 0 : a; }
-/* Round half to even by adding and subtracting 1.5 * 2^(mantissa bits): right for |a| < 2^(bits - 1), all that exp
- * needs. The volatile keeps the two operations apart. */
+/* Round half to even by adding and subtracting 1.5 * 2^(mantissa bits): right for |a| < 2^(bits -
+ * 1), all that exp needs. The volatile keeps the two operations apart. */
 static inline REAL FC_FN(scalar_round)(REAL a) {
     const REAL magic = FC_F64 ? (REAL)6755399441055744.0 : (REAL)12582912.0;
     volatile REAL shifted = a + magic;
@@ -120,14 +121,21 @@ static inline REAL FC_FN(scalar_floor)(REAL a) {
 static inline REAL FC_FN(scalar_pow2)(REAL n) {
     if (n != n) return n; /* the conversion of a NaN to an integer is undefined */
 #if FC_F64
-    union { uint64_t bits; double value; } u = {(uint64_t)((int64_t)n + 1023) << 52};
+    union {
+        uint64_t bits;
+        double value;
+    } u = {(uint64_t)((int64_t)n + 1023) << 52};
 #else
-    union { uint32_t bits; float value; } u = {(uint32_t)((int32_t)n + 127) << 23};
+    union {
+        uint32_t bits;
+        float value;
+    } u = {(uint32_t)((int32_t)n + 127) << 23};
 #endif
     return u.value;
 }
 
-#elif FC_LANES_BYTES == 32 && !FC_F64 /* -------------------------------------------- AVX2, float */
+#elif FC_LANES_BYTES == 32 && !FC_F64 /* -------------------------------------------- AVX2, float \
+                                       */
 #define V __m256
 #define VL 8
 #define MASK __m256
@@ -152,17 +160,17 @@ static inline REAL FC_FN(scalar_pow2)(REAL n) {
 #define v_isnan(a) _mm256_cmp_ps(a, a, _CMP_UNORD_Q)
 #define v_select(m, a, b) _mm256_blendv_ps(b, a, m)
 #define v_pow2(n) \
-    _mm256_castsi256_ps(_mm256_slli_epi32( \
-        _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23))
+    _mm256_castsi256_ps( \
+        _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23))
 #define v_hsum(a) FC_FN(hsum)(a)
 #define v_hmax(a) FC_FN(hmax)(a)
 #define v_transpose(r) FC_FN(transpose_v)(r)
 
 static inline __m256i FC_FN(first)(ptrdiff_t n) {
-    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n),
-                              _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
-/* Not vmaskmovps: a masked store is dozens of micro-operations on AMD. With a constant n this folds to 1-3 stores. */
+/* Not vmaskmovps: a masked store is dozens of micro-operations on AMD. With a constant n this folds
+ * to 1-3 stores. */
 static inline void FC_FN(store_first)(float *p, __m256 a, ptrdiff_t n) {
     __m128 part = _mm256_castps256_ps128(a);
     if (n >= 8) {
@@ -210,7 +218,8 @@ static inline void FC_FN(transpose_v)(__m256 *r) {
     for (int i = 0; i < 8; i++) r[i] = t[i];
 }
 
-#elif FC_LANES_BYTES == 32 /* ------------------------------------------------------ AVX2, double */
+#elif FC_LANES_BYTES == 32 /* ------------------------------------------------------ AVX2, double \
+                            */
 #define V __m256d
 #define VL 4
 #define MASK __m256d
@@ -274,7 +283,8 @@ static inline void FC_FN(transpose_v)(__m256d *r) {
     r[3] = _mm256_permute2f128_pd(t1, t3, 0x31);
 }
 
-#elif FC_LANES_BYTES == 64 && !FC_F64 /* ----------------------------------------- AVX-512, float */
+#elif FC_LANES_BYTES == 64 && !FC_F64 /* ----------------------------------------- AVX-512, float \
+                                       */
 #define V __m512
 #define VL 16
 #define MASK __mmask16
@@ -299,8 +309,8 @@ static inline void FC_FN(transpose_v)(__m256d *r) {
 #define v_isnan(a) _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q)
 #define v_select(m, a, b) _mm512_mask_blend_ps(m, b, a)
 #define v_pow2(n) \
-    _mm512_castsi512_ps(_mm512_slli_epi32( \
-        _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)), 23))
+    _mm512_castsi512_ps( \
+        _mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)), 23))
 #define v_hsum(a) FC_FN(hsum)(a)
 #define v_hmax(a) FC_FN(hmax)(a)
 #define v_transpose(r) FC_FN(transpose_v)(r)
@@ -342,7 +352,8 @@ static inline void FC_FN(transpose_v)(__m512 *r) {
     for (int i = 0; i < 16; i++) r[i] = t[i];
 }
 
-#else /* -------------------------------------------------------------------------- AVX-512, double */
+#else /* -------------------------------------------------------------------------- AVX-512, \
+         double */
 #define V __m512d
 #define VL 8
 #define MASK __mmask8
@@ -367,8 +378,8 @@ static inline void FC_FN(transpose_v)(__m512 *r) {
 #define v_isnan(a) _mm512_cmp_pd_mask(a, a, _CMP_UNORD_Q)
 #define v_select(m, a, b) _mm512_mask_blend_pd(m, b, a)
 #define v_pow2(n) \
-    _mm512_castsi512_pd(_mm512_slli_epi64( \
-        _mm512_add_epi64(_mm512_cvtpd_epi64(n), _mm512_set1_epi64(1023)), 52))
+    _mm512_castsi512_pd( \
+        _mm512_slli_epi64(_mm512_add_epi64(_mm512_cvtpd_epi64(n), _mm512_set1_epi64(1023)), 52))
 #define v_hsum(a) FC_FN(hsum)(a)
 #define v_hmax(a) FC_FN(hmax)(a)
 #define v_transpose(r) FC_FN(transpose_v)(r)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Builds the fc_table of one row. The row's file defines FC_ISA_NAME, FC_LANES_BYTES and its tile limits, then
- * includes this file, which includes every body once per REAL. FC_ISA_FLAGS comes from setup.py.
+ * Builds the fc_table of one row. The row's file defines FC_ISA_NAME, FC_LANES_BYTES and its tile
+ * limits, then includes this file, which includes every body once per REAL. FC_ISA_FLAGS comes from
+ * setup.py.
  */
 #include <math.h>
 #include <string.h>
@@ -14,8 +15,7 @@
 #define FC_UP_TO_5(X, nv) FC_UP_TO_4(X, nv) X(5, nv)
 #define FC_UP_TO_6(X, nv) FC_UP_TO_5(X, nv) X(6, nv)
 #define FC_UP_TO_7(X, nv) FC_UP_TO_6(X, nv) X(7, nv)
-#define FC_UP_TO_12(X, nv) \
-    FC_UP_TO_7(X, nv) X(8, nv) X(9, nv) X(10, nv) X(11, nv) X(12, nv)
+#define FC_UP_TO_12(X, nv) FC_UP_TO_7(X, nv) X(8, nv) X(9, nv) X(10, nv) X(11, nv) X(12, nv)
 #define FC_UP_TO_14(X, nv) FC_UP_TO_12(X, nv) X(13, nv) X(14, nv)
 #define FC_TILES_(X, limit, nv) FC_UP_TO_##limit(X, nv)
 #define FC_TILES_1(X, limit) FC_TILES_(X, limit, 1)

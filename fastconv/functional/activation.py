@@ -32,11 +32,11 @@ def _activation(name: str, x: Any, dy: Any = None, out: Array | None = None) -> 
     xc = contiguous(x, dtype)
     dyc = None if dy is None else contiguous(dy, dtype)
     # Element by element: the result may overwrite an operand that lies exactly where it does.
-    exact = out is not None and any(
-        a is not None and a is out for a in (x, dy)
-    )
-    y = out if exact and out is not None and out.dtype == dtype and out.flags.c_contiguous else target(
-        out, x.shape, dtype, xc, dyc
+    exact = out is not None and any(a is not None and a is out for a in (x, dy))
+    y = (
+        out
+        if exact and out is not None and out.dtype == dtype and out.flags.c_contiguous
+        else target(out, x.shape, dtype, xc, dyc)
     )
     if y.size:
         elementwise.activation(ACTIVATIONS.index(name), y, xc, dyc, team_for(y.size))

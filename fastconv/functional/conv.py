@@ -20,7 +20,7 @@ from fastconv.functional._arrays import (
     result,
     target,
 )
-from fastconv.functional.shape import pad, pad_backward
+from fastconv.functional.shape import pad_backward
 from fastconv.kernels import conv_wgrad
 from fastconv.problem import ACTIVATIONS, LAYOUTS, Conv, choice, conv_problem, describe, integer
 
@@ -64,7 +64,9 @@ class _Layout:
 def _describe(p: Conv) -> str:
     return (
         f"mb{p.batch}g{p.groups}ic{p.groups * p.channels}oc{p.groups * p.outputs}i{describe(p.sizes)}"
-        f"k{describe(p.kernel)}s{describe(p.stride)}d{describe(p.dilation)}p{p.pads}".replace(" ", "").replace(",", ":")
+        f"k{describe(p.kernel)}s{describe(p.stride)}d{describe(p.dilation)}p{p.pads}".replace(
+            " ", ""
+        ).replace(",", ":")
     )
 
 
@@ -118,7 +120,9 @@ def _conv(
     dtype, result_dtype = common_dtypes(x=x, w=w, b=b, residual=residual)
     runtime.resolve_precision(precision)
     activation_code = (
-        -1 if activation is None else ACTIVATIONS.index(choice("activation", activation, ACTIVATIONS))
+        -1
+        if activation is None
+        else ACTIVATIONS.index(choice("activation", activation, ACTIVATIONS))
     )
     if max_workspace is not None:
         max_workspace = integer("max_workspace", max_workspace, 1)
@@ -127,7 +131,9 @@ def _conv(
     plan = algorithms.plan(problem, algo)
     shape = (problem.batch, problem.groups * problem.outputs, *problem.out[3 - rank :])
     if b is not None and b.shape != (shape[1],):
-        raise ValueError(f"b: expected shape ({shape[1]},) for weights of shape {w.shape}, got {b.shape}")
+        raise ValueError(
+            f"b: expected shape ({shape[1]},) for weights of shape {w.shape}, got {b.shape}"
+        )
     outer = arrange.outer_shape(shape)
     if residual is not None and residual.shape != outer:
         raise ValueError(f"residual: expected the result's shape {outer}, got {residual.shape}")
@@ -135,7 +141,9 @@ def _conv(
     xc, wc = contiguous(arrange.x, dtype), contiguous(arrange.w, dtype)
     bc = None if b is None else contiguous(b, dtype)
     rc = None if residual is None else contiguous(arrange.inner(residual), dtype)
-    y = target(None if arrange.last else out, outer if not arrange.last else shape, dtype, xc, wc, bc, rc)
+    y = target(
+        None if arrange.last else out, outer if not arrange.last else shape, dtype, xc, wc, bc, rc
+    )
     if y.size:
         team = plan.threads(runtime.get_num_threads())
         runtime.traced(

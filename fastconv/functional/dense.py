@@ -23,7 +23,13 @@ from fastconv.kernels import gemm
 
 
 def _multiply(
-    name: str, a: Array, a_transposed: bool, b: Array, b_transposed: bool, bias: Array | None, c: Array
+    name: str,
+    a: Array,
+    a_transposed: bool,
+    b: Array,
+    b_transposed: bool,
+    bias: Array | None,
+    c: Array,
 ) -> None:
     """c = a @ b + bias; a and b contiguous matrices, stored transposed where said."""
     rows, columns = c.shape
@@ -51,7 +57,9 @@ def _check(x: Array, w: Array) -> None:
         )
 
 
-def linear(x: Any, w: Any, b: Any = None, *, precision: str | None = None, out: Array | None = None) -> Array:
+def linear(
+    x: Any, w: Any, b: Any = None, *, precision: str | None = None, out: Array | None = None
+) -> Array:
     """Fully connected layer.
 
     y[..., o] = sum_i x[..., i] * w[o, i] + b[o]
@@ -86,7 +94,9 @@ def linear(x: Any, w: Any, b: Any = None, *, precision: str | None = None, out: 
     bc = None if b is None else contiguous(b, dtype)
     y = target(out, shape, dtype, xc, wc, bc)
     rows = math.prod(x.shape[:-1])
-    _multiply("linear", xc.reshape(rows, w.shape[1]), False, wc, True, bc, y.reshape(rows, w.shape[0]))
+    _multiply(
+        "linear", xc.reshape(rows, w.shape[1]), False, wc, True, bc, y.reshape(rows, w.shape[0])
+    )
     return deliver(y, out, result_dtype)
 
 
@@ -125,7 +135,9 @@ def linear_backward(
     dx = dw = db = None
     if needs[0]:
         dx = result("dx", x.shape, dtype)
-        _multiply("linear_dx", dy2, False, contiguous(w, dtype), False, None, dx.reshape(rows, w.shape[1]))
+        _multiply(
+            "linear_dx", dy2, False, contiguous(w, dtype), False, None, dx.reshape(rows, w.shape[1])
+        )
         dx = deliver(dx, None, result_dtype)
     if needs[1]:
         dw = result("dw", w.shape, dtype)

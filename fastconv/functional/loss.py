@@ -63,7 +63,9 @@ class _CrossEntropy:
         t = t * (1 - smoothing) + smoothing / self.classes
         return (t * self.weight).astype(self.dtype), float(len(t))
 
-    def _from_classes(self, target: Array, ignore_index: int, smoothing: float) -> tuple[Array, float]:
+    def _from_classes(
+        self, target: Array, ignore_index: int, smoothing: float
+    ) -> tuple[Array, float]:
         ignore_index = integer("ignore_index", ignore_index)
         if target.dtype.kind not in "iu":
             raise TypeError(
@@ -81,15 +83,19 @@ class _CrossEntropy:
             )
         safe = np.where(kept, classes, 0)
         rows = np.arange(len(classes))
-        t = np.broadcast_to(self.weight * (smoothing / self.classes), (len(classes), self.classes)).copy()
+        t = np.broadcast_to(
+            self.weight * (smoothing / self.classes), (len(classes), self.classes)
+        ).copy()
         t[rows, safe] += (1 - smoothing) * self.weight[safe]
         t[~kept] = 0
         return t.astype(self.dtype), float(self.weight[safe][kept].sum(dtype=np.float64))
 
     def losses(self) -> Array:
         """-sum_c t_c log p_c of each row; a zero weight silences an infinite log p."""
-        terms = np.where(self.t == 0, 0, self.t * self.log_p) if not np.isfinite(self.log_p).all() else (
-            self.t * self.log_p
+        terms = (
+            np.where(self.t == 0, 0, self.t * self.log_p)
+            if not np.isfinite(self.log_p).all()
+            else (self.t * self.log_p)
         )
         return -terms.sum(axis=-1, dtype=np.float64)
 

@@ -65,7 +65,11 @@ class _Planes:
         return target(out, self.outer, dtype, *operands).reshape(self.shape)
 
     def deliver(self, y: Array, out: Array | None, dtype: np.dtype[Any]) -> Array:
-        y = np.ascontiguousarray(y.reshape(self.shape[1:]).T) if self.columns else y.reshape(self.outer)
+        y = (
+            np.ascontiguousarray(y.reshape(self.shape[1:]).T)
+            if self.columns
+            else y.reshape(self.outer)
+        )
         return deliver(y, out, dtype)
 
 
@@ -73,7 +77,9 @@ def _running(name: str, value: Any, channels: int) -> Array | None:
     if value is None:
         return None
     if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
-        raise TypeError(f"{name}: expected an array of floats (it is updated in place), got {value!r}")
+        raise TypeError(
+            f"{name}: expected an array of floats (it is updated in place), got {value!r}"
+        )
     if value.shape != (channels,) or not value.flags.writeable:
         raise ValueError(
             f"{name}: expected a writable array of shape ({channels},), got shape {value.shape}, "

@@ -80,7 +80,9 @@ def _max_backward(dy: Any, indices: Any, x_shape: Sequence[int], rank: int) -> A
         cells,
         team_for(dx.size),
     ):
-        raise ValueError(f"indices: expected flat indices in [0, {cells}) into each plane of {x_shape}")
+        raise ValueError(
+            f"indices: expected flat indices in [0, {cells}) into each plane of {x_shape}"
+        )
     return deliver(dx, None, result_dtype)
 
 
@@ -100,7 +102,9 @@ def _avg_backward(dy: Any, x_shape: tuple[int, ...], problem: Pool, scale: Array
     dy = as_array("dy", dy)
     shape, planes = _shapes(x_shape, problem)
     if dy.shape != shape:
-        raise ValueError(f"dy: expected shape {shape} for an input of shape {x_shape}, got {dy.shape}")
+        raise ValueError(
+            f"dy: expected shape {shape} for an input of shape {x_shape}, got {dy.shape}"
+        )
     dtype, result_dtype = common_dtypes(dy=dy)
     dx = result("x_shape", x_shape, dtype)
     if dx.size:
@@ -137,7 +141,9 @@ def _average_windows(
         axis = 3 - rank + i
         first = np.arange(problem.out[axis]) * s - p
         cells = np.minimum(first + k, problem.sizes[axis] + p) - first
-        count = count * np.expand_dims(cells.astype(np.float64), tuple(a for a in range(3) if a != axis))
+        count = count * np.expand_dims(
+            cells.astype(np.float64), tuple(a for a in range(3) if a != axis)
+        )
     return problem, np.ascontiguousarray(np.broadcast_to(1.0 / count, problem.out))
 
 

@@ -76,7 +76,9 @@ def _pad_pairs(pads: Any, ndim: int) -> Pairs:
     return tuple(pairs)
 
 
-def pad(x: Any, pads: Any, mode: str = "zeros", value: float = 0.0, *, out: Array | None = None) -> Array:
+def pad(
+    x: Any, pads: Any, mode: str = "zeros", value: float = 0.0, *, out: Array | None = None
+) -> Array:
     """Pad the last axes.
 
     y[..., i] = x[..., source(i - low)], where source is outside x: `value` ("zeros"), the mirrored cell without
@@ -117,7 +119,9 @@ def pad(x: Any, pads: Any, mode: str = "zeros", value: float = 0.0, *, out: Arra
         _unfold.unfold(lattice, xc, y, math.prod(lead), team_for(y.size))
     elif y.size:
         y[...] = value
-        inner = tuple(slice(low, low + s) for s, (low, _) in zip(sizes, pairs, strict=True))
+        inner: tuple[Any, ...] = tuple(
+            slice(low, low + s) for s, (low, _) in zip(sizes, pairs, strict=True)
+        )
         y[(..., *inner)] = xc
     return deliver(y, out, result_dtype)
 
@@ -175,9 +179,7 @@ def _windows(
     strides = integers("stride", stride, rank, 1)
     dilations = integers("dilation", dilation, rank, 1)
     pads = resolve_padding(padding, sizes, kernel, strides, dilations)
-    outs = tuple(
-        output_size(*a) for a in zip(sizes, kernel, strides, pads, dilations, strict=True)
-    )
+    outs = tuple(output_size(*a) for a in zip(sizes, kernel, strides, pads, dilations, strict=True))
     if min(outs) < 1:
         raise ValueError(
             f"kernel_size: windows of {kernel} with dilation {dilations} do not fit an input of {sizes} "
@@ -185,7 +187,11 @@ def _windows(
         )
     elements("kernel_size", (*outs, *kernel))
     lattice = _unfold_lattice(
-        _three(sizes, 1), _three(kernel, 1), _three(strides, 1), _three(pads, (0, 0)), _three(dilations, 1)
+        _three(sizes, 1),
+        _three(kernel, 1),
+        _three(strides, 1),
+        _three(pads, (0, 0)),
+        _three(dilations, 1),
     )
     return lattice, outs, math.prod(kernel)
 
@@ -205,7 +211,7 @@ def unfold(
 
     Parameters
     ----------
-    x : array (N, C, [D,] [H,] W), or (C, H, W) for one image
+    x : array (N, C, H, W), (N, C, D, H, W), or (C, H, W) for one image
     kernel_size, dilation, padding, stride : as in :func:`fastconv.conv2d`
 
     Returns
@@ -219,8 +225,10 @@ def unfold(
     """
     x = as_array("x", x)
     if x.ndim not in (3, 4, 5):
-        raise ValueError(f"x: expected (N, C, [D, H,] W) or one image (C, H, W), got shape {x.shape}")
-    single = x.ndim == 3 and np.ndim(kernel_size) != 1 or x.ndim == 3 and np.size(kernel_size) == 2
+        raise ValueError(
+            f"x: expected (N, C, H, W), (N, C, D, H, W) or one image (C, H, W), got shape {x.shape}"
+        )
+    single = x.ndim == 3
     xb = x[np.newaxis] if single else x
     dtype, result_dtype = common_dtypes(x=x)
     lattice, outs, taps = _windows(xb.shape[2:], kernel_size, dilation, padding, stride)
@@ -267,7 +275,9 @@ def fold(
         raise ValueError(f"cols: expected (N, C*K, L) or (C*K, L), got shape {cols.shape}")
     single = cols.ndim == 2
     batch = cols[np.newaxis] if single else cols
-    sizes = integers("output_size", output_size, np.size(output_size) if np.ndim(output_size) else 2, 1)
+    sizes = integers(
+        "output_size", output_size, np.size(output_size) if np.ndim(output_size) else 2, 1
+    )
     if len(sizes) not in AXES:
         raise ValueError(f"output_size: expected 1 to 3 sizes, got {output_size!r}")
     dtype, result_dtype = common_dtypes(cols=cols)
@@ -290,15 +300,22 @@ def fold(
 
 
 def unfold_backward(
-    dy: Any, x_shape: Sequence[int], kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1
+    dy: Any,
+    x_shape: Sequence[int],
+    kernel_size: Any,
+    dilation: Any = 1,
+    padding: Any = 0,
+    stride: Any = 1,
 ) -> Array:
     """Gradient of :func:`unfold`: fold. x_shape is the shape of x."""
     shape = shape_of("x_shape", x_shape)
-    sizes = shape[1:] if np.ndim(dy) == 2 else shape[2:]
+    sizes = shape[1:] if len(shape) == 3 else shape[2:]
     return fold(dy, sizes, kernel_size, dilation, padding, stride)
 
 
-def fold_backward(dy: Any, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1) -> Array:
+def fold_backward(
+    dy: Any, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1
+) -> Array:
     """Gradient of :func:`fold`: unfold."""
     return unfold(dy, kernel_size, dilation, padding, stride)
 
@@ -311,7 +328,7 @@ def flatten(x: Any, start_dim: int = 1, end_dim: int = -1) -> Array:
     start, end = _axis("start_dim", start_dim, x.ndim), _axis("end_dim", end_dim, x.ndim)
     if start > end:
         raise ValueError(f"start_dim: must not come after end_dim, got {start_dim} and {end_dim}")
-    shape = x.shape[:start] + (math.prod(x.shape[start : end + 1]),) + x.shape[end + 1 :]
+    shape = (*x.shape[:start], math.prod(x.shape[start : end + 1]), *x.shape[end + 1 :])
     return x.reshape(shape)
 
 
@@ -335,7 +352,9 @@ def _probability(p: float) -> float:
     return float(p)
 
 
-def _drop(x: Array, p: float, training: bool, rng: Any, mask_shape: tuple[int, ...]) -> tuple[Array, Array]:
+def _drop(
+    x: Array, p: float, training: bool, rng: Any, mask_shape: tuple[int, ...]
+) -> tuple[Array, Array]:
     p = _probability(p)
     dtype, result_dtype = common_dtypes(x=x)
     if not training or p == 0.0:
@@ -372,7 +391,9 @@ def dropout(x: Any, p: float = 0.5, training: bool = True, rng: Any = None) -> t
     return _drop(x, p, training, rng, x.shape)
 
 
-def dropout2d(x: Any, p: float = 0.5, training: bool = True, rng: Any = None) -> tuple[Array, Array]:
+def dropout2d(
+    x: Any, p: float = 0.5, training: bool = True, rng: Any = None
+) -> tuple[Array, Array]:
     """Zero whole channels with probability p and scale the others by 1/(1 - p) (Tompson et al., 2015).
 
     Parameters

@@ -96,10 +96,13 @@ cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogi
 
 def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, residual, int activation,
         int threads, max_workspace):
-    """y = act(correlation of x with w over the lattice + bias + residual); see correlate.start_job for the shapes."""
+    """y = act(correlation of x with w over the lattice + bias + residual); see correlate.start_job for the shapes.
+
+    Returns the bytes of workspace a thread needs. With threads=0 that is all it does.
+    """
     cdef Job job
     cdef Py_ssize_t *off
-    cdef Py_ssize_t lanes
+    cdef Py_ssize_t lanes, workspace
     cdef Py_ssize_t block[3]
     start_job(&job, lattice, x, w, y, groups, transposed, bias, residual, activation)
     lanes = job.kernels.lanes
@@ -110,13 +113,16 @@ def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, resi
     choose_block(job.axis, job.channels, job.itemsize, band_budget(max_workspace), PIXELS, block)
     band_layout(job.axis, block, job.itemsize, &job.band)
     job.band_bytes = (job.band.channel * job.channels * job.itemsize + 63) // 64 * 64
+    workspace = job.band_bytes + block[0] * block[1] * block[2] * job.panel * job.itemsize
+    if threads == 0:
+        return workspace
     off = <Py_ssize_t *>block_alloc(job.taps * sizeof(Py_ssize_t))
     if off == NULL:
         raise MemoryError("fastconv: no memory for the tap offsets")
     try:
         band_offsets(job.axis, &job.band, off)
         job.off = off
-        run_job(&job, task, job.band_bytes + block[0] * block[1] * block[2] * job.panel * job.itemsize,
-                threads)
+        run_job(&job, task, workspace, threads)
     finally:
         block_free(off)
+    return workspace

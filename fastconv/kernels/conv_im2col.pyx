@@ -33,10 +33,10 @@ cdef void fill_columns(const Job *job, const Task *t, Py_ssize_t channel, Py_ssi
                        char *to) noexcept nogil:
     """columns[(c, tap)][pixel] of the task's block."""
     cdef const Axis *axis = job.axis
-    cdef Py_ssize_t c, kd, kh, kw, d, h, src_d, src_h, item = job.itemsize
+    cdef Py_ssize_t _c, kd, kh, kw, d, h, src_d, src_h, item = job.itemsize
     cdef const char *plane = source_plane(job, t) + channel * job.x_c * item
     cdef char *line
-    for c in range(channels):
+    for _c in range(channels):
         for kd in range(axis[0].taps):
             for kh in range(axis[1].taps):
                 for kw in range(axis[2].taps):
@@ -105,9 +105,12 @@ cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogi
 
 def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, residual, int activation,
         int threads, max_workspace):
-    """y = act(correlation of x with w over the lattice + bias + residual); see correlate.start_job for the shapes."""
+    """y = act(correlation of x with w over the lattice + bias + residual); see correlate.start_job for the shapes.
+
+    Returns the bytes of workspace a thread needs. With threads=0 that is all it does.
+    """
     cdef Job job
-    cdef Py_ssize_t lanes, pixels, terms, i
+    cdef Py_ssize_t lanes, pixels, terms, workspace
     cdef size_t budget = band_budget(max_workspace)
     start_job(&job, lattice, x, w, y, groups, transposed, bias, residual, activation)
     lanes = job.kernels.lanes
@@ -122,4 +125,7 @@ def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, resi
     job.padded = False
     job.panel = job.kernels.pixel_mr[1 if pixels <= lanes else FC_NV_MAX]
     job.panels = (job.outputs + job.panel - 1) // job.panel
-    run_job(&job, task, (terms * job.band.channel + FC_NV_MAX * lanes) * job.itemsize, threads)
+    workspace = (terms * job.band.channel + FC_NV_MAX * lanes) * job.itemsize
+    if threads:
+        run_job(&job, task, workspace, threads)
+    return workspace

@@ -78,7 +78,10 @@ cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogi
 
 def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, residual, int activation,
         int threads, max_workspace):
-    """y = act(correlation of x with w over the lattice + bias + residual); see correlate.start_job for the shapes."""
+    """y = act(correlation of x with w over the lattice + bias + residual); see correlate.start_job for the shapes.
+
+    Returns the bytes of workspace a thread needs. With threads=0 that is all it does.
+    """
     cdef Job job
     cdef Py_ssize_t *off
     cdef Py_ssize_t lanes, longest
@@ -95,6 +98,8 @@ def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, resi
     job.panels = (job.outputs + job.panel - 1) // job.panel
     # a tile reads whole vectors: up to FC_NV_MAX of them beyond the last row
     job.band_bytes = (job.band.channel * job.channels + FC_NV_MAX * lanes) * job.itemsize
+    if threads == 0:
+        return job.band_bytes
     off = <Py_ssize_t *>block_alloc(job.taps * sizeof(Py_ssize_t))
     if off == NULL:
         raise MemoryError("fastconv: no memory for the tap offsets")
@@ -104,3 +109,4 @@ def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, resi
         run_job(&job, task, job.band_bytes, threads)
     finally:
         block_free(off)
+    return job.band_bytes

@@ -7,7 +7,7 @@ cimport numpy as cnp
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 
-from fastconv.kernels.fastconv cimport fc_kernels, fc_pool, fc_pool_fn
+from fastconv.kernels.fastconv cimport fc_pool, fc_pool_fn
 from fastconv.kernels.isa cimport active_kernels
 from fastconv.kernels.team cimport run_tasks
 

@@ -19,6 +19,10 @@ class _Conv(Module):
     rank: ClassVar[int]
     op: ClassVar[Callable[..., Any]]
     op_backward: ClassVar[Callable[..., Any]]
+    option_names = (
+        *("stride", "padding", "dilation", "groups"),
+        *("padding_mode", "precision", "algo"),
+    )
 
     def __init__(
         self,
@@ -41,23 +45,20 @@ class _Conv(Module):
         self.out_channels = integer("out_channels", out_channels, 1)
         self.kernel_size = integers("kernel_size", kernel_size, self.rank, 1)
         self.stride = integers("stride", stride, self.rank, 1)
-        self.padding = padding
+        paired = isinstance(padding, str) or np.ndim(padding) > 1
+        self.padding = padding if paired else integers("padding", padding, self.rank, 0)
         self.dilation = integers("dilation", dilation, self.rank, 1)
         self.groups = integer("groups", groups, 1)
         self.padding_mode = choice("padding_mode", padding_mode, PADDING_MODES)
         self.precision = precision
         self.algo = algo
-        for name in ("in_channels", "out_channels"):
-            if getattr(self, name) % self.groups:
+        for channels in (self.in_channels, self.out_channels):
+            if channels % self.groups:
                 raise ValueError(
-                    f"groups: {name}={getattr(self, name)} cannot be divided into {self.groups} groups"
+                    f"groups: {channels} channels cannot be divided into {self.groups} groups"
                 )
         shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
         self.weight, self.bias = affine(shape, bias, dtype, rng)
-
-    def _options(self) -> dict[str, Any]:
-        names = ("stride", "padding", "dilation", "groups", "padding_mode", "precision", "algo")
-        return {name: getattr(self, name) for name in names}
 
     def forward(self, x: Any) -> Array:
         y = type(self).op(x, self.weight.data, data_of(self.bias), **self._options())
@@ -67,28 +68,24 @@ class _Conv(Module):
     def backward(self, dy: Any, needs_dx: bool = True) -> Array | None:
         (x,) = self._take()
         needs = (needs_dx, True, self.bias is not None)
-        dx, dw, db = type(self).op_backward(
-            dy, x, self.weight.data, needs=needs, **self._options()
-        )
+        dx, dw, db = type(self).op_backward(dy, x, self.weight.data, needs=needs, **self._options())
         accumulate(self.weight, dw)
         accumulate(self.bias, db)
         return dx  # type: ignore[no-any-return]
 
     def extra_repr(self) -> str:
+        rows = (
+            ("stride", self.stride, None),
+            ("padding", self.padding, (0,) * self.rank),
+            ("dilation", self.dilation, (1,) * self.rank),
+            ("groups", self.groups, 1),
+            ("bias", self.bias is not None, True),
+            ("padding_mode", self.padding_mode, "zeros"),
+            ("precision", self.precision, None),
+            ("algo", self.algo, "auto"),
+        )
         text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"
-        text += f", stride={self.stride}"
-        defaults = {
-            "padding": 0,
-            "dilation": (1,) * self.rank,
-            "groups": 1,
-            "padding_mode": "zeros",
-            "precision": None,
-            "algo": "auto",
-        }
-        for name, default in defaults.items():
-            if getattr(self, name) != default:
-                text += f", {name}={getattr(self, name)!r}"
-        return text if self.bias is not None else text + ", bias=False"
+        return text + "".join(f", {name}={value}" for name, value, usual in rows if value != usual)
 
 
 class Conv1d(_Conv):
@@ -109,7 +106,7 @@ class Conv3d(_Conv):
     op_backward = staticmethod(F.conv3d_backward)
 
 
-_DOC = """{rank}-D convolution with learnt weights; see :func:`fastconv.conv{rank}d` for the formula.
+_DOC = """{rank}-D convolution with learnt weights; the formula: :func:`fastconv.conv{rank}d`.
 
     Parameters
     ----------

@@ -26,6 +26,7 @@ class CrossEntropyLoss(Module):
     """
 
     buffer_names = ("weight",)
+    option_names = ("weight", "ignore_index", "reduction", "label_smoothing")
 
     def __init__(
         self,
@@ -39,12 +40,9 @@ class CrossEntropyLoss(Module):
         self.reduction = reduction
         self.label_smoothing = label_smoothing
 
-    def _options(self) -> tuple[Any, ...]:
-        return self.weight, self.ignore_index, self.reduction, self.label_smoothing
-
     def forward(self, logits: Any, target: Any) -> Any:  # type: ignore[override]
         """Return the loss of logits (N, C) or (N, C, *S) for integer or probability targets."""
-        loss = F.cross_entropy(logits, target, *self._options())
+        loss = F.cross_entropy(logits, target, **self._options())
         self._keep(logits, target)
         return loss
 
@@ -53,8 +51,7 @@ class CrossEntropyLoss(Module):
         logits, target = self._take()
         if not needs_dx:
             return None
-        dlogits: Array = F.cross_entropy_backward(logits, target, *self._options(), dloss=dloss)
-        return dlogits
+        return F.cross_entropy_backward(logits, target, dloss=dloss, **self._options())
 
     def extra_repr(self) -> str:
         return f"reduction={self.reduction!r}"

@@ -68,7 +68,7 @@ def data_of(parameter: Parameter | None) -> Array | None:
 
 
 def accumulate(parameter: Parameter | None, gradient: Array | None) -> None:
-    """Add to ``.grad``. The first gradient is taken over, not copied: functions return fresh arrays."""
+    """Add to ``.grad``. The first gradient is taken over, not copied: it is a fresh array."""
     if parameter is None or gradient is None:
         return
     gradient = gradient.astype(parameter.dtype, copy=False)
@@ -92,12 +92,13 @@ class Module:
     looking at the instance; ``super().__init__()`` is not needed), names its state that is not
     learnt in `buffer_names`, and writes ``forward(x) -> y`` and ``backward(dy) -> dx``.
 
-    A layer keeps what ``backward`` needs of its *last* call, and ``backward`` uses it up. So a layer
-    cannot stand at two places of one network, and inputs must not be changed in between.
+    A layer keeps what ``backward`` needs of its *last* call, and ``backward`` uses it up. So a
+    layer cannot stand at two places of one network, and its input must not change in between.
     """
 
     training: bool = True
     buffer_names: ClassVar[tuple[str, ...]] = ()
+    option_names: ClassVar[tuple[str, ...]] = ()
     _kept: tuple[Any, ...] | None = None
 
     def forward(self, x: Any) -> Array:
@@ -123,6 +124,10 @@ class Module:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.forward(*args, **kwargs)
 
+    def _options(self) -> dict[str, Any]:
+        """The attributes that the layer's functions, forward and backward, take by name."""
+        return {name: getattr(self, name) for name in self.option_names}
+
     def _keep(self, *values: Any) -> None:
         """Keep `values` for ``backward``, unless in ``no_grad()``."""
         self._kept = values if _recording.get() else None
@@ -131,8 +136,8 @@ class Module:
         """Hand out what the last call kept, once."""
         if self._kept is None:
             raise RuntimeError(
-                f"{type(self).__name__}.backward: there is no forward call to differentiate; call the "
-                "layer first, outside no_grad(), and once for every backward"
+                f"{type(self).__name__}.backward: there is no forward call to differentiate; call "
+                "the layer first, outside no_grad(), and once for every backward"
             )
         values, self._kept = self._kept, None
         return values
@@ -213,7 +218,9 @@ class Module:
         """
         return {name: array.copy() for name, array in self._named_arrays()}
 
-    def load_state_dict(self, state: Mapping[str, npt.ArrayLike], strict: bool = True) -> LoadResult:
+    def load_state_dict(
+        self, state: Mapping[str, npt.ArrayLike], strict: bool = True
+    ) -> LoadResult:
         """Write the arrays of `state` into the parameters and buffers of the same names.
 
         Parameters
@@ -238,8 +245,8 @@ class Module:
         found = {name: np.asarray(state[name]) for name in own if name in state}
         problems = [text for name in found for text in _mismatch(name, found[name], own[name])]
         if strict:
-            problems += [f"missing: {', '.join(keys)}" for keys in [result.missing_keys] if keys]
-            problems += [f"unexpected: {', '.join(keys)}" for keys in [result.unexpected_keys] if keys]
+            named = zip(("missing", "unexpected"), result, strict=True)
+            problems += [f"{what}: {', '.join(keys)}" for what, keys in named if keys]
         if problems:
             raise ValueError(f"state: does not fit {type(self).__name__}; " + "; ".join(problems))
         for name, array in found.items():
@@ -247,7 +254,7 @@ class Module:
         return result
 
     def train(self, mode: bool = True) -> Self:
-        """Set training mode (dropout drops, batch norm uses the batch's statistics) here and below."""
+        """Set training mode here and below: dropout drops, batch norm uses batch statistics."""
         for module in self.modules():
             module.training = bool(mode)
         return self
@@ -320,7 +327,7 @@ class Sequential(Module):
         items = dict(named) if named is not None else {str(i): v for i, v in enumerate(layers)}
         for name, layer in items.items():
             if not isinstance(layer, Module):
-                raise TypeError(f"layers: expected modules, got {type(layer).__name__} for {name!r}")
+                raise TypeError(f"layers: expected modules, got {layer!r} for {name!r}")
             if hasattr(type(self), name) or "." in name:
                 raise ValueError(f"layers: {name!r} cannot be the name of a layer")
         if len({id(layer) for layer in items.values()}) != len(items):
@@ -351,6 +358,6 @@ class Sequential(Module):
         return sum(1 for _ in self)
 
     def __getitem__(self, index: int | slice) -> Any:
-        """The layer at `index`; a slice is a Sequential that shares these layers, with their names."""
+        """The layer at `index`; a slice is a Sequential that shares these layers and names."""
         items = list(self.named_children())
         return Sequential(dict(items[index])) if isinstance(index, slice) else items[index][1]

@@ -22,6 +22,8 @@ class MaxPool2d(Module):
         Whether a last window may hang over the end.
     """
 
+    option_names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
+
     def __init__(
         self,
         kernel_size: Any,
@@ -36,17 +38,14 @@ class MaxPool2d(Module):
         self.dilation = dilation
         self.ceil_mode = ceil_mode
 
-    def _window(self) -> tuple[Any, ...]:
-        return self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode
-
     def forward(self, x: Any) -> Array:
-        y, indices = F.max_pool2d(x, *self._window(), return_indices=True)
+        y, indices = F.max_pool2d(x, return_indices=True, **self._options())
         self._keep(indices, np.shape(x))
         return y  # type: ignore[no-any-return]
 
     def backward(self, dy: Any, needs_dx: bool = True) -> Array | None:
         indices, x_shape = self._take()
-        return F.max_pool2d_backward(dy, indices, x_shape, *self._window()) if needs_dx else None
+        return F.max_pool2d_backward(dy, indices, x_shape, **self._options()) if needs_dx else None
 
     def extra_repr(self) -> str:
         return (
@@ -69,6 +68,11 @@ class AvgPool2d(Module):
     divisor_override : int, optional
     """
 
+    option_names = (
+        *("kernel_size", "stride", "padding"),
+        *("ceil_mode", "count_include_pad", "divisor_override"),
+    )
+
     def __init__(
         self,
         kernel_size: Any,
@@ -85,18 +89,14 @@ class AvgPool2d(Module):
         self.count_include_pad = count_include_pad
         self.divisor_override = divisor_override
 
-    def _window(self) -> tuple[Any, ...]:
-        spatial = (self.kernel_size, self.stride, self.padding, self.ceil_mode)
-        return (*spatial, self.count_include_pad, self.divisor_override)
-
     def forward(self, x: Any) -> Array:
-        y: Array = F.avg_pool2d(x, *self._window())
+        y: Array = F.avg_pool2d(x, **self._options())
         self._keep(np.shape(x))
         return y
 
     def backward(self, dy: Any, needs_dx: bool = True) -> Array | None:
         (x_shape,) = self._take()
-        return F.avg_pool2d_backward(dy, x_shape, *self._window()) if needs_dx else None
+        return F.avg_pool2d_backward(dy, x_shape, **self._options()) if needs_dx else None
 
     def extra_repr(self) -> str:
         return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"

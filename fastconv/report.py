@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""explain(): what a call would do, and why."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from fastconv import algorithms, runtime
+from fastconv.kernels import peak
+from fastconv.problem import Conv, choice, conv_problem
+
+# Share of the multiply-add peak that the kernels reach on layers of networks (benchmarks/: 60 to 95 % of it).
+EFFICIENCY = 0.75
+# Bytes a second one core moves between memory and cache; a careful guess that holds for servers of the last ten years.
+BANDWIDTH = 10e9
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What explain() found; print it, or read the fields."""
+
+    operation: str
+    dtype: str
+    algorithm: str
+    summary: str
+    passed_by: dict[str, str]
+    isa: str
+    threads: int
+    flops: int
+    bytes: int
+    workspace: int
+    expected_seconds: float
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.operation} {self.dtype}: {self.algorithm} ({self.summary})",
+            f"  isa {self.isa}, {self.threads} thread{'s' if self.threads > 1 else ''}",
+            f"  {self.flops} flops, {self.bytes} bytes at least, {self.workspace} bytes of workspace a thread",
+            f"  expected about {1e3 * self.expected_seconds:.3g} ms",
+        ]
+        lines += [f"  not {name}: {reason}" for name, reason in self.passed_by.items()]
+        return "\n".join(lines)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def _peak(itemsize: int) -> float:
+    """Multiply-add flops a second of one core, measured for some milliseconds."""
+    best = 0.0
+    for _ in range(3):
+        start = time.perf_counter()
+        flops = peak.fma(itemsize, 50_000, 1)
+        best = max(best, flops / (time.perf_counter() - start))
+    return best
+
+
+def _conv(operation: str, rank: int, x_shape: Any, w_shape: Any, options: dict[str, Any]) -> Conv:
+    return conv_problem(
+        np.dtype(options.pop("dtype", np.float32)).name,
+        tuple(x_shape),
+        tuple(w_shape),
+        options.pop("stride", 1),
+        options.pop("padding", 0),
+        options.pop("dilation", 1),
+        options.pop("groups", 1),
+        options.pop("padding_mode", "zeros"),
+        rank,
+    )
+
+
+def explain(
+    operation: str | Conv,
+    x_shape: Any = None,
+    w_shape: Any = None,
+    *,
+    algo: str = "auto",
+    **options: Any,
+) -> Explanation:
+    """Which algorithm a convolution would take, why not the others, and what it costs.
+
+    Parameters
+    ----------
+    operation : {"conv1d", "conv2d", "conv3d"}, the same with "_dx" for the input gradient, or a problem.Conv
+    x_shape, w_shape : shapes (N, C, ...) and (O, C/groups, ...)
+    algo : as in conv2d
+    **options : stride, padding, dilation, groups, padding_mode, dtype (float32)
+
+    Returns
+    -------
+    Explanation
+        With fields algorithm, passed_by (name -> reason), flops, bytes (each operand once), workspace (bytes a thread), threads,
+        isa and expected_seconds: the larger of flops at 75 % of the measured multiply-add peak and bytes at 10 GB/s a core.
+
+    Examples
+    --------
+    >>> import fastconv
+    >>> print(fastconv.explain("conv2d", (1, 64, 56, 56), (64, 64, 3, 3), padding=1).algorithm)
+    direct
+    """
+    gradient = False
+    if isinstance(operation, Conv):
+        problem, name = operation, f"conv{operation.rank}d"
+    else:
+        name = choice(
+            "operation", operation, [f"conv{r}d{g}" for r in (1, 2, 3) for g in ("", "_dx")]
+        )
+        gradient = name.endswith("_dx")
+        if x_shape is None or w_shape is None:
+            raise ValueError(f"x_shape, w_shape: explain({name!r}, ...) needs both")
+        problem = _conv(name, int(name[4]), x_shape, w_shape, options)
+        if options:
+            raise TypeError(f"explain: unknown options {', '.join(options)}")
+    plan = algorithms.plan(problem, algo, gradient)
+    team = plan.threads(runtime.get_num_threads())
+    seconds = max(
+        plan.flops / (EFFICIENCY * _peak(problem.itemsize) * team),
+        problem.bytes / (BANDWIDTH * team),
+    )
+    return Explanation(
+        operation=name,
+        dtype=problem.dtype,
+        algorithm=plan.algorithm.name,
+        summary=plan.algorithm.summary,
+        passed_by=dict(plan.reasons),
+        isa=runtime.isa(),
+        threads=team,
+        flops=plan.flops,
+        bytes=problem.bytes,
+        workspace=algorithms.workspace(plan),
+        expected_seconds=seconds,
+    )

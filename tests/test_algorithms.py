@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The registry, the automatic choice, and explain()."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import fastconv
+from fastconv import algorithms
+from fastconv.problem import Conv, conv_problem
+
+
+def problem(x: tuple[int, ...], w: tuple[int, ...], **options: object) -> Conv:
+    rest = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, **options}
+    return conv_problem("float32", x, w, *rest.values(), "zeros", len(w) - 2)
+
+
+@pytest.mark.parametrize(
+    ("x", "w", "options", "expected"),
+    [
+        ((1, 64, 56, 56), (64, 64, 3, 3), {"padding": 1}, "direct"),
+        ((1, 64, 56, 56), (64, 1, 3, 3), {"padding": 1, "groups": 64}, "pixel"),
+        ((1, 1, 28, 28), (6, 1, 5, 5), {}, "pixel"),
+        ((1, 64, 56, 56), (256, 64, 1, 1), {}, "im2col"),
+    ],
+)
+def test_choice(
+    x: tuple[int, ...], w: tuple[int, ...], options: dict[str, int], expected: str
+) -> None:
+    plan = algorithms.plan(problem(x, w, **options))
+    assert plan.algorithm.name == expected
+    passed_by = [name for name, _ in plan.reasons]
+    assert passed_by == list(algorithms.NAMES[: algorithms.NAMES.index(expected)])
+    assert all(reason for _, reason in plan.reasons)
+
+
+@pytest.mark.parametrize("name", algorithms.NAMES)
+def test_forced(name: str) -> None:
+    plan = algorithms.plan(problem((1, 3, 8, 8), (4, 3, 3, 3)), name)
+    assert plan.algorithm.name == name
+    assert plan.reasons == ()
+
+
+def test_unknown_algorithm() -> None:
+    with pytest.raises(ValueError, match=r"algo: .*'direct'.*got 'winograd9'"):
+        fastconv.conv2d(np.ones((1, 1, 3, 3)), np.ones((1, 1, 2, 2)), algo="winograd9")
+
+
+def test_small_problems_run_on_one_thread() -> None:
+    assert algorithms.plan(problem((1, 1, 8, 8), (1, 1, 3, 3))).threads(8) == 1
+    assert algorithms.plan(problem((1, 64, 56, 56), (64, 64, 3, 3))).threads(8) == 8
+
+
+def test_plans_are_cached_and_bounded() -> None:
+    algorithms.clear_plans()
+    p = problem((1, 3, 8, 8), (4, 3, 3, 3))
+    assert algorithms.plan(p) is algorithms.plan(p)
+    info = algorithms.plan_forward.cache_info()
+    assert info.maxsize is not None
+    assert info.currsize == 1
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+@pytest.mark.parametrize("name", algorithms.NAMES)
+def test_workspace_of_a_large_problem(name: str, gradient: bool) -> None:
+    """A 9x9, 64 -> 3 convolution on 16x64x224x224: at most 64 MiB a thread."""
+    p = problem((16, 64, 224, 224), (3, 64, 9, 9), padding=4)
+    size = algorithms.workspace(algorithms.plan(p, name, gradient))
+    assert 0 < size <= 64 << 20
+
+
+def test_explain() -> None:
+    found = fastconv.explain("conv2d", (1, 64, 56, 56), (64, 64, 3, 3), padding=1)
+    assert found.algorithm == "direct"
+    assert found.flops == 2 * 64 * 64 * 9 * 56 * 56
+    assert found.bytes == 4 * (2 * 64 * 56 * 56 + 64 * 64 * 9)
+    assert found.workspace > 0
+    assert found.expected_seconds > 0
+    assert found.isa == fastconv.isa()
+    text = str(found)
+    assert "direct" in text
+    assert "not pixel: " in text
+    assert found.as_dict()["algorithm"] == "direct"
+    p = problem((1, 64, 56, 56), (64, 64, 3, 3), padding=1)
+    assert fastconv.explain(p).algorithm == "direct"
+    assert fastconv.explain("conv1d_dx", (1, 2, 90), (3, 2, 5), algo="im2col").algorithm == "im2col"
+
+
+def test_explain_says_what_runs(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The verbose line of a call names the algorithm that explain() announced."""
+    import sys
+
+    from fastconv import runtime
+
+    monkeypatch.setattr(runtime, "_verbose", sys.stderr)
+    for x, w in (
+        ((1, 8, 20, 20), (64, 8, 3, 3)),
+        ((1, 8, 20, 20), (2, 8, 3, 3)),
+        ((1, 8, 20, 20), (64, 8, 1, 1)),
+    ):
+        expected = fastconv.explain("conv2d", x, w).algorithm
+        fastconv.conv2d(np.ones(x, np.float32), np.ones(w, np.float32))
+        line = capfd.readouterr().err.splitlines()[-1]
+        assert line.split(",")[1:3] == ["conv2d", expected]
+
+
+def test_explain_errors() -> None:
+    with pytest.raises(ValueError, match="operation"):
+        fastconv.explain("pool", (1, 1, 3, 3), (1, 1, 2, 2))
+    with pytest.raises(ValueError, match="x_shape, w_shape"):
+        fastconv.explain("conv2d")
+    with pytest.raises(TypeError, match="strides"):
+        fastconv.explain("conv2d", (1, 1, 3, 3), (1, 1, 2, 2), strides=2)

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The rules of docs/architecture.md, as tests."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "fastconv"
+CSRC = ROOT / "csrc"
+
+# What the modules of a layer may import of ours. Data goes one way: nn -> functional -> problem, algorithms -> kernels.
+ALLOWED = {
+    "problem.py": set(),
+    "reference.py": set(),
+    "kernels": {"kernels"},
+    "algorithms.py": {"kernels", "problem"},
+    "runtime.py": {"kernels", "problem"},
+    "report.py": {"kernels", "problem", "algorithms", "runtime"},
+    "functional": {"kernels", "problem", "algorithms", "runtime", "functional"},
+    "nn": {"functional", "nn", "problem"},
+    "models": {"nn", "models"},
+    "optim.py": {"nn", "problem"},
+}
+KERNEL_WORDS = ("malloc", "calloc", "realloc", "free(", "pthread", "omp_", "#pragma omp", "printf")
+
+
+def modules_of(place: str) -> list[Path]:
+    path = PACKAGE / place
+    return (
+        [path]
+        if path.is_file()
+        else sorted(p for s in ("*.py", "*.pyx", "*.pxd") for p in path.glob(s))
+    )
+
+
+def imports_of(path: Path) -> set[str]:
+    """First-level names of ours that a module imports at its top level or inside functions."""
+    text = path.read_text()
+    if path.suffix == ".py":
+        names = set()
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names |= (
+                    {f"fastconv.{a.name}" for a in node.names}
+                    if node.module == "fastconv"
+                    else {node.module}
+                )
+            elif isinstance(node, ast.Import):
+                names |= {a.name for a in node.names}
+    else:
+        names = set(re.findall(r"^\s*(?:from|cimport|import) +(fastconv[.\w]*)", text, re.M))
+    return {name.split(".")[1] for name in names if name.startswith("fastconv.")}
+
+
+@pytest.mark.parametrize("place", ALLOWED)
+def test_layers_import_one_way(place: str) -> None:
+    files = modules_of(place)
+    assert files, f"{place} is gone: change this table"
+    for path in files:
+        allowed = ALLOWED[place] | ({"__version__"} if place == "runtime.py" else set())
+        assert imports_of(path) <= allowed, f"{path.name} imports {imports_of(path) - allowed}"
+
+
+def test_reference_imports_numpy_only() -> None:
+    text = (PACKAGE / "reference.py").read_text()
+    found = set(re.findall(r"^\s*(?:import|from) +(\w+)", text, re.M))
+    assert found <= {
+        "__future__",
+        "collections",
+        "dataclasses",
+        "functools",
+        "itertools",
+        "math",
+        "typing",
+        "numpy",
+    }
+
+
+def test_import_needs_numpy_alone() -> None:
+    """`import fastconv` works with every other third-party package hidden."""
+    code = (
+        "import sys, importlib.abc\n"
+        "class Hide(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in {'scipy', 'sklearn', 'matplotlib', 'tqdm', 'torch', 'onnx', 'pytest'}:\n"
+        "            raise ImportError(name)\n"
+        "sys.meta_path.insert(0, Hide())\n"
+        "import fastconv, fastconv.nn, fastconv.optim, fastconv.filters, fastconv.signal, fastconv.compat.cs231n\n"
+        "import fastconv.models\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize("name", ["fastconv.h", "cpu.c"])
+def test_contract_is_plain_c(name: str) -> None:
+    text = (CSRC / name).read_text()
+    for header in ("Python.h", "omp.h", "immintrin.h"):
+        assert f"<{header}>" not in text
+        assert f'"{header}"' not in text
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted((CSRC / "body").glob("*.h")) + sorted((CSRC / "isa").glob("*.c")),
+    ids=lambda p: p.name,
+)
+def test_kernels_allocate_nothing_and_start_nothing(path: Path) -> None:
+    text = re.sub(r"/\*.*?\*/", "", path.read_text(), flags=re.S)
+    for word in KERNEL_WORDS:
+        assert word not in text, f"{path.name} uses {word}"
+
+
+@pytest.mark.parametrize("path", sorted((CSRC / "body").glob("*.h")), ids=lambda p: p.name)
+def test_bodies_are_static_and_without_intrinsics(path: Path) -> None:
+    text = re.sub(r"/\*.*?\*/", "", path.read_text(), flags=re.S)
+    assert not re.search(r"_mm\d*_", text), "intrinsics belong in isa/simd.h"
+    for line in text.splitlines():
+        if re.match(r"[A-Za-z].*\bFC_FN\(\w+\)\(.*", line):
+            assert line.startswith("static"), f"{path.name}: {line}"
+
+
+def test_no_fast_math() -> None:
+    for path in [ROOT / "setup.py", *CSRC.rglob("*.*")]:
+        text = path.read_text()
+        for flag in ("-ffast-math", "-Ofast", "-funsafe-math", "-march=native"):
+            assert flag not in text, f"{path.name} uses {flag}"
+
+
+def test_one_parallel_region() -> None:
+    """OpenMP lives in team.pyx alone."""
+    users = [
+        p.name
+        for p in (PACKAGE / "kernels").glob("*.pyx")
+        if re.search(r"cython\.parallel|omp_", p.read_text())
+    ]
+    assert users == ["team.pyx"]
+
+
+def test_every_row_of_isa_def_has_its_file() -> None:
+    rows = re.findall(r"^FC_ISA\((\w+),", (CSRC / "isa/isa.def").read_text(), re.M)
+    assert rows[0] == "scalar"
+    for name in rows:
+        assert f"#define FC_ISA_NAME {name}" in (CSRC / f"isa/{name}.c").read_text()
+
+
+def test_every_function_has_a_twin_and_a_gradient() -> None:
+    """Each public op has a reference of the same name, and each differentiable one a backward."""
+    from fastconv import functional, reference
+
+    for name in functional.__all__:
+        assert hasattr(reference, name), f"reference.{name} is missing"
+        base = name.removesuffix("_backward").removesuffix("_train")
+        assert hasattr(functional, f"{base}_backward"), f"{base}_backward is missing"
+        assert getattr(functional, name).__doc__, f"{name} has no docstring"
+
+
+def source_files() -> list[Path]:
+    places = ("csrc", "fastconv", "tests", "benchmarks", "examples")
+    files = [
+        p
+        for place in places
+        for p in (ROOT / place).rglob("*")
+        if p.suffix in {".py", ".pyx", ".pxd", ".c", ".h", ".def"}
+    ]
+    generated = {p.with_suffix(".c") for p in files if p.suffix == ".pyx"}
+    return sorted(set(files) - generated)
+
+
+@pytest.mark.parametrize("path", source_files(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_sources_carry_their_licence_and_no_dead_code(path: Path) -> None:
+    text = path.read_text()
+    assert "SPDX-License-Identifier: BSD-3-Clause" in text[:120]
+    if path != Path(__file__):
+        assert "#if 0" not in text
+        assert not re.search(r"\b(TODO|FIXME|XXX)\b", text)

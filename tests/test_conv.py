@@ -1,0 +1,328 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Convolutions against the reference: every ISA, algorithm, type and thread count, forward and backward."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.ndimage
+import scipy.signal
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import fastconv
+from benchmarks.problems import PROBLEMS
+from fastconv import algorithms, reference
+from tests.conftest import THREADS
+from tests.data import Array, integers, reals, rng, trusted
+from tests.tolerance import assert_close
+
+FORWARD = {1: fastconv.conv1d, 2: fastconv.conv2d, 3: fastconv.conv3d}
+BACKWARD = {1: fastconv.conv1d_backward, 2: fastconv.conv2d_backward, 3: fastconv.conv3d_backward}
+ALGORITHMS = [a.name for a in algorithms.ALGORITHMS]
+
+# name: (x shape, w shape, options). Together: every dimension, both kinds of tails (OC = 19, W = 33), every stride phase,
+# dilation, groups, depthwise, one-sided padding, kernels larger than a chain, one pixel, one channel.
+CASES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
+    "3x3": ((2, 5, 9, 11), (7, 5, 3, 3), {"padding": 1}),
+    "tails": ((1, 3, 6, 33), (19, 3, 3, 3), {}),
+    "wide-oc": ((1, 4, 5, 5), (67, 4, 2, 2), {}),
+    "stride2": ((2, 4, 11, 10), (17, 4, 3, 3), {"stride": 2, "padding": 1}),
+    "stride4-k11": ((1, 3, 35, 35), (9, 3, 11, 11), {"stride": 4, "padding": 2}),
+    "stride>kernel": ((1, 3, 13, 14), (5, 3, 2, 2), {"stride": 3}),
+    "stride-mixed": ((1, 3, 13, 14), (5, 3, 3, 2), {"stride": (1, 3), "padding": (0, 1)}),
+    "dilated": ((1, 3, 14, 13), (6, 3, 3, 3), {"dilation": (2, 3), "padding": 2}),
+    "dilated-strided": ((1, 3, 17, 19), (6, 3, 3, 3), {"dilation": 2, "stride": 3, "padding": 3}),
+    "groups": ((2, 6, 8, 8), (9, 2, 3, 3), {"groups": 3, "padding": 1}),
+    "depthwise": ((2, 5, 12, 37), (5, 1, 3, 3), {"groups": 5, "padding": 1}),
+    "depthwise-x2": ((1, 5, 9, 9), (10, 1, 5, 5), {"groups": 5, "padding": 2, "stride": 2}),
+    "1x1": ((2, 9, 7, 7), (20, 9, 1, 1), {}),
+    "1x1-stride2": ((2, 9, 7, 8), (20, 9, 1, 1), {"stride": 2}),
+    "one-pixel": ((1, 3, 3, 3), (4, 3, 3, 3), {}),
+    "deep": ((1, 70, 6, 6), (3, 70, 3, 3), {"padding": 1}),
+    "huge-kernel": ((1, 2, 18, 20), (3, 2, 17, 18), {"padding": 3}),
+    "one-sided": ((1, 2, 7, 7), (3, 2, 3, 3), {"padding": ((2, 0), (0, 1))}),
+    "same": ((1, 2, 8, 7), (3, 2, 4, 3), {"padding": "same", "stride": 2}),
+    "valid": ((1, 2, 8, 7), (3, 2, 4, 3), {"padding": "valid"}),
+    "1d": ((2, 3, 41), (5, 3, 7), {"stride": 2, "padding": 3, "dilation": 2}),
+    "1d-long": ((1, 2, 5000), (3, 2, 300), {}),
+    "3d": ((1, 3, 5, 6, 7), (4, 3, 3, 2, 3), {"padding": 1, "stride": (2, 1, 2)}),
+    "3d-groups": ((1, 4, 5, 5, 5), (6, 2, 2, 2, 2), {"groups": 2, "dilation": 2}),
+}
+MODES = ("reflect", "replicate", "circular")
+
+
+def exact_case(name: str, dtype: str, mode: str = "zeros") -> tuple[Any, ...]:
+    """Integer operands of a case: (rank, x, w, b, dy, options)."""
+    x_shape, w_shape, options = CASES[name]
+    options = dict(options, padding_mode=mode)
+    g = rng(len(name))
+    x, w = integers(g, x_shape, dtype), integers(g, w_shape, dtype)
+    b = integers(g, w_shape[:1], dtype)
+    dy = integers(g, reference.conv(x, w, **options).shape, dtype)
+    return len(w_shape) - 2, x, w, b, dy, options
+
+
+def assert_gradients(found: Any, expected: Any) -> None:
+    for name, a, e in zip(("dx", "dw", "db"), found, expected, strict=True):
+        assert np.array_equal(a, e), f"{name} differs"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_exact(name: str, dtype: str, algo: str, isa_row: str) -> None:
+    """Small integers are exact: == the reference at every thread count, forward and backward."""
+    rank, x, w, b, dy, options = exact_case(name, dtype)
+    y = reference.conv(x, w, b, **options)
+    trusted(y)
+    gradients = reference.conv_backward(dy, x, w, **options)
+    for threads in THREADS:
+        with fastconv.threads(threads):
+            assert np.array_equal(FORWARD[rank](x, w, b, algo=algo, **options), y)
+            assert_gradients(BACKWARD[rank](dy, x, w, algo=algo, **options), gradients)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", ["3x3", "stride2", "dilated", "one-sided", "1d", "3d", "groups"])
+def test_padding_modes(name: str, mode: str, algo: str, isa_row: str) -> None:
+    rank, x, w, b, dy, options = exact_case(name, "float32", mode)
+    y = FORWARD[rank](x, w, b, algo=algo, **options)
+    assert np.array_equal(y, reference.conv(x, w, b, **options))
+    expected = reference.conv_backward(dy, x, w, **options)
+    assert_gradients(BACKWARD[rank](dy, x, w, algo=algo, **options), expected)
+
+
+@pytest.mark.parametrize("activation", [None, "relu", "tanh", "sigmoid"])
+def test_epilogue(activation: str | None, dtype: str, algo: str, isa_row: str) -> None:
+    """Bias, residual and activation are fused, with one channel block and with several."""
+    g = rng(3)
+    for channels in (3, 70):
+        x, w = reals(g, (2, channels, 7, 19), dtype), reals(g, (20, channels, 3, 3), dtype) / 8
+        b, residual = reals(g, (20,), dtype), reals(g, (2, 20, 7, 19), dtype)
+        options: dict[str, Any] = {"padding": 1, "residual": residual}
+        y = fastconv.conv2d(x, w, b, activation=activation, algo=algo, **options)
+        scale = reference.abs_conv(x, w, b, **options)
+        assert_close(y, reference.conv(x, w, b, activation=activation, **options), scale)
+
+
+@pytest.mark.parametrize("problem", PROBLEMS, ids=lambda p: p.name)
+def test_network_layers(problem: Any, isa_row: str) -> None:
+    """Real data on a small variant of every layer of the list: the tolerance policy, all algorithms, forward and backward."""
+    small = problem.reduced()
+    operands = small.arrays("float32")
+    x, w, dy = operands["x"], operands["w"], operands["dy"]
+    y = reference.conv(x, w, **small.options)
+    gradients = reference.conv_backward(dy, x, w, **small.options)
+    scale = reference.abs_conv(x, w, **small.options)
+    scales = reference.conv_backward(abs(dy), abs(x), abs(w), **small.options)
+    for algo in ALGORITHMS:
+        assert_close(fastconv.conv2d(x, w, algo=algo, **small.options), y, scale)
+        found = fastconv.conv2d_backward(dy, x, w, algo=algo, **small.options)
+        for a, e, s in zip(found, gradients, scales, strict=True):
+            assert_close(a, e, s)
+
+
+def all_bits(problem: Any, threads: int) -> list[bytes]:
+    """Forward, dx, dw and db of a problem, as bytes."""
+    operands = problem.arrays("float32")
+    x, w, b, dy = (operands[name] for name in ("x", "w", "b", "dy"))
+    with fastconv.threads(threads):
+        y = fastconv.conv2d(x, w, b, **problem.options)
+        gradients = fastconv.conv2d_backward(dy, x, w, **problem.options)
+    return [a.tobytes() for a in (y, *gradients) if a is not None]
+
+
+@pytest.mark.parametrize("problem", PROBLEMS, ids=lambda p: p.name)
+def test_same_bits_at_any_thread_count(problem: Any) -> None:
+    """Every layer of the list, at full size with one image (LeNet's with all), and a small variant of it."""
+    full = problem.with_batch(1) if problem.flops > 1e8 else problem
+    assert full.flops > algorithms.SERIAL_FLOPS, "one thread would run it anyway"
+    assert all_bits(full, 2) == all_bits(full, 1)
+    small = problem.reduced()
+    one = all_bits(small, 1)
+    assert len(one) == 4
+    for threads in THREADS[1:]:
+        assert all_bits(small, threads) == one
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_adjoint(name: str, algo: str) -> None:
+    """<conv(x, w), dy> = <x, dx> = <w, dw> in float64."""
+    x_shape, w_shape, options = CASES[name]
+    g = rng(7)
+    x, w = reals(g, x_shape, "float64"), reals(g, w_shape, "float64")
+    rank = len(w_shape) - 2
+    y = FORWARD[rank](x, w, algo=algo, **options)
+    dy = reals(g, y.shape, "float64")
+    dx, dw, _ = BACKWARD[rank](dy, x, w, algo=algo, **options)
+    size = np.linalg.norm(y) * np.linalg.norm(dy)
+    assert abs(np.vdot(y, dy) - np.vdot(x, dx)) <= 1e-12 * size
+    assert abs(np.vdot(y, dy) - np.vdot(w, dw)) <= 1e-12 * size
+
+
+def test_finite_differences(algo: str) -> None:
+    """The convolution is bilinear, so central differences along random directions are exact but for rounding."""
+    g = rng(8)
+    x, w, b = (
+        reals(g, (2, 4, 7, 8), "float64"),
+        reals(g, (6, 2, 3, 2), "float64"),
+        reals(g, (6,), "float64"),
+    )
+    options: dict[str, Any] = {
+        "stride": (2, 1),
+        "padding": 1,
+        "groups": 2,
+        "padding_mode": "reflect",
+    }
+    y = fastconv.conv2d(x, w, b, algo=algo, **options)
+    dy = reals(g, y.shape, "float64")
+    gradients = fastconv.conv2d_backward(dy, x, w, algo=algo, **options)
+    for i, gradient in enumerate(gradients):
+        direction = reals(g, gradient.shape, "float64")
+        moved = [
+            [a + (h * direction if i == j else 0) for j, a in enumerate((x, w, b))] for h in (1, -1)
+        ]
+        high, low = (np.vdot(fastconv.conv2d(*m, algo=algo, **options), dy) for m in moved)
+        assert np.isclose((high - low) / 2, np.vdot(gradient, direction), rtol=1e-10)
+
+
+@pytest.mark.parametrize("needs", [(a, b, c) for a in (0, 1) for b in (0, 1) for c in (0, 1)])
+def test_needs(needs: tuple[bool, bool, bool]) -> None:
+    _, x, w, _, dy, options = exact_case("groups", "float32")
+    found = fastconv.conv2d_backward(dy, x, w, needs=needs, **options)
+    expected = reference.conv_backward(dy, x, w, **options)
+    for needed, a, e in zip(needs, found, expected, strict=True):
+        assert np.array_equal(a, e) if needed else a is None
+
+
+@pytest.mark.parametrize("name", ["3x3", "stride2", "groups", "1d", "3d"])
+def test_channels_last(name: str, algo: str) -> None:
+    rank, x, w, b, dy, options = exact_case(name, "float32")
+    last = (0, *range(2, rank + 2), 1)
+    hwio = (*range(2, rank + 2), 1, 0)
+    y = FORWARD[rank](x.transpose(last), w.transpose(hwio), b, layout="NHWC", algo=algo, **options)
+    assert y.flags.c_contiguous
+    assert np.array_equal(y, reference.conv(x, w, b, **options).transpose(last))
+    dx, dw, db = BACKWARD[rank](
+        dy.transpose(last),
+        x.transpose(last),
+        w.transpose(hwio),
+        layout="NHWC",
+        algo=algo,
+        **options,
+    )
+    ex, ew, eb = reference.conv_backward(dy, x, w, **options)
+    assert_gradients((dx, dw, db), (ex.transpose(last), ew.transpose(hwio), eb))
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("name", ["3x3", "1d", "3d"])
+def test_unbatched(name: str, layout: str) -> None:
+    rank, x, w, b, dy, options = exact_case(name, "float64")
+    x, dy = x[:1], dy[:1]
+    y, gradients = reference.conv(x, w, b, **options), reference.conv_backward(dy, x, w, **options)
+    expected = [y, *gradients]
+    if layout == "NHWC":
+        x, dy, expected[0], expected[1] = (np.moveaxis(a, 1, -1) for a in (x, dy, y, gradients[0]))
+        w, expected[2] = (a.transpose(*range(2, rank + 2), 1, 0) for a in (w, gradients[1]))
+    found = FORWARD[rank](x[0], w, b, layout=layout, **options)
+    assert np.array_equal(found, expected[0][0])
+    dx, dw, db = BACKWARD[rank](dy[0], x[0], w, layout=layout, **options)
+    assert_gradients((dx, dw, db), (expected[1][0], *expected[2:]))
+
+
+@pytest.mark.parametrize(("mode", "boundary"), [("zeros", "fill"), ("circular", "wrap")])
+def test_scipy_signal(mode: str, boundary: str, algo: str, isa_row: str) -> None:
+    g = rng(9)
+    image, kernel = integers(g, (20, 23), "float64"), integers(g, (5, 3), "float64")
+    expected = scipy.signal.correlate2d(image, kernel, mode="same", boundary=boundary)
+    y = fastconv.conv2d(
+        image[None, None], kernel[None, None], padding=(2, 1), padding_mode=mode, algo=algo
+    )
+    assert np.array_equal(y[0, 0], expected)
+    flipped = scipy.signal.convolve2d(image, kernel[::-1, ::-1], mode="same", boundary=boundary)
+    assert np.array_equal(y[0, 0], flipped)
+
+
+@pytest.mark.parametrize(
+    ("mode", "theirs"), [("circular", "wrap"), ("reflect", "mirror"), ("replicate", "nearest")]
+)
+def test_scipy_ndimage(mode: str, theirs: str, algo: str, isa_row: str) -> None:
+    g = rng(10)
+    image, kernel = integers(g, (12, 9, 11), "float64"), integers(g, (3, 5, 3), "float64")
+    y = fastconv.conv3d(
+        image[None, None], kernel[None, None], padding=(1, 2, 1), padding_mode=mode, algo=algo
+    )
+    assert np.array_equal(y[0, 0], scipy.ndimage.correlate(image, kernel, mode=theirs))
+
+
+@st.composite
+def convolutions(draw: Any) -> tuple[int, Array, Array, Array, dict[str, Any]]:
+    """A random integer problem with every option, always valid."""
+    rank = draw(st.integers(1, 3))
+
+    def each(low: int, high: int) -> tuple[int, ...]:
+        return tuple(draw(st.integers(low, high)) for _ in range(rank))
+
+    groups, channels, outputs = (
+        draw(st.integers(1, 3)),
+        draw(st.integers(1, 9)),
+        draw(st.integers(1, 20)),
+    )
+    kernel, stride, dilation = each(1, 4), each(1, 4), each(1, 3)
+    pads = tuple((draw(st.integers(0, 3)), draw(st.integers(0, 3))) for _ in range(rank))
+    mode = draw(st.sampled_from(("zeros", *MODES)))
+    spans = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
+    sizes = [
+        max(draw(st.integers(1, 12)), span - sum(pair), max(pair) + 1)
+        for span, pair in zip(spans, pads, strict=True)
+    ]
+    g = rng(draw(st.integers(0, 2**32 - 1)))
+    x = integers(g, (draw(st.integers(1, 3)), groups * channels, *sizes), "float32")
+    w = integers(g, (groups * outputs, channels, *kernel), "float32")
+    options = {
+        "stride": stride,
+        "padding": pads,
+        "dilation": dilation,
+        "groups": groups,
+        "padding_mode": mode,
+    }
+    dy = integers(g, reference.conv(x, w, **options).shape, "float32")
+    return rank, x, w, dy, options
+
+
+@settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(
+    problem=convolutions(),
+    algo=st.sampled_from(["auto", *ALGORITHMS]),
+    threads=st.sampled_from(THREADS),
+)
+def test_any_problem(problem: Any, algo: str, threads: int, isa_row: str) -> None:
+    rank, x, w, dy, options = problem
+    with fastconv.threads(threads):
+        assert np.array_equal(
+            FORWARD[rank](x, w, algo=algo, **options), reference.conv(x, w, **options)
+        )
+        found = BACKWARD[rank](dy, x, w, algo=algo, **options)
+    assert_gradients(found, reference.conv_backward(dy, x, w, **options))
+
+
+def test_blocks_do_not_show() -> None:
+    """Any bound on the workspace, so any blocking of the pixels, gives the same bits."""
+    g = rng(11)
+    x, w = reals(g, (1, 40, 30, 41), "float32"), reals(g, (24, 40, 3, 3), "float32")
+    for algo in ALGORITHMS:
+        full = fastconv.conv2d(x, w, padding=1, algo=algo)
+        for limit in (1 << 16, 1 << 12, 1):
+            small = fastconv.conv2d(x, w, padding=1, algo=algo, max_workspace=limit)
+            assert small.tobytes() == full.tobytes()
+
+
+def test_weights_in_several_rounds() -> None:
+    """Weights beyond the packing limit (24 MiB) are packed and used in rounds."""
+    g = rng(12)
+    x, w = integers(g, (1, 1024, 4, 4), "float32"), integers(g, (1000, 1024, 3, 3), "float32", 1)
+    y = reference.conv(x, w)
+    for algo in ALGORITHMS:
+        assert np.array_equal(fastconv.conv2d(x, w, algo=algo), y)

@@ -1,0 +1,387 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The recycling allocator: alignment, reuse, cap, ownership, and how much workspace calls take."""
+
+from __future__ import annotations
+
+import ast
+import gc
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+import fastconv
+from fastconv import algorithms, reference
+from fastconv.kernels import memory
+from tests import data
+from tests.test_runtime import run_python
+
+ALGORITHMS = [a.name for a in algorithms.ALGORITHMS]
+MIB = 1 << 20
+# What docs and docstrings promise: the workspace of one thread.
+WORKSPACE_LIMIT = 64 * MIB
+Array = data.Array
+
+
+def address(array: Array) -> int:
+    return int(array.ctypes.data)
+
+
+def in_use() -> int:
+    gc.collect()
+    return fastconv.memory_stats()["in_use"]
+
+
+def ones(count: int, dtype: str = "float32") -> Array:
+    return np.ones(count, dtype)
+
+
+# ------------------------------------------------------------------------- alignment and reuse
+
+
+@pytest.mark.parametrize("size", [4096, 4100, 5000, 65536, 2 * MIB - 64, 2 * MIB, 3 * MIB + 12])
+def test_results_are_aligned(size: int) -> None:
+    keep = [fastconv.relu(ones(size // 4)) for _ in range(5)]
+    assert [address(y) % 64 for y in keep] == [0] * 5
+    assert all((y == 1).all() for y in keep)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: fastconv.conv2d(np.ones((1, 3, 40, 40)), np.ones((5, 3, 3, 3))),
+        lambda: fastconv.conv2d_backward(
+            np.ones((1, 5, 38, 38)), np.ones((1, 3, 40, 40)), np.ones((5, 3, 3, 3))
+        )[0],
+        lambda: fastconv.max_pool2d(np.ones((1, 3, 80, 80)), 2),
+        lambda: fastconv.softmax(np.ones((50, 40))),
+        lambda: fastconv.linear(np.ones((50, 7)), np.ones((40, 7))),
+        lambda: fastconv.pad(np.ones((40, 40)), ((1, 1),)),
+        lambda: fastconv.batch_norm_train(np.ones((4, 3, 20, 20)))[0],
+        lambda: fastconv.unfold(np.ones((1, 3, 20, 20)), 3),
+    ],
+    ids=["conv", "dx", "pool", "softmax", "linear", "pad", "norm", "unfold"],
+)
+def test_every_kind_of_result_comes_from_the_allocator(call: Callable[[], Array]) -> None:
+    before = in_use()
+    y = call()
+    assert address(y) % 64 == 0
+    assert y.nbytes <= fastconv.memory_stats()["in_use"] - before
+    del y
+    assert in_use() == before
+
+
+@pytest.mark.parametrize("size", [4096, 10000, 5 * MIB])
+def test_a_freed_block_is_used_again(size: int) -> None:
+    x = ones(size // 4)
+    fastconv.empty_cache()
+    y = fastconv.relu(x)
+    first = address(y)
+    before = fastconv.memory_stats()
+    del y
+    assert fastconv.memory_stats()["cached"] >= before["cached"] + size
+    y = fastconv.relu(x)
+    after = fastconv.memory_stats()
+    assert address(y) == first
+    assert after["hits"] == before["hits"] + 1
+    assert after["misses"] == before["misses"]
+    assert_array_equal(y, x)
+
+
+def test_blocks_in_use_are_never_given_away() -> None:
+    keep = [memory.empty((2048,), np.dtype("f4")) for _ in range(50)]
+    assert len({address(a) for a in keep}) == 50
+    for i, array in enumerate(keep):
+        array[:] = i
+    assert all((array == i).all() for i, array in enumerate(keep))
+
+
+def test_size_classes_waste_at_most_an_eighth() -> None:
+    for size in (4096, 4097, 5000, 12345, MIB + 1, 3 * MIB - 1, 7 * MIB):
+        before = in_use()
+        array = memory.empty((size,), np.dtype("u1"))
+        taken = in_use() - before
+        assert size <= taken <= size * 1.125 + 64, (size, taken)
+        array[:] = 255
+        del array
+
+
+def test_small_arrays_are_left_to_numpy() -> None:
+    before = in_use()
+    y = fastconv.relu(ones(1023))
+    assert in_use() == before
+    assert y.flags.owndata
+
+
+# --------------------------------------------------------------------------------- ownership
+
+
+def test_results_own_their_data() -> None:
+    y = fastconv.relu(ones(5000))
+    assert y.flags.owndata
+    assert y.base is None
+    assert y.flags.writeable
+
+
+def test_a_result_survives_empty_cache() -> None:
+    x = np.arange(1, 100_001, dtype=np.float32)
+    y = fastconv.relu(x)
+    fastconv.empty_cache()
+    assert fastconv.memory_stats()["cached"] == 0
+    other = fastconv.relu(-x)
+    assert_array_equal(y, x)
+    assert not other.any()
+
+
+def test_a_view_keeps_the_memory_alive() -> None:
+    x = np.arange(1, 50_001, dtype=np.float32)
+    view = fastconv.relu(x)[10_000:10_010]
+    for _ in range(20):
+        fastconv.relu(-x)
+    assert_array_equal(view, x[10_000:10_010])
+
+
+def test_a_result_can_be_resized() -> None:
+    """realloc through the NumPy hook: grow, shrink; old values stay and new ones are zero."""
+    before = in_use()
+    y = fastconv.relu(np.arange(2000, dtype=np.float32))
+    y.resize(9000, refcheck=False)
+    assert_array_equal(y[:2000], np.arange(2000))
+    assert not y[2000:].any()
+    y.resize(1500, refcheck=False)
+    assert_array_equal(y, np.arange(1500))
+    del y
+    assert in_use() == before
+
+
+# --------------------------------------------------------------------------- statistics and cap
+
+
+def test_statistics_are_consistent() -> None:
+    fastconv.empty_cache()
+    before = fastconv.memory_stats()
+    assert set(before) == {"cached", "cap", "in_use", "peak", "hits", "misses"}
+    assert all(type(n) is int and n >= 0 for n in before.values())
+    assert before["in_use"] <= before["peak"]
+    arrays = [fastconv.relu(ones(n)) for n in (2000, 30_000, 400_000)]
+    size = sum(a.nbytes for a in arrays)
+    during = fastconv.memory_stats()
+    assert size <= during["in_use"] - before["in_use"] <= 1.125 * size
+    assert during["peak"] >= during["in_use"]
+    del arrays
+    after = fastconv.memory_stats()
+    assert in_use() == before["in_use"]
+    assert size <= after["cached"] <= after["cap"]
+    fastconv.empty_cache()
+    assert fastconv.memory_stats()["cached"] == 0
+    memory.reset_peak()
+    assert fastconv.memory_stats()["peak"] == fastconv.memory_stats()["in_use"]
+
+
+def test_workspaces_are_given_back() -> None:
+    """Whatever a call takes beside its results is free afterwards, for every algorithm."""
+    x, w = np.ones((2, 8, 30, 30), "f4"), np.ones((8, 8, 3, 3), "f4")
+    before = in_use()
+    for algo in ALGORITHMS:
+        y = fastconv.conv2d(x, w, padding=1, algo=algo)
+        fastconv.conv2d_backward(y, x, w, padding=1, algo=algo)
+    fastconv.linear_backward(np.ones((9, 9)), np.ones((9, 9)), np.ones((9, 9)))
+    del y
+    assert in_use() == before
+
+
+CAP = """
+import numpy as np, fastconv
+cached = []
+x = np.ones(1 << 18, "f4")
+for n in (1 << 18, 1 << 17, 1 << 12, 1 << 11):
+    y = fastconv.relu(x[:n])
+    z = fastconv.relu(x[:n])
+    del y, z
+    cached.append(fastconv.memory_stats()["cached"])
+print([fastconv.memory_stats()["cap"], max(cached)])
+"""
+
+
+@pytest.mark.parametrize("cap", [0, 600_000])
+def test_the_cache_stays_below_its_cap(cap: int) -> None:
+    """Freed: 2 x 1 MiB, 2 x 512 KiB, 2 x 16 KiB, 2 x 8 KiB; 600000 holds one of 512 KiB."""
+    done = run_python(CAP, env={"FASTCONV_CACHE_BYTES": str(cap)})
+    found, most = ast.literal_eval(done.stdout)
+    assert found == cap
+    assert most <= cap
+    assert most > 500_000 or cap == 0
+
+
+@pytest.mark.parametrize("value", ["-1", "many", "1.5"])
+def test_a_bad_cap_is_named(value: str) -> None:
+    done = run_python("import fastconv", env={"FASTCONV_CACHE_BYTES": value}, check=False)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("ValueError: environment variable FASTCONV_CACHE_BYTES")
+    assert repr(value) in last
+
+
+def test_set_cap_releases_and_limits() -> None:
+    cap = fastconv.memory_stats()["cap"]
+    try:
+        fastconv.relu(ones(1 << 20))
+        memory.set_cap(100_000)
+        assert fastconv.memory_stats()["cached"] == 0
+        fastconv.relu(ones(1 << 20))
+        assert fastconv.memory_stats()["cached"] <= 100_000
+        fastconv.relu(ones(1 << 12))
+        assert fastconv.memory_stats()["cached"] >= 1 << 14
+    finally:
+        memory.set_cap(cap)
+
+
+# ------------------------------------------------------------------------------- out of memory
+
+
+def impossible_conv() -> Array:
+    """y would have (2^21)^2 * 33^2 floats = 2^54 bytes; the operands have 8 MiB each."""
+    x = np.ones((1 << 21, 1, 1, 1), "f4")
+    w = np.ones((1 << 21, 1, 1, 1), "f4")
+    return fastconv.conv2d(x, w, padding=16)
+
+
+IMPOSSIBLE = {
+    "conv2d": impossible_conv,
+    "conv2d padding": lambda: fastconv.conv2d(
+        np.ones((1, 1, 1, 1)), np.ones((1, 1, 1, 1)), padding=((0, 0), (0, 1 << 50))
+    ),
+    "relu": lambda: fastconv.relu(np.broadcast_to(np.float32(1), (1 << 50,))),
+    "linear": lambda: fastconv.linear(
+        np.broadcast_to(np.float32(1), (1 << 50, 1)), np.ones((1, 1), "f4")
+    ),
+    "pad": lambda: fastconv.pad(np.ones((1, 1)), ((0, 1 << 50),), value=1.0),
+    "empty": lambda: memory.empty((1 << 50,), np.dtype("f8")),
+}
+
+
+@pytest.mark.parametrize("name", IMPOSSIBLE)
+def test_an_impossible_size_is_a_memory_error(name: str) -> None:
+    before = in_use()
+    with pytest.raises(MemoryError):
+        IMPOSSIBLE[name]()
+    assert in_use() == before
+    x, w = data.integers(data.rng(), (2, 3, 40, 40), "f4"), data.integers(
+        data.rng(1), (5, 3, 3, 3), "f4"
+    )
+    assert_array_equal(fastconv.conv2d(x, w), reference.conv(x, w))
+
+
+def test_the_cache_is_emptied_before_memory_error() -> None:
+    fastconv.relu(ones(1 << 20))
+    assert fastconv.memory_stats()["cached"] >= 4 << 20
+    with pytest.raises(MemoryError):
+        memory.empty((1 << 50,), np.dtype("f8"))
+    assert fastconv.memory_stats()["cached"] == 0
+
+
+# ----------------------------------------------------------------------------------- workspace
+
+
+def workspace(call: Callable[[], Any]) -> int:
+    """Bytes of the allocator that the call took at its peak beside the results it returns."""
+    gc.collect()
+    memory.reset_peak()
+    kept = call()
+    stats = fastconv.memory_stats()
+    assert kept is not None
+    return stats["peak"] - stats["in_use"]
+
+
+def zeros(*shape: int) -> Array:
+    return np.zeros(shape, "f4")
+
+
+# The blocks of all algorithms lie within one image: N = 1 or 2 takes what N = 16 takes.
+CONVOLUTIONS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
+    "9x9 64->3": ((1, 64, 224, 224), (3, 64, 9, 9), {"padding": 4}),
+    "1x1": ((2, 256, 56, 56), (256, 256, 1, 1), {}),
+    "depthwise": ((1, 128, 112, 112), (128, 1, 3, 3), {"padding": 1, "groups": 128}),
+    "line": ((1, 1, 1_000_000), (1, 1, 501), {}),
+    "deep": ((1, 512, 14, 14), (512, 512, 3, 3), {"padding": 1}),
+}
+
+
+def convolution(name: str) -> tuple[Array, Array, dict[str, Any], int]:
+    x_shape, w_shape, options = CONVOLUTIONS[name]
+    return zeros(*x_shape), zeros(*w_shape), options, len(x_shape) - 2
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_workspace_of_a_convolution(name: str, algo: str) -> None:
+    x, w, options, rank = convolution(name)
+    forward = getattr(fastconv, f"conv{rank}d")
+    with fastconv.threads(2):
+        taken = workspace(lambda: forward(x, w, algo=algo, **options))
+    assert 0 < taken <= 2 * WORKSPACE_LIMIT
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_workspace_of_the_gradients(name: str) -> None:
+    x, w, options, rank = convolution(name)
+    y = getattr(fastconv, f"conv{rank}d")(x, w, **options)
+    backward = getattr(fastconv, f"conv{rank}d_backward")
+    for needs in ((True, False, False), (False, True, False), (False, False, True)):
+        with fastconv.threads(2):
+            taken = workspace(lambda n=needs: backward(y, x, w, needs=n, **options))
+        assert taken <= 2 * WORKSPACE_LIMIT, needs
+
+
+def test_workspace_of_a_large_weight_gradient() -> None:
+    """80 MiB of weights: the partial sums must not be a second copy of them."""
+    x, w = zeros(1, 1024, 3, 3), zeros(2304, 1024, 3, 3)
+    dy = zeros(1, 2304, 3, 3)
+    with fastconv.threads(1):
+        taken = workspace(
+            lambda: fastconv.conv2d_backward(
+                dy, x, w, padding=1, needs=(False, True, False)
+            )
+        )
+    assert taken <= WORKSPACE_LIMIT, f"{taken / MIB:.0f} MiB"
+
+
+def test_workspace_of_a_linear_layer() -> None:
+    x, w = zeros(64, 4096), zeros(4096, 4096)
+    with fastconv.threads(2):
+        assert 0 < workspace(lambda: fastconv.linear(x, w)) <= 2 * WORKSPACE_LIMIT
+        assert workspace(lambda: fastconv.linear_backward(x, x, w)) <= 2 * WORKSPACE_LIMIT
+
+
+@pytest.mark.parametrize("limit", [1, 4096, 100_000, 1 << 20, 1 << 30])
+def test_max_workspace_does_not_change_the_result(limit: int, algo: str, dtype: str) -> None:
+    made = data.rng(2)
+    x = data.integers(made, (2, 19, 17, 23), dtype)
+    w = data.integers(made, (21, 19, 3, 5), dtype)
+    expected = reference.conv(x, w, stride=2, padding=2)
+    dy = data.integers(made, expected.shape, dtype)
+    y = fastconv.conv2d(x, w, stride=2, padding=2, algo=algo, max_workspace=limit)
+    data.trusted(y)
+    assert_array_equal(y, expected)
+    found = fastconv.conv2d_backward(
+        dy, x, w, stride=2, padding=2, algo=algo, max_workspace=limit
+    )
+    for a, b in zip(found, reference.conv_backward(dy, x, w, stride=2, padding=2), strict=True):
+        assert_array_equal(a, b)
+
+
+def test_max_workspace_bounds_the_band_of_a_thread(algo: str) -> None:
+    """512 channels of a 57x57 image. The packed weights (of 16 outputs: 294912 bytes) come on top,
+    and so do partial sums of at most 784 pixels x 32 outputs (100352 bytes)."""
+    x, w = zeros(1, 512, 57, 57), zeros(16, 512, 3, 3)
+    taken = []
+    with fastconv.threads(1):
+        for limit in (1 << 18, 1 << 19, None):
+            taken.append(
+                workspace(lambda n=limit: fastconv.conv2d(x, w, algo=algo, max_workspace=n))
+            )
+    most = [1.125 * (n + 16 * 512 * 9 * 4 + 784 * 32 * 4) + 4096 for n in (1 << 18, 1 << 19)]
+    assert taken[0] <= most[0]
+    assert taken[1] <= most[1]
+    assert taken[0] < taken[2], "the limit changes nothing"

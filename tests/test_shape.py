@@ -1,0 +1,756 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""pad, unfold, fold, flatten and dropout, and the helpers that all operator tests share.
+
+Everything but dropout only moves or adds numbers, so small integers give equality. The helpers
+(teams, guards, error names, adjoints) are imported by the other test_*.py of the operators.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
+
+import fastconv.functional as F
+from fastconv import reference as ref
+from fastconv import runtime
+from fastconv.functional.shape import SERIAL_ELEMENTS
+from fastconv.kernels import memory
+from tests.conftest import THREADS
+from tests.data import Array, hostile, integers, reals, rng, trusted
+from tests.tolerance import assert_close
+
+GUARD = 64
+MODES = ("zeros", "reflect", "replicate", "circular")
+SEEDS = st.integers(0, 2**16)
+
+# Not arrays of real numbers.
+BAD_ARRAYS = {
+    "none": None,
+    "object": np.array([[[[None]]]]),
+    "complex": np.ones((1, 1, 1, 1), np.complex64),
+    "text": np.array([[[["1"]]]]),
+    "date": np.zeros((1, 1, 1, 1), "M8[s]"),
+    "longdouble": np.ones((1, 1, 1, 1), np.longdouble),
+}
+# Not integers, or not ones any array can have.
+TOO_LARGE = (2**62 + 1, -(2**62) - 1, 2**64)
+BAD_INTS = (1.0, math.nan, math.inf, True, np.True_, "2", 1j, object(), *TOO_LARGE)
+
+
+# ------------------------------------------------------------------------------------ helpers
+
+
+def examples(count: int) -> settings:
+    return settings(
+        max_examples=count,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=[HealthCheck.function_scoped_fixture],
+    )
+
+
+@contextmanager
+def named(argument: str) -> Iterator[None]:
+    """The block raises TypeError or ValueError, whose text names the argument."""
+    with pytest.raises((TypeError, ValueError), match=rf"(?<!\w){argument}(?!\w)"):
+        yield
+
+
+def arrays_in(value: Any) -> list[Array]:
+    """All arrays of a result, however nested in tuples; scalars become arrays."""
+    if isinstance(value, tuple):
+        return [a for part in value for a in arrays_in(part)]
+    return [] if value is None else [np.asarray(value)]
+
+
+def same_bytes(got: Any, wanted: Any) -> None:
+    pairs = zip(arrays_in(got), arrays_in(wanted), strict=True)
+    for a, b in pairs:
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+        assert a.tobytes() == b.tobytes()
+
+
+def poison(dtype: Any, *shapes: tuple[int, ...]) -> None:
+    """Fill with NaN the recycled memory in which the next results of these shapes will lie."""
+    blocks = [memory.empty(shape, np.dtype(dtype)) for shape in shapes]
+    for block in blocks:
+        block.fill(np.nan)
+
+
+def by_teams(run: Callable[[], Any]) -> Any:
+    """run() with every number of threads: the same bytes each time. Returns the result."""
+    results = []
+    for count in THREADS:
+        with runtime.threads(count):
+            first = arrays_in(run())
+            for a in first:
+                if a.flags.writeable and a.dtype.kind == "f":
+                    poison(a.dtype, a.shape)
+            results.append(run())
+    for other in results[1:]:
+        same_bytes(other, results[0])
+    return results[0]
+
+
+def equal(got: Any, wanted: Any, dtype: Any) -> None:
+    """Exact equality with the float64 reference, in the dtype expected; mostly not zero."""
+    for a, b in zip(arrays_in(got), arrays_in(wanted), strict=True):
+        assert a.dtype == (np.int64 if b.dtype.kind == "i" else dtype)
+        assert_array_equal(a, b, strict=False)
+        assert a.shape == b.shape
+        if a.dtype.kind == "f":
+            trusted(a)
+
+
+def check_hostile(f: Callable[..., Any], *operands: Array) -> None:
+    """f gives the same bytes for every memory layout of each operand, and leaves it as it was."""
+    wanted = f(*operands)
+    for place, operand in enumerate(operands):
+        for name, awkward in hostile(operand).items():
+            before = awkward.copy()
+            got = f(*operands[:place], awkward, *operands[place + 1 :])
+            same_bytes(got, wanted)
+            assert_array_equal(awkward, before, err_msg=name)
+
+
+def check_out(f: Callable[..., Any], wanted: Array) -> None:
+    """f(out=...) writes all of `out`, nothing beside it, returns it, and refuses what is unfit."""
+    shape, dtype = wanted.shape, wanted.dtype
+    block = np.full(wanted.size + 2 * GUARD, np.nan, dtype)
+    out = block[GUARD:-GUARD].reshape(shape)
+    assert f(out=out) is out
+    same_bytes(out, wanted)
+    assert np.isnan(block[:GUARD]).all()
+    assert np.isnan(block[-GUARD:]).all()
+    whole = np.full(shape, np.nan, dtype)
+    assert f(out=whole) is whole
+    same_bytes(whole, wanted)
+    gaps = np.full((*shape, 2), np.nan, dtype)
+    assert f(out=gaps[..., 1]) is not None
+    assert gaps[..., 1].tobytes() == wanted.tobytes()
+    assert np.isnan(gaps[..., 0]).all()
+    swapped = np.full(shape, np.nan, dtype.newbyteorder(">"))
+    f(out=swapped)
+    assert_array_equal(swapped, wanted)
+    wider = np.full(shape, np.nan, np.float64)
+    f(out=wider)
+    assert_array_equal(wider, wanted)
+    check_bad_out(f, shape, dtype)
+
+
+def check_bad_out(f: Callable[..., Any], shape: tuple[int, ...], dtype: Any) -> None:
+    readonly = np.zeros(shape, dtype)
+    readonly.flags.writeable = False
+    wrong = (
+        np.zeros((*shape, 1), dtype),
+        np.zeros((shape[0] + 1, *shape[1:]), dtype),
+        np.zeros(shape, np.int64),
+        np.zeros(shape, bool),
+        readonly,
+        [[0.0]],
+    )
+    for out in wrong:
+        with named("out"):
+            f(out=out)
+
+
+def check_overlap(f: Callable[..., Any], x: Array, y_shape: tuple[int, ...]) -> None:
+    """f(x, out=...) where out begins inside x, or x inside out, is as if they lay apart."""
+    wanted = f(x.copy())
+    for x_at, y_at in ((0, 3), (3, 0), (0, 0)):
+        memory = np.zeros(max(x.size, math.prod(y_shape)) + 8, x.dtype)
+        source = memory[x_at : x_at + x.size].reshape(x.shape)
+        source[...] = x
+        out = memory[y_at : y_at + math.prod(y_shape)].reshape(y_shape)
+        f(source, out=out)
+        same_bytes(out, wanted)
+
+
+def check_half(f: Callable[..., Any], *operands: Array) -> None:
+    """float16 is computed in float32 and rounded once."""
+    half = [a.astype(np.float16) for a in operands]
+    got = arrays_in(f(*half))
+    wanted = arrays_in(f(*(a.astype(np.float32) for a in half)))
+    for a, b in zip(got, wanted, strict=True):
+        same_bytes(a, b if b.dtype.kind != "f" else b.astype(np.float16))
+
+
+def check_integers(f: Callable[..., Any], *operands: Array) -> None:
+    """Integers (and bool) become the float that NumPy pairs with them and float32."""
+    for kind, real in (("i1", "f4"), ("u2", "f4"), ("i4", "f8"), ("i8", "f8"), ("?", "f4")):
+        whole = [np.abs(a).astype(kind) for a in operands]
+        got, wanted = f(*whole), f(*(a.astype(real) for a in whole))
+        same_bytes(got, wanted)
+
+
+def adjoint(
+    forward: Callable[[Array], Array], backward: Callable[[Array], Array], x: Array
+) -> None:
+    """<forward(x), g> = <x, backward(g)> in float64 to 1e-12."""
+    assert x.dtype == np.float64
+    y = forward(x)
+    g = reals(rng(99), y.shape, np.float64)
+    dx = backward(g)
+    assert dx.shape == x.shape
+    scale = np.linalg.norm(y.ravel()) * np.linalg.norm(g.ravel())
+    assert abs(np.vdot(y, g) - np.vdot(x, dx)) <= 1e-12 * max(scale, 1e-300)
+
+
+def slope(loss: Callable[[Array], float], x: Array, gradient: Array, step: float = 1e-5) -> None:
+    """<gradient, v> equals the central difference of the scalar loss along a random v."""
+    assert gradient.shape == x.shape
+    v = reals(rng(98), x.shape, np.float64)
+    wanted = (loss(x + step * v) - loss(x - step * v)) / (2 * step)
+    got = float(np.vdot(gradient, v))
+    assert abs(got - wanted) <= 1e-7 * max(1.0, np.linalg.norm(gradient.ravel()), abs(wanted))
+
+
+# ---------------------------------------------------------------------------------------- pad
+
+PADS = (
+    ((3, 7), ((1, 2),)),
+    ((2, 4, 9), ((0, 3), (2, 1))),
+    ((2, 2, 3, 4, 17), ((1, 2), (2, 0), (5, 16))),
+    ((7,), ((3, 0),)),
+    ((3, 5, 120, 41), ((2, 3), (4, 4))),
+)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("shape", "pads"), PADS)
+def test_pad_and_its_gradient_are_exact(isa_row, dtype, shape, pads, mode):
+    x = integers(rng(1), shape, dtype) + np.asarray(9, dtype)
+    wanted = ref.pad(x, pads, mode)
+    equal(by_teams(lambda: F.pad(x, pads, mode)), wanted, dtype)
+    dy = integers(rng(2), wanted.shape, dtype)
+    dx = by_teams(lambda: F.pad_backward(dy, shape, pads, mode))
+    equal(dx, ref.pad_backward(dy, shape, pads, mode), dtype)
+
+
+def test_the_large_pads_need_a_team():
+    assert math.prod(PADS[-1][0]) > SERIAL_ELEMENTS
+
+
+@pytest.mark.parametrize("value", [7.5, -np.inf, np.nan, -0.0])
+def test_pad_value(isa_row, dtype, value):
+    x = integers(rng(), (2, 3, 5), dtype)
+    equal(F.pad(x, ((1, 2), (3, 0)), value=value), ref.pad(x, ((1, 2), (3, 0)), value=value), dtype)
+
+
+def test_pad_passes_nan_and_inf_to_the_cells_that_copy_them(isa_row, dtype):
+    x = integers(rng(), (1, 9), dtype)
+    x[0, 1], x[0, 7] = np.nan, -np.inf
+    for mode in MODES:
+        assert_array_equal(F.pad(x, ((3, 3),), mode), ref.pad(x, ((3, 3),), mode))
+    dy = integers(rng(), (1, 15), dtype)
+    dy[0, 0] = np.nan
+    for mode in MODES:
+        dx = F.pad_backward(dy, (1, 9), ((3, 3),), mode)
+        assert_array_equal(dx, ref.pad_backward(dy, (1, 9), ((3, 3),), mode))
+
+
+@examples(80)
+@given(data=st.data(), seed=SEEDS, mode=st.sampled_from(MODES))
+def test_pad_any_shape(isa_row, data, seed, mode):
+    lead = tuple(data.draw(st.lists(st.integers(0, 3), max_size=2)))
+    sizes = tuple(data.draw(st.lists(st.integers(1, 19), min_size=1, max_size=3)))
+    limit = {"reflect": -1, "circular": 0}
+    most = [s + limit[mode] if mode in limit else 20 for s in sizes]
+    pads = tuple((data.draw(st.integers(0, m)), data.draw(st.integers(0, m))) for m in most)
+    x = integers(rng(seed), lead + sizes, "f4")
+    y = F.pad(x, pads, mode)
+    assert_array_equal(y, ref.pad(x, pads, mode))
+    dy = integers(rng(seed + 1), y.shape, "f4")
+    dx = F.pad_backward(dy, x.shape, pads, mode)
+    assert_array_equal(dx, ref.pad_backward(dy, x.shape, pads, mode))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_pad_adjoint(isa_row, mode):
+    x, pads = reals(rng(), (2, 3, 11, 13), "f8"), ((4, 9), (12, 1))
+    adjoint(
+        lambda a: F.pad(a, pads, mode), lambda g: F.pad_backward(g, x.shape, pads, mode), x
+    )
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_pad_arrays(dtype, mode):
+    x, pads = integers(rng(), (2, 5, 6), dtype), ((1, 2), (3, 4))
+    y = F.pad(x, pads, mode)
+    check_hostile(lambda a: F.pad(a, pads, mode), x)
+    check_hostile(lambda a: F.pad_backward(a, x.shape, pads, mode), y)
+    check_out(lambda out: F.pad(x, pads, mode, out=out), y)
+    check_overlap(lambda a, out=None: F.pad(a, pads, mode, out=out), x, y.shape)
+    check_half(lambda a: F.pad(a, pads, mode), x)
+    check_half(lambda a: F.pad_backward(a, x.shape, pads, mode), y)
+    check_integers(lambda a: F.pad(a, pads, mode), x)
+    check_integers(lambda a: F.pad_backward(a, x.shape, pads, mode), y)
+
+
+def test_pad_out_with_a_value(dtype):
+    x = integers(rng(), (2, 3), dtype)
+    check_out(lambda out: F.pad(x, ((2, 1),), value=3.0, out=out), F.pad(x, ((2, 1),), value=3.0))
+
+
+def test_pad_of_nothing(isa_row, dtype):
+    assert F.pad(np.zeros((0, 3, 4), dtype), ((1, 1), (2, 0))).shape == (0, 5, 6)
+    dy = np.zeros((0, 5, 6), dtype)
+    assert F.pad_backward(dy, (0, 3, 4), ((1, 1), (2, 0))).shape == (0, 3, 4)
+    assert_array_equal(F.pad(np.zeros((2, 0), dtype), ((1, 2),)), np.zeros((2, 3)))
+    assert_array_equal(F.pad(np.zeros((2, 0), dtype), ((1, 2),), value=4), np.full((2, 3), 4))
+    assert F.pad_backward(np.ones((2, 3), dtype), (2, 0), ((1, 2),)).shape == (2, 0)
+    for mode in MODES[1:]:
+        with pytest.raises(ValueError, match="padding"):
+            F.pad(np.zeros((2, 0), dtype), ((1, 2),), mode)
+
+
+@pytest.mark.parametrize("kind", BAD_ARRAYS)
+def test_pad_refuses_what_is_no_array(kind):
+    with named("x"):
+        F.pad(BAD_ARRAYS[kind], ((0, 0),))
+    with named("dy"):
+        F.pad_backward(BAD_ARRAYS[kind], (1, 1, 1, 1), ((0, 0),))
+
+
+@pytest.mark.parametrize("bad", [*BAD_INTS, -1, None])
+def test_pad_refuses_bad_pads_and_shapes(bad):
+    x = np.zeros((2, 3))
+    for pads in (((bad, 0),), ((0, bad),), ((0, 0), (bad, 0)), bad):
+        with named("pads"):
+            F.pad(x, pads)
+        with named("pads"):
+            F.pad_backward(x, (2, 3), pads)
+    with named("x_shape"):
+        F.pad_backward(x, (2, bad), ((0, 0),))
+
+
+def test_pad_refuses_other_bad_input():
+    x = np.zeros((2, 3))
+    for pads in ((), ((0, 0),) * 3, ((1,),), ((1, 2, 3),), (1, 2), "ab", ((2**61, 2**61),), ["ab"]):
+        with named("pads"):
+            F.pad(x, pads)
+    for mode in ("constant", "", None, 3, b"zeros"):
+        with named("mode"):
+            F.pad(x, ((0, 0),), mode)
+        with named("mode"):
+            F.pad_backward(x, (2, 3), ((0, 0),), mode)
+    for mode, size in (("reflect", 3), ("circular", 4)):
+        for pads in (((size, 0),), ((0, size),)):
+            with pytest.raises(ValueError, match=f"{mode} padding"):
+                F.pad(x, pads, mode)
+            with pytest.raises(ValueError, match=f"{mode} padding"):
+                F.pad_backward(np.zeros((2, 3 + size)), (2, 3), pads, mode)
+    for shape in ((2, 4), (3, 3), (2,), (2, 3, 1)):
+        with named("dy"):
+            F.pad_backward(np.zeros(shape), (2, 3), ((0, 0),))
+    for shape in (5, "ab", None):
+        with named("x_shape"):
+            F.pad_backward(x, shape, ((0, 0),))
+
+
+# --------------------------------------------------------------------------- unfold and fold
+
+WINDOWS = (
+    ((2, 3, 9), {"kernel_size": (3,)}),
+    ((2, 3, 17), {"kernel_size": (4,), "dilation": 2, "padding": 3, "stride": 2}),
+    ((2, 3, 6, 7), {"kernel_size": 3, "padding": 1}),
+    ((1, 2, 9, 19), {"kernel_size": (2, 5), "dilation": (3, 1), "stride": (1, 3)}),
+    ((2, 1, 8, 9), {"kernel_size": 3, "padding": "same", "stride": 2}),
+    ((1, 2, 8, 9), {"kernel_size": (2, 3), "padding": ((0, 1), (2, 3))}),
+    ((1, 2, 4, 5, 11), {"kernel_size": (2, 3, 2), "padding": (1, 0, 1), "stride": (2, 1, 1)}),
+    ((5, 6, 7), {"kernel_size": (2, 2)}),
+    ((2, 7, 50, 101), {"kernel_size": 2, "stride": 2, "padding": 1}),
+)
+
+
+@pytest.mark.parametrize(("shape", "options"), WINDOWS)
+def test_unfold_and_fold_are_exact(isa_row, dtype, shape, options):
+    x = integers(rng(3), shape, dtype) + np.asarray(9, dtype)
+    wanted = ref.unfold(x, **options)
+    cols = by_teams(lambda: F.unfold(x, **options))
+    equal(cols, wanted, dtype)
+    dy = integers(rng(4), cols.shape, dtype)
+    sizes = shape[1:] if cols.ndim == 2 else shape[2:]
+    folded = ref.fold(dy, sizes, **options)
+    equal(by_teams(lambda: F.fold(dy, sizes, **options)), folded, dtype)
+    equal(F.unfold_backward(dy, shape, **options), folded, dtype)
+    equal(F.fold_backward(x, **options), wanted, dtype)
+
+
+def test_the_large_unfold_needs_a_team():
+    assert math.prod(WINDOWS[-1][0]) >= SERIAL_ELEMENTS
+
+
+@examples(80)
+@given(data=st.data(), seed=SEEDS)
+def test_unfold_any_windows(isa_row, data, seed):
+    rank = data.draw(st.integers(1, 3))
+
+    def each(low: int, high: int) -> tuple[int, ...]:
+        return tuple(data.draw(st.integers(low, high)) for _ in range(rank))
+
+    kernel, dilation, stride = each(1, 4), each(1, 3), each(1, 4)
+    pads = tuple((data.draw(st.integers(0, 4)), data.draw(st.integers(0, 4))) for _ in range(rank))
+    sizes = tuple(
+        max(1, d * (k - 1) + 1 - sum(p)) + extra
+        for k, d, p, extra in zip(kernel, dilation, pads, each(0, 6), strict=True)
+    )
+    x = integers(rng(seed), (2, 2, *sizes), "f4")
+    options = {"kernel_size": kernel, "dilation": dilation, "padding": pads, "stride": stride}
+    cols = F.unfold(x, **options)
+    assert_array_equal(cols, ref.unfold(x, **options))
+    dy = integers(rng(seed + 1), cols.shape, "f4")
+    assert_array_equal(F.fold(dy, sizes, **options), ref.fold(dy, sizes, **options))
+    assert_array_equal(F.unfold_backward(dy, x.shape, **options), ref.fold(dy, sizes, **options))
+
+
+@pytest.mark.parametrize(("shape", "options"), WINDOWS[:-1])
+def test_unfold_and_fold_are_adjoint(isa_row, shape, options):
+    x = reals(rng(5), shape, "f8")
+    cols = F.unfold(x, **options)
+    sizes = shape[1:] if cols.ndim == 2 else shape[2:]
+    adjoint(lambda a: F.unfold(a, **options), lambda g: F.unfold_backward(g, shape, **options), x)
+    adjoint(
+        lambda a: F.fold(a, sizes, **options), lambda g: F.fold_backward(g, **options), cols + 0.5
+    )
+
+
+def test_unfold_passes_nan_and_inf_only_to_the_windows_that_see_them(isa_row, dtype):
+    x = integers(rng(), (1, 1, 5, 12), dtype)
+    x[0, 0, 2, 3], x[0, 0, 4, 11] = np.nan, np.inf
+    cols = F.unfold(x, 3, padding=1)
+    assert_array_equal(cols, ref.unfold(x, 3, padding=1))
+    assert_array_equal(F.fold(cols, (5, 12), 3, padding=1), ref.fold(cols, (5, 12), 3, padding=1))
+
+
+def test_unfold_arrays(dtype):
+    x = integers(rng(), (2, 3, 5, 6), dtype)
+    cols = F.unfold(x, (2, 3), padding=1)
+
+    def fold(a: Array, out: Array | None = None) -> Array:
+        return F.fold(a, (5, 6), (2, 3), padding=1, out=out)
+
+    def unfold(a: Array, out: Array | None = None) -> Array:
+        return F.unfold(a, (2, 3), padding=1, out=out)
+
+    for f, operand, result in ((unfold, x, cols), (fold, cols, fold(cols))):
+        check_hostile(f, operand)
+        check_out(lambda out, f=f, a=operand: f(a, out), result)
+        check_overlap(f, operand, result.shape)
+        check_half(f, operand)
+        check_integers(f, operand)
+
+
+def test_unfold_of_nothing(isa_row, dtype):
+    assert F.unfold(np.zeros((0, 3, 5, 6), dtype), 2).shape == (0, 12, 20)
+    assert F.unfold(np.zeros((2, 0, 5, 6), dtype), 2).shape == (2, 0, 20)
+    assert F.fold(np.zeros((0, 12, 20), dtype), (5, 6), 2).shape == (0, 3, 5, 6)
+    assert F.unfold_backward(np.zeros((0, 12, 20), dtype), (0, 3, 5, 6), 2).shape == (0, 3, 5, 6)
+    assert_array_equal(F.unfold(np.zeros((1, 1, 0, 2), dtype), 2, padding=1), np.zeros((1, 4, 3)))
+
+
+@pytest.mark.parametrize("kind", BAD_ARRAYS)
+def test_unfold_refuses_what_is_no_array(kind):
+    with named("x"):
+        F.unfold(BAD_ARRAYS[kind], 1)
+    value = BAD_ARRAYS[kind]
+    with named("cols"):
+        F.fold(value if value is None else value[0], (1, 1), 1)
+
+
+@pytest.mark.parametrize("argument", ["kernel_size", "dilation", "padding", "stride"])
+@pytest.mark.parametrize("bad", [*BAD_INTS, -1, 0, None, (1,) * 3, ()])
+def test_unfold_refuses_bad_windows(argument, bad):
+    if argument == "padding" and bad == 0 and bad is not False:
+        bad = (-1, 0)
+    options = {"kernel_size": 2, argument: bad}
+    x, cols = np.zeros((1, 1, 4, 4)), np.zeros((1, 4, 9))
+    with named(argument):
+        F.unfold(x, **options)
+    with named(argument):
+        F.fold(cols, (4, 4), **options)
+    with named(argument):
+        F.unfold_backward(cols, x.shape, **options)
+    with named(argument):
+        F.fold_backward(x, **options)
+
+
+@pytest.mark.parametrize("huge", [2**31, 2**61, 2**62])
+def test_unfold_refuses_huge_windows(huge):
+    x = np.zeros((1, 1, 4, 4))
+    with named("kernel_size"):
+        F.unfold(x, huge)
+    with named("kernel_size"):
+        F.unfold(x, 2, dilation=huge)
+    with named("kernel_size"):
+        F.unfold(x, 2, padding=huge)
+    assert_array_equal(F.unfold(x + 1, 2, stride=huge), np.ones((1, 4, 1)))
+
+
+def test_unfold_refuses_other_bad_input():
+    for shape in ((4, 4), (4,), (), (1,) * 6):
+        with named("x"):
+            F.unfold(np.zeros(shape), 2)
+    for padding in ("full", "SAME", ((1, 1),), ((1, 1), (1, -1)), (2, "x")):
+        with named("padding"):
+            F.unfold(np.zeros((1, 1, 4, 4)), 2, padding=padding)
+    with named("kernel_size"):
+        F.unfold(np.zeros((1, 1, 4, 4)), 5)
+    for shape in ((1, 3, 9), (1, 4, 8), (4,), (1, 1, 4, 9)):
+        with named("cols"):
+            F.fold(np.zeros(shape), (4, 4), 2)
+    for sizes in (0, -1, (4, 0), (1.0, 4), (True, 4), "ab", None, (), (1,) * 4, 2**63):
+        with named("output_size"):
+            F.fold(np.zeros((1, 4, 9)), sizes, 2)
+    for shape in (5, "ab", None, (1, 1, 4, 2.0), (1, 1, 4, -1), (1, 1, 4, 2**63), (1, 1, True, 4)):
+        with named("x_shape"):
+            F.unfold_backward(np.zeros((1, 4, 9)), shape, 2)
+
+
+# ------------------------------------------------------------------------------------ flatten
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (2, 3), (4,), (), (0, 3, 4), (3, 0)])
+def test_flatten(dtype, shape):
+    x = np.arange(math.prod(shape), dtype=dtype).reshape(shape)
+    for start in range(-len(shape), max(len(shape), 1)):
+        for end in range(-len(shape), max(len(shape), 1)):
+            if shape and start % len(shape) > end % len(shape):
+                with named("start_dim"):
+                    F.flatten(x, start, end)
+                continue
+            y = F.flatten(x, start, end)
+            same_bytes(y, ref.flatten(x, start, end).astype(dtype))
+            same_bytes(F.flatten_backward(y, shape), x)
+
+
+def test_flatten_arrays(dtype):
+    x = integers(rng(), (2, 3, 4), dtype)
+    assert np.shares_memory(F.flatten(x), x)
+    assert F.flatten(x).shape == (2, 12)
+    for awkward in hostile(x).values():
+        assert_array_equal(F.flatten(awkward), x.reshape(2, 12))
+        assert_array_equal(F.flatten_backward(awkward, (6, 4)), x.reshape(6, 4))
+    adjoint(F.flatten, lambda g: F.flatten_backward(g, x.shape), reals(rng(), x.shape, "f8"))
+
+
+@pytest.mark.parametrize("bad", [*BAD_INTS, 2, -3, None])
+def test_flatten_refuses_bad_axes(bad):
+    with named("start_dim"):
+        F.flatten(np.zeros((2, 3)), bad)
+    with named("end_dim"):
+        F.flatten(np.zeros((2, 3)), 0, bad)
+    if bad != 2:
+        with named("x_shape"):
+            F.flatten_backward(np.zeros((2, 3)), (2, bad))
+
+
+def test_flatten_refuses_what_is_no_array():
+    for kind in ("none", "object", "complex", "text", "date"):
+        with named("x"):
+            F.flatten(BAD_ARRAYS[kind])
+        with named("dy"):
+            F.flatten_backward(BAD_ARRAYS[kind], (1,))
+
+
+# ------------------------------------------------------------------------------------ dropout
+
+DROPS = {"dropout": (F.dropout, ref.dropout), "dropout2d": (F.dropout2d, ref.dropout2d)}
+
+
+@pytest.mark.parametrize("name", DROPS)
+@pytest.mark.parametrize("p", [0.0, 0.25, 0.5, 0.75, 1.0, 0.1, np.float32(0.5), 0, 1])
+@pytest.mark.parametrize("shape", [(3, 4, 5), (2, 7), (1, 5, 151, 101), (0, 3, 2)])
+def test_dropout(dtype, name, p, shape):
+    drop, wanted = DROPS[name]
+    x = reals(rng(6), shape, dtype)
+    y, mask = by_teams(lambda: drop(x, p, rng=rng(7)))
+    y_wanted, mask_wanted = wanted(x, float(p), rng=rng(7))
+    if p == 0:  # nothing is drawn
+        mask_wanted = np.ones_like(mask_wanted)
+    assert mask.dtype == bool
+    assert_array_equal(mask, mask_wanted)
+    assert y.dtype == dtype
+    assert_close(y, y_wanted, y_wanted, "elementwise")
+    dx = by_teams(lambda: F.dropout_backward(x, mask, p))
+    same_bytes(dx, y)
+    assert_close(dx, ref.dropout_backward(x, mask, float(p)), y_wanted, "elementwise")
+
+
+def test_dropout_drops_the_right_share():
+    y, mask = F.dropout(np.ones((100, 1000), "f4"), 0.3, rng=1)
+    assert abs(mask.mean() - 0.7) < 5 * math.sqrt(0.21 / mask.size)
+    assert_array_equal(y != 0, mask)
+    y, mask = F.dropout2d(np.ones((400, 50, 2, 3), "f4"), 0.3, rng=1)
+    assert mask.shape == (400, 50, 1, 1)
+    assert abs(mask.mean() - 0.7) < 5 * math.sqrt(0.21 / mask.size)
+    assert_array_equal(y != 0, np.broadcast_to(mask, y.shape))
+
+
+@pytest.mark.parametrize("name", DROPS)
+def test_dropout_generators(name):
+    drop, x = DROPS[name][0], np.ones((8, 9, 10))
+    same_bytes(drop(x, rng=5), drop(x, rng=rng(5)))
+    generator = rng(5)
+    assert drop(x, rng=generator)[1].tobytes() != drop(x, rng=generator)[1].tobytes()
+    assert drop(x)[1].tobytes() != drop(x)[1].tobytes()
+
+
+@pytest.mark.parametrize("name", DROPS)
+def test_dropout_outside_training(dtype, name):
+    drop, x = DROPS[name][0], reals(rng(), (3, 4, 5), dtype)
+    y, mask = drop(x, 0.9, training=False)
+    same_bytes(y, x)
+    assert mask.all()
+    assert mask.shape == ((3, 4, 5) if name == "dropout" else (3, 4, 1))
+    assert not np.shares_memory(y, x)
+    same_bytes(F.dropout_backward(x, np.zeros(x.shape, bool), 0.9, training=False), x)
+
+
+@pytest.mark.parametrize("name", DROPS)
+def test_dropout_arrays(dtype, name):
+    drop, x = DROPS[name][0], integers(rng(), (3, 4, 5), dtype)
+    mask = drop(x, rng=3)[1]
+    check_hostile(lambda a: drop(a, rng=3), x)
+    check_hostile(lambda a: F.dropout_backward(a, mask), x)
+    check_half(lambda a: drop(a, 0.3, rng=3), x)
+    check_integers(lambda a: drop(a, rng=3), x)
+
+
+def test_dropout_adjoint():
+    x = reals(rng(), (4, 5, 6), "f8")
+    for drop, _ in DROPS.values():
+        mask = drop(x, 0.3, rng=3)[1]
+        adjoint(
+            lambda a, drop=drop: drop(a, 0.3, rng=3)[0],
+            lambda g, mask=mask: F.dropout2d_backward(g, mask, 0.3),
+            x,
+        )
+
+
+BAD_PROBABILITIES = (-0.1, 1.1, math.nan, math.inf, True, "0.5", None, 1j, np.ones(2), 2**62)
+
+
+@pytest.mark.parametrize("p", BAD_PROBABILITIES)
+def test_dropout_refuses_bad_probabilities(p):
+    for drop, _ in DROPS.values():
+        with named("p"):
+            drop(np.ones((2, 2)), p)
+    with named("p"):
+        F.dropout_backward(np.ones((2, 2)), np.ones((2, 2), bool), p)
+
+
+@pytest.mark.parametrize("kind", BAD_ARRAYS)
+def test_dropout_refuses_what_is_no_array(kind):
+    for drop, _ in DROPS.values():
+        with named("x"):
+            drop(BAD_ARRAYS[kind])
+    with named("dy"):
+        F.dropout_backward(BAD_ARRAYS[kind], np.ones((1, 1, 1, 1), bool))
+
+
+@pytest.mark.parametrize("shape", [(), (3,)])
+def test_dropout2d_needs_channels(shape):
+    with named("x"):
+        F.dropout2d(np.ones(shape))
+
+
+# ------------------------------------------------------------------------------- known bugs
+
+
+def bug(reason: str, *, crashes: bool = False) -> pytest.MarkDecorator:
+    """A defect of the library: strict, so that whoever mends it must remove the mark.
+
+    What crashes or never ends is not run.
+    """
+    return pytest.mark.xfail(strict=True, reason=reason, run=not crashes)
+
+
+@bug("_arrays.shape_of and problem.integers call len() of a 0-d array", crashes=False)
+@pytest.mark.parametrize("kind", ["kernel_size", "output_size", "pads", "x_shape"])
+def test_arrays_without_axes_are_named(kind):
+    scalar = np.array(2)
+    calls = {
+        "kernel_size": lambda: F.unfold(np.zeros((1, 1, 4, 4)), np.array(9)),
+        "output_size": lambda: F.fold(np.zeros((1, 4, 9)), np.array(9), 2),
+        "pads": lambda: F.pad(np.zeros(3), scalar),
+        "x_shape": lambda: F.flatten_backward(np.zeros((1, 1)), scalar),
+    }
+    with named(kind):
+        calls[kind]()
+
+
+@bug("shape.pad: `value` is not checked; None silently pads with NaN")
+@pytest.mark.parametrize("value", [None, "a", 1j])
+def test_pad_refuses_bad_values(value):
+    with named("value"):
+        F.pad(np.zeros((1, 3)), ((1, 1),), value=value)
+
+
+@bug("problem.check_padding_mode says `padding` where pad has `pads`")
+def test_pad_names_its_own_argument():
+    with named("pads"):
+        F.pad(np.zeros((1, 3)), ((3, 0),), "reflect")
+
+
+@bug("_arrays.result: an empty shape beyond NumPy's limit is NumPy's nameless error")
+def test_pad_refuses_huge_pads_of_nothing():
+    with named("pads"):
+        F.pad(np.zeros((0, 3)), ((2**61, 1),))
+
+
+@bug("shape.unfold_backward does not compare its result with x_shape")
+@pytest.mark.parametrize("x_shape", [(2, 99, 4, 4), (7, 3, 4, 4)])
+def test_unfold_backward_refuses_another_shape(x_shape):
+    with named("x_shape"):
+        F.unfold_backward(np.zeros((2, 12, 9)), x_shape, 2)
+
+
+@bug("shape.unfold_backward and fold_backward pass dy on as `cols` and `x`")
+@pytest.mark.parametrize("dy", ["ab", np.ones((2, 12, 8)), np.ones(3)])
+def test_window_gradients_name_dy(dy):
+    with named("dy"):
+        F.unfold_backward(dy, (2, 3, 4, 4), 2)
+
+
+@bug("shape.unfold knows no single image of one or three axes, fold does: no fold_backward")
+@pytest.mark.parametrize(("sizes", "kernel"), [((5,), (3,)), ((3, 4, 5), (2, 2, 2))])
+def test_fold_of_one_image_has_a_gradient(sizes, kernel):
+    cols = ref.unfold(reals(rng(), (2, *sizes), "f8"), kernel)
+    adjoint(lambda a: F.fold(a, sizes, kernel), lambda g: F.fold_backward(g, kernel), cols)
+
+
+@bug("shape.flatten_backward: NumPy's reshape error names no argument")
+def test_flatten_backward_names_dy():
+    with named("dy"):
+        F.flatten_backward(np.zeros(6), (5,))
+
+
+@bug("shape.dropout: default_rng's errors do not name rng")
+@pytest.mark.parametrize("seed", ["a", -1, 1.5])
+def test_dropout_refuses_bad_generators(seed):
+    with named("rng"):
+        F.dropout(np.zeros(3), rng=seed)
+
+
+@bug("shape.dropout_backward: the mask's shape and type are not checked")
+@pytest.mark.parametrize(
+    "mask", [np.ones(3, bool), np.ones((4, 2, 3), bool), np.ones((2, 4), bool), np.ones((2, 3)), "a"]
+)
+def test_dropout_backward_refuses_bad_masks(mask):
+    with named("mask"):
+        F.dropout_backward(np.zeros((2, 3)), mask)
+
+
+@bug("problem.Conv.forward_lattice builds one Python int a tap before any memory is asked for", crashes=True)
+def test_unfold_refuses_a_kernel_of_2_to_the_40_at_once():
+    with pytest.raises((ValueError, MemoryError)):
+        F.unfold(np.zeros((1, 1, 4)), (2**40,), padding=2**39, stride=2**62)
