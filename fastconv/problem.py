@@ -26,6 +26,8 @@ PRECISIONS = ("highest", "high", "medium")
 AXES = {1: "W", 2: "HW", 3: "DHW"}
 # No array may have this many elements: 8-byte elements still have 63-bit byte offsets.
 ELEMENTS_MAX = 2**59
+# No padded axis may have this many cells: tables of 8 bytes a cell are made for them.
+CELLS_MAX = 2**28
 
 
 def integer(name: str, value: Any, least: int | None = None) -> int:
@@ -100,6 +102,15 @@ def resolve_padding(
             pairs.append((low, high))
         return tuple(pairs)
     return tuple((p, p) for p in integers("padding", padding, rank, 0))
+
+
+def check_padded(name: str, sizes: Sizes, pads: Pairs) -> None:
+    """No padded axis is absurdly long."""
+    for size, (low, high) in zip(sizes, pads, strict=True):
+        if size + low + high > CELLS_MAX:
+            raise ValueError(
+                f"{name}: an axis padded from {size} to {size + low + high} cells; at most {CELLS_MAX} are supported"
+            )
 
 
 def check_padding_mode(sizes: Sizes, pads: Pairs, mode: str) -> None:
@@ -242,11 +253,11 @@ class Conv:
         y = self.batch * self.groups * self.outputs * math.prod(self.out)
         return self.itemsize * (x + w + y)
 
-    @property
+    @cached_property
     def x_shape(self) -> Sizes:
         return (self.batch, self.groups * self.channels, *self.sizes)
 
-    @property
+    @cached_property
     def y_shape(self) -> Sizes:
         return (self.batch, self.groups * self.outputs, *self.out)
 
@@ -341,6 +352,7 @@ def conv_problem(
         raise ValueError(f"w: every axis of the weights must be at least 1, got shape {w_shape}")
     pads = resolve_padding(padding, tuple(sizes), tuple(kernel), strides, dilations)
     check_padding_mode(tuple(sizes), pads, mode)
+    check_padded("padding", tuple(sizes), pads)
     for axis, size, k, s, pair, d in zip(
         AXES[rank], sizes, kernel, strides, pads, dilations, strict=True
     ):
@@ -365,7 +377,6 @@ def conv_problem(
         rank,
     )
     elements("padding", problem.y_shape)
-    elements("padding", [s + sum(p) for s, p in zip(problem.sizes, problem.pads, strict=True)])
     return problem
 
 
@@ -472,7 +483,7 @@ def adaptive_pool_problem(x_shape: Sizes, rank: int, output_size: Any) -> Pool:
         outs = sizes if output_size is None else integers("output_size", output_size, rank, 1)
     if 0 in sizes:
         raise ValueError(f"x: adaptive pooling of an empty plane, got shape {x_shape}")
-    elements("output_size", outs)
+    check_padded("output_size", outs, ((0, 0),) * rank)
     lead = 3 - rank
     return Pool(
         (1,) * lead + sizes,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -70,29 +71,24 @@ def _describe(p: Conv) -> str:
     )
 
 
-def _problem(
-    layout: _Layout,
-    x: Array,
-    w: Array,
-    dtype: Any,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    groups: Any,
-    mode: str,
-    rank: int,
-) -> Conv:
-    inner = hasattr(layout, "x")
-    return conv_problem(
-        np.dtype(dtype).name,
-        layout.x.shape if inner else x.shape,
-        layout.w.shape if inner else w.shape,
-        stride,
-        padding,
-        dilation,
-        groups,
-        mode,
-        rank,
+_cached_problem = lru_cache(maxsize=1024)(conv_problem)
+
+
+def _cacheable(value: Any) -> bool:
+    """Whether equal means same: an int, a tuple of ints or a string, but not the 1.0 or True that equal 1."""
+    kind = type(value)
+    return kind is int or kind is str or (kind is tuple and all(type(v) is int for v in value))
+
+
+def _problem(layout: _Layout, x: Array, w: Array, dtype: Any, *options: Any) -> Conv:
+    """The checked problem; options are stride, padding, dilation, groups, mode and rank."""
+    known = hasattr(layout, "x")
+    make = _cached_problem if all(map(_cacheable, options)) else conv_problem
+    return make(
+        "float64" if dtype.itemsize == 8 else "float32",
+        layout.x.shape if known else x.shape,
+        layout.w.shape if known else w.shape,
+        *options,
     )
 
 
@@ -149,7 +145,7 @@ def _conv(
         runtime.traced(
             f"conv{rank}d",
             plan.algorithm.name,
-            dtype.name,
+            problem.dtype,
             lambda: _describe(problem),
             plan.flops,
             team,
@@ -193,7 +189,7 @@ def _input_gradient(
     runtime.traced(
         f"conv{problem.rank}d_dx",
         plan.algorithm.name,
-        dy.dtype.name,
+        problem.dtype,
         lambda: _describe(problem),
         plan.flops,
         team,
@@ -214,7 +210,7 @@ def _weight_gradient(problem: Conv, dy: Array, x: Array, max_workspace: int | No
     runtime.traced(
         f"conv{problem.rank}d_dw",
         "direct",
-        dy.dtype.name,
+        problem.dtype,
         lambda: _describe(problem),
         problem.flops,
         team,
