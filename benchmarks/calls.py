@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.problems import Array, AvgPool, BatchNorm, Conv, MaxPool, Problem, Relu
+from benchmarks.problems import Array, AvgPool, BatchNorm, Conv, MaxPool, Problem
 
 Call = Callable[[], Any]
 Arrays = dict[str, Array]
@@ -33,6 +33,8 @@ def fastconv_call(p: Problem, what: str, a: Arrays, algo: str = "auto") -> Call:
     """What fastconv's user would write. `a` holds the problem's arrays."""
     import fastconv as fc
 
+    if algo != "auto" and (not isinstance(p, Conv) or what == "dw"):
+        raise Unsupported("there is one algorithm")
     x, dy = a["x"], a["dy"]
     forward = what == "forward"
     if isinstance(p, Conv):
@@ -163,7 +165,7 @@ def onnxruntime_call(p: Problem, what: str, a: Arrays, variant: str = "") -> Cal
 
 
 def _onnx_attributes(p: Problem) -> dict[str, Any]:
-    if isinstance(p, Relu):
+    if not isinstance(p, (Conv, MaxPool, AvgPool)):
         return {}
     window = {
         "kernel_shape": [p.kernel] * 2,

@@ -136,7 +136,7 @@ class Conv(Problem):
         return {**super().operands, "w": self.w_shape, "b": (self.outputs,)}
 
     @property
-    def options(self) -> dict[str, int]:
+    def options(self) -> dict[str, Any]:
         """Keyword arguments of conv2d, in fastconv's and PyTorch's words."""
         return {name: getattr(self, name) for name in ("stride", "padding", "dilation", "groups")}
 

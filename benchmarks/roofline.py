@@ -8,6 +8,7 @@ for each dtype and thread count. `plot` draws results under them.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import time
@@ -102,8 +103,9 @@ def plot(points: Sequence[tuple[str, str, float, float]], roof: dict[str, Any], 
     _draw_roof(axes, roof)
     groups = sorted({group for _, group, _, _ in points})
     for i, group in enumerate(groups):
-        of_group = [(x, y) for _, g, x, y in points if g == group]
-        axes.scatter(*zip(*of_group, strict=True), s=36, color=f"C{i}", label=group, zorder=3)
+        xs = [x for _, g, x, _ in points if g == group]
+        ys = [y for _, g, _, y in points if g == group]
+        axes.scatter(xs, ys, s=36, color=f"C{i}", label=group, zorder=3)
     axes.set_xlabel("flops per compulsory byte")
     axes.set_ylabel("GFLOP/s")
     axes.set_title(roof["title"])
@@ -162,6 +164,7 @@ def _draw_labels(axes: Any, points: Sequence[tuple[str, str, float, float]]) -> 
     places = axes.transData.transform([(x, y) for _, _, x, y in points]) if points else []
     taken: list[Box] = [(x - 5, y - 5, x + 5, y + 5) for x, y in places]
     taken += [text.get_window_extent().extents for text in axes.texts]
+    taken += [(x - 3, y - 3, x + 3, y + 3) for x, y in _along(axes.lines[0])]
     if axes.get_legend():
         taken.append(axes.get_legend().get_window_extent().extents)
     frame = axes.get_window_extent().extents
@@ -183,6 +186,16 @@ def _draw_labels(axes: Any, points: Sequence[tuple[str, str, float, float]]) -> 
             annotation_clip=False,
             arrowprops={"arrowstyle": "-", "color": "gray", "lw": 0.5, "shrinkA": 0},
         )
+
+
+def _along(line: Any) -> list[tuple[float, float]]:
+    """Places in pixels along a drawn line, close enough that no label fits between them."""
+    path = line.axes.transData.transform(line.get_xydata())
+    return [
+        tuple(a + (b - a) * share)
+        for a, b in itertools.pairwise(path)
+        for share in np.linspace(0, 1, 200)
+    ]
 
 
 def _free_corner(

@@ -49,7 +49,7 @@ def _prepare(
     return {**reply, "error": error}, ""
 
 
-def _summary(times: Sequence[float], scale: float, error: float) -> dict[str, float]:
+def _summary(times: Sequence[float], scale: float, error: float) -> dict[str, Any]:
     """Seconds of the whole problem; `scale` is whole flops over flops run."""
     low, _, high = quantiles(times, n=4) if len(times) > 1 else (times[0],) * 3
     return {

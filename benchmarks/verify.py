@@ -15,8 +15,9 @@ import numpy as np
 
 from benchmarks.problems import Array, AvgPool, BatchNorm, Conv, MaxPool, Problem
 
-# Largest error allowed, in units of the projection's root mean square.
-TOLERANCE = {"float32": 1e-4, "float64": 1e-11}
+# Largest error allowed, in units of the projection's root mean square. A peer that adds a batch in
+# float32, term by term, reaches 1e-4; bfloat16 products would be at 2e-3.
+TOLERANCE = {"float32": 5e-4, "float64": 1e-11}
 
 
 def _signs(count: int) -> Array:
@@ -66,10 +67,10 @@ def _expected_conv(
         one = _project(w, 0, g)
         return reference.conv(x, one, _project(arrays["b"], 0, g).ravel(), **problem.options)
     if what == "dx":
-        shape = (problem.batch, g, problem.size, problem.size)
+        x_shape = (problem.batch, g, problem.size, problem.size)
         one = _project(w, 1, 1)
         dx, _, _ = reference.conv_backward(
-            dy, np.broadcast_to(0.0, shape), one, **problem.options, needs=(True, False, False)
+            dy, np.broadcast_to(0.0, x_shape), one, **problem.options, needs=(True, False, False)
         )
         return dx
     shape = (g, *problem.w_shape[1:])

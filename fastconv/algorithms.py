@@ -38,7 +38,7 @@ class Algorithm:
 
 
 def refuse_pixel(channels: int, outputs: int, pixels: int, taps: int) -> str | None:
-    if outputs <= 4 or (outputs <= 8 and channels * taps <= 256):
+    if outputs <= 8:
         return None
     return f"{outputs} output channels a group fill the vectors of the oc-vectorised kernel"
 

@@ -29,6 +29,7 @@ from fastconv.problem import (
     PADDING_MODES,
     Conv,
     Pairs,
+    check_padded,
     check_padding_mode,
     choice,
     elements,
@@ -110,6 +111,7 @@ def pad(
     check_padding_mode(sizes, pairs, mode)
     lead = x.shape[: x.ndim - len(pairs)]
     shape = lead + tuple(s + sum(p) for s, p in zip(sizes, pairs, strict=True))
+    check_padded("pads", sizes, pairs)
     elements("pads", shape)
     check_out(out, shape, result_dtype)
     xc = contiguous(x, dtype)
@@ -179,6 +181,7 @@ def _windows(
     strides = integers("stride", stride, rank, 1)
     dilations = integers("dilation", dilation, rank, 1)
     pads = resolve_padding(padding, sizes, kernel, strides, dilations)
+    check_padded("padding", sizes, pads)
     outs = tuple(output_size(*a) for a in zip(sizes, kernel, strides, pads, dilations, strict=True))
     if min(outs) < 1:
         raise ValueError(
