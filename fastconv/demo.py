@@ -134,12 +134,13 @@ def train(
     optimiser = optim.SGD(model.parameters(), LEARNING_RATE, MOMENTUM)
     loss, history = nn.CrossEntropyLoss(), History()
     steps = epochs * len(range(0, len(digits.x_train), BATCH))
+    rates = iter(0.5 * LEARNING_RATE * (1 + np.cos(np.pi * np.arange(steps) / steps)))
     bar = _need("tqdm").tqdm(total=steps, disable=quiet or not sys.stderr.isatty(), unit="step")
     with bar:
         for _ in range(epochs):
             start, losses = time.perf_counter(), []
             for x, target in batches(digits, rng):
-                optimiser.lr = 0.5 * LEARNING_RATE * (1 + np.cos(np.pi * bar.n / steps))
+                optimiser.lr = float(next(rates))
                 losses.append(train_step(model, loss, optimiser, x, target))
                 bar.update()
             history.seconds.append(time.perf_counter() - start)
@@ -282,7 +283,7 @@ class NumpyLinear(nn.Module):
 
 
 class NumpyCrossEntropy(nn.CrossEntropyLoss):
-    def forward(self, logits: Array, target: Array) -> float:
+    def forward(self, logits: Array, target: Array) -> float:  # type: ignore[override]
         shifted_logits = logits - logits.max(axis=1, keepdims=True)
         logp = shifted_logits - np.log(np.exp(shifted_logits).sum(axis=1, keepdims=True))
         self._keep(logp, target)
@@ -420,17 +421,17 @@ def draw_training(history: History) -> Any:
         axis.set_axis_on()
         axis.plot(epochs, values, marker=".")
         axis.set(xlabel="epoch", title=title, yscale=scale)
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
     return figure
 
 
 def draw_filters() -> Any:
-    photo = _need("sklearn.datasets").load_sample_image("china.jpg")
+    photo = _need("sklearn.datasets").load_sample_image("china.jpg")[20:300, 40:320]
     grey = photo.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
-    names = [name for name in filters.KERNELS if not name.startswith(("prewitt", "lines"))]
-    figure, axes = _figure(3, 4, "A photo through the classical filters", 2.9)
-    for axis, name in zip(axes.flat, names, strict=False):
-        kernel = filters.KERNELS[name]
+    title = "A photo through the classical filters (signed results: blue negative, red positive)"
+    figure, axes = _figure(3, 5, title, 2.6)
+    for axis, (name, kernel) in zip(axes.flat, filters.KERNELS.items(), strict=False):
         image = filters.apply(grey, kernel, padding_mode="replicate")
         smooths = kernel.sum() > 0.5
         limit = None if smooths else float(np.percentile(np.abs(image), 99))

@@ -217,7 +217,7 @@ def _convolve(
 ) -> Array:
     """Convolve checked operands; `late` takes the other centre of an even h in "same"."""
     choice("mode", mode, MODES)
-    dtype = np.result_type(x, h).newbyteorder("=")
+    dtype = np.result_type(x, h)
     if dtype.kind == "b":
         raise TypeError(f"in1, in2: expected numbers, got dtypes {x.dtype} and {h.dtype}")
     fill = _fill_scalar(fillvalue, dtype)
@@ -234,8 +234,7 @@ def _convolve(
 
 def _fill_scalar(value: Any, dtype: np.dtype[Any]) -> Any:
     try:
-        scalar = np.asarray(value).item()
-        return dtype.type(int(scalar) if dtype.kind in "iu" else scalar)
+        return dtype.type(np.asarray(value).item())
     except (OverflowError, TypeError, ValueError):
         raise ValueError(f"fillvalue: expected one {dtype} number, got {value!r}") from None
 

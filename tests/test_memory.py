@@ -268,8 +268,9 @@ def test_an_impossible_size_is_a_memory_error(name: str) -> None:
     with pytest.raises(MemoryError):
         IMPOSSIBLE[name]()
     assert in_use() == before
-    x, w = data.integers(data.rng(), (2, 3, 40, 40), "f4"), data.integers(
-        data.rng(1), (5, 3, 3, 3), "f4"
+    x, w = (
+        data.integers(data.rng(), (2, 3, 40, 40), "f4"),
+        data.integers(data.rng(1), (5, 3, 3, 3), "f4"),
     )
     assert_array_equal(fastconv.conv2d(x, w), reference.conv(x, w))
 
@@ -340,9 +341,7 @@ def test_workspace_of_a_large_weight_gradient() -> None:
     dy = zeros(1, 2304, 3, 3)
     with fastconv.threads(1):
         taken = workspace(
-            lambda: fastconv.conv2d_backward(
-                dy, x, w, padding=1, needs=(False, True, False)
-            )
+            lambda: fastconv.conv2d_backward(dy, x, w, padding=1, needs=(False, True, False))
         )
     assert taken <= WORKSPACE_LIMIT, f"{taken / MIB:.0f} MiB"
 
@@ -364,9 +363,7 @@ def test_max_workspace_does_not_change_the_result(limit: int, algo: str, dtype: 
     y = fastconv.conv2d(x, w, stride=2, padding=2, algo=algo, max_workspace=limit)
     data.trusted(y)
     assert_array_equal(y, expected)
-    found = fastconv.conv2d_backward(
-        dy, x, w, stride=2, padding=2, algo=algo, max_workspace=limit
-    )
+    found = fastconv.conv2d_backward(dy, x, w, stride=2, padding=2, algo=algo, max_workspace=limit)
     for a, b in zip(found, reference.conv_backward(dy, x, w, stride=2, padding=2), strict=True):
         assert_array_equal(a, b)
 

@@ -129,7 +129,7 @@ def windows(draw: st.DrawFn, *, dilated: bool) -> tuple[int, tuple[int, ...], di
     return rank, sizes, options | ({"dilation": dilation} if dilated else {})
 
 
-@examples(120)
+@examples(70)
 @given(problem=windows(dilated=True), seed=SEEDS, unbatched=st.booleans())
 def test_max_pool_any_windows(isa_row, problem, seed, unbatched):
     rank, sizes, options = problem
@@ -296,7 +296,7 @@ def test_ceil_mode_output_sizes(isa_row):
                     assert F.avg_pool1d(x, kernel, stride, padding, ceil_mode=True).shape == y.shape
 
 
-@examples(120)
+@examples(70)
 @given(
     problem=windows(dilated=False),
     seed=SEEDS,
@@ -391,7 +391,7 @@ def test_global_pools(isa_row, dtype, rank):
     assert_array_equal(index.ravel(), x.reshape(6, -1).argmax(1))
 
 
-@examples(60)
+@examples(40)
 @given(seed=SEEDS, data=st.data(), rank=st.sampled_from(RANKS))
 def test_adaptive_pools_any_sizes(isa_row, data, seed, rank):
     sizes = tuple(data.draw(st.integers(1, 24 // rank)) for _ in range(rank))
@@ -621,20 +621,23 @@ def test_bad_indices_and_shapes():
 
 # ------------------------------------------------------------------------------- known bugs
 
-EMPTY_WINDOW = "pool_problem: dilation can jump over a small input; such windows are read out of bounds"
+EMPTY_WINDOW = "pool_problem: dilation can jump over the input; such windows are read out of bounds"
 
 
 @bug(EMPTY_WINDOW, crashes=True)
-@pytest.mark.parametrize("rank", RANKS)
-@pytest.mark.parametrize("dilation", [4, 1000, 10**9])
-def test_windows_in_the_padding_alone(isa_row, dtype, rank, dilation):
-    """The reference gives -inf and index 0; an error that names the argument would do as well."""
-    x = np.ones((2, 2, *(3,) * rank), dtype)
-    options = {"dilation": dilation, "padding": 1, "stride": dilation, "ceil_mode": dilation > 4}
-    y, index = max_both_ways(rank, x, kernel_size=2, **options)
-    wanted = slow(MAX, rank)(x, 2, return_indices=True, **options)
-    assert_array_equal(y, wanted[0])
-    assert_array_equal(index, wanted[1])
+def test_windows_in_the_padding_alone(isa_row, dtype):
+    """The reference gives -inf and index 0."""
+    for rank in RANKS:
+        x = np.ones((2, 2, *(3,) * rank), dtype)
+        wanted = np.full((2, 2, *(1,) * rank), -np.inf)
+        for dilation in (4, 1000, 10**9):
+            ceil_mode = dilation > 4
+            y, index = max_both_ways(
+                rank, x, kernel_size=2, stride=dilation, padding=1, dilation=dilation,
+                ceil_mode=ceil_mode,
+            )  # fmt: skip
+            assert_array_equal(y, wanted)
+            assert_array_equal(index, np.zeros(wanted.shape))
 
 
 @bug("pool_sizes lets empty planes through: max_pool reads a row that is not there", crashes=True)

@@ -359,8 +359,6 @@ def test_pad_refuses_other_bad_input():
 # --------------------------------------------------------------------------- unfold and fold
 
 WINDOWS = (
-    ((2, 3, 9), {"kernel_size": (3,)}),
-    ((2, 3, 17), {"kernel_size": (4,), "dilation": 2, "padding": 3, "stride": 2}),
     ((2, 3, 6, 7), {"kernel_size": 3, "padding": 1}),
     ((1, 2, 9, 19), {"kernel_size": (2, 5), "dilation": (3, 1), "stride": (1, 3)}),
     ((2, 1, 8, 9), {"kernel_size": 3, "padding": "same", "stride": 2}),
@@ -392,7 +390,7 @@ def test_the_large_unfold_needs_a_team():
 @examples(80)
 @given(data=st.data(), seed=SEEDS)
 def test_unfold_any_windows(isa_row, data, seed):
-    rank = data.draw(st.integers(1, 3))
+    rank = data.draw(st.sampled_from((2, 3)))
 
     def each(low: int, high: int) -> tuple[int, ...]:
         return tuple(data.draw(st.integers(low, high)) for _ in range(rank))
@@ -410,6 +408,14 @@ def test_unfold_any_windows(isa_row, data, seed):
     dy = integers(rng(seed + 1), cols.shape, "f4")
     assert_array_equal(F.fold(dy, sizes, **options), ref.fold(dy, sizes, **options))
     assert_array_equal(F.unfold_backward(dy, x.shape, **options), ref.fold(dy, sizes, **options))
+
+
+def test_fold_of_one_axis(isa_row, dtype):
+    for options in ({}, {"dilation": 2, "padding": 3, "stride": 2}, {"padding": ((0, 2),)}):
+        shape = ref.unfold(np.zeros((2, 3, 17)), (4,), **options).shape
+        cols = integers(rng(6), shape, dtype)
+        for batch in (cols, cols[0]):
+            equal(F.fold(batch, (17,), 4, **options), ref.fold(batch, (17,), (4,), **options), dtype)
 
 
 @pytest.mark.parametrize(("shape", "options"), WINDOWS[:-1])
@@ -674,7 +680,7 @@ def bug(reason: str, *, crashes: bool = False) -> pytest.MarkDecorator:
     return pytest.mark.xfail(strict=True, reason=reason, run=not crashes)
 
 
-@bug("_arrays.shape_of and problem.integers call len() of a 0-d array", crashes=False)
+@bug("_arrays.shape_of and problem.integers call len() of a 0-d array")
 @pytest.mark.parametrize("kind", ["kernel_size", "output_size", "pads", "x_shape"])
 def test_arrays_without_axes_are_named(kind):
     scalar = np.array(2)
@@ -721,10 +727,13 @@ def test_window_gradients_name_dy(dy):
         F.unfold_backward(dy, (2, 3, 4, 4), 2)
 
 
-@bug("shape.unfold knows no single image of one or three axes, fold does: no fold_backward")
-@pytest.mark.parametrize(("sizes", "kernel"), [((5,), (3,)), ((3, 4, 5), (2, 2, 2))])
-def test_fold_of_one_image_has_a_gradient(sizes, kernel):
-    cols = ref.unfold(reals(rng(), (2, *sizes), "f8"), kernel)
+@bug("fold takes one axis and single volumes, unfold, its gradient, does not: (N, C, W) is (C, H, W)")
+@pytest.mark.parametrize(
+    ("lead", "sizes", "kernel"),
+    [((2, 3), (5,), (3,)), ((3,), (5,), (3,)), ((2,), (3, 4, 5), (2, 2, 2))],
+)
+def test_whatever_fold_takes_has_a_gradient(lead, sizes, kernel):
+    cols = ref.unfold(reals(rng(), (*lead, *sizes), "f8"), kernel)
     adjoint(lambda a: F.fold(a, sizes, kernel), lambda g: F.fold_backward(g, kernel), cols)
 
 
@@ -743,14 +752,14 @@ def test_dropout_refuses_bad_generators(seed):
 
 @bug("shape.dropout_backward: the mask's shape and type are not checked")
 @pytest.mark.parametrize(
-    "mask", [np.ones(3, bool), np.ones((4, 2, 3), bool), np.ones((2, 4), bool), np.ones((2, 3)), "a"]
+    "mask", [np.ones(3, bool), np.ones((4, 2, 3), bool), np.ones((2, 4), bool), np.ones((2, 1)), "a"]
 )
 def test_dropout_backward_refuses_bad_masks(mask):
     with named("mask"):
         F.dropout_backward(np.zeros((2, 3)), mask)
 
 
-@bug("problem.Conv.forward_lattice builds one Python int a tap before any memory is asked for", crashes=True)
+@bug("Conv.forward_lattice makes a Python int for each tap before any allocation", crashes=True)
 def test_unfold_refuses_a_kernel_of_2_to_the_40_at_once():
     with pytest.raises((ValueError, MemoryError)):
-        F.unfold(np.zeros((1, 1, 4)), (2**40,), padding=2**39, stride=2**62)
+        F.unfold(np.zeros((1, 1, 4, 4)), (2**40, 1), padding=(2**39, 0), stride=2**62)
