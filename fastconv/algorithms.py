@@ -113,7 +113,7 @@ def select(
     raise AssertionError("the last row refuses nothing")
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def plan_forward(problem: Conv, algo: str, isa_name: str) -> Plan:
     algorithm, reasons = select(
         algo, problem.channels, problem.outputs, math.prod(problem.out), math.prod(problem.kernel)
@@ -122,7 +122,7 @@ def plan_forward(problem: Conv, algo: str, isa_name: str) -> Plan:
     return Plan(problem, algorithm, reasons, lattices)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def plan_input_gradient(problem: Conv, algo: str, isa_name: str) -> Plan:
     algorithm, reasons = select(
         algo, problem.outputs, problem.channels, math.prod(problem.sizes), math.prod(problem.kernel)
@@ -136,7 +136,7 @@ def plan(problem: Conv, algo: str = "auto", gradient: bool = False) -> Plan:
     return (plan_input_gradient if gradient else plan_forward)(problem, algo, isa.current())
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def forward_lattice(problem: Conv) -> Lattice:
     """The lattice of the forward convolution, for the weight gradient."""
     return Lattice(*problem.forward_lattice())

@@ -26,7 +26,7 @@ PRECISIONS = ("highest", "high", "medium")
 AXES = {1: "W", 2: "HW", 3: "DHW"}
 # No array may have this many elements: 8-byte elements still have 63-bit byte offsets.
 ELEMENTS_MAX = 2**59
-# No padded axis may have this many cells: tables of 8 bytes a cell are made for them.
+# Most cells of an axis that needs a table of 8 bytes a cell: padding that copies cells, adaptive windows.
 CELLS_MAX = 2**28
 
 
@@ -84,6 +84,15 @@ def resolve_padding(
     padding: Any, sizes: Sizes, kernel: Sizes, stride: Sizes, dilation: Sizes
 ) -> Pairs:
     """Any form of `padding` as one (low, high) pair an axis."""
+    pads = _padding_pairs(padding, sizes, kernel, stride, dilation)
+    for size, pair in zip(sizes, pads, strict=True):
+        elements("padding", (size + sum(pair),))
+    return pads
+
+
+def _padding_pairs(
+    padding: Any, sizes: Sizes, kernel: Sizes, stride: Sizes, dilation: Sizes
+) -> Pairs:
     rank = len(sizes)
     if isinstance(padding, str):
         if choice("padding", padding, ("valid", "same")) == "valid":
@@ -102,15 +111,6 @@ def resolve_padding(
             pairs.append((low, high))
         return tuple(pairs)
     return tuple((p, p) for p in integers("padding", padding, rank, 0))
-
-
-def check_padded(name: str, sizes: Sizes, pads: Pairs) -> None:
-    """No padded axis is absurdly long."""
-    for size, (low, high) in zip(sizes, pads, strict=True):
-        if size + low + high > CELLS_MAX:
-            raise ValueError(
-                f"{name}: an axis padded from {size} to {size + low + high} cells; at most {CELLS_MAX} are supported"
-            )
 
 
 def check_padding_mode(sizes: Sizes, pads: Pairs, mode: str) -> None:
@@ -139,8 +139,9 @@ class LatticeAxis(NamedTuple):
 
     out: int
     step: int
-    offsets: Sizes
+    offsets: np.ndarray
     source: np.ndarray
+    span: int
     size: int
     y_start: int
     y_step: int
@@ -151,22 +152,27 @@ class LatticeAxis(NamedTuple):
 
 
 def source_map(size: int, first: int, span: int, mode: str) -> np.ndarray:
-    """source[q], the input cell at padded coordinate q, q = 0 at cell `first` (usually negative); -1 for zero."""
+    """source[q], the input cell at padded coordinate q, q = 0 at cell `first` (usually negative).
+
+    Zero padding needs no table, however wide it is: it is empty, and cells outside the input are zero.
+    """
+    if mode == "zeros":
+        return np.empty(0, dtype=np.intp)
+    if span > CELLS_MAX:
+        raise ValueError(f"padding: a {mode}-padded axis of {span} cells; at most {CELLS_MAX}")
     cell = np.arange(first, first + span, dtype=np.intp)
     if mode == "replicate":
         return cell.clip(0, max(size - 1, 0))
     if mode == "circular":
         return cell % max(size, 1)
-    if mode == "reflect":
-        period = max(2 * (size - 1), 1)
-        cell = cell % period
-        return np.minimum(cell, period - cell) if size > 1 else np.zeros(span, np.intp)
-    return np.where((cell >= 0) & (cell < size), cell, -1)
+    period = max(2 * (size - 1), 1)
+    cell %= period
+    return np.minimum(cell, period - cell) if size > 1 else np.zeros(span, np.intp)
 
 
 def lattice_axis(
     size: int,
-    first_cells: Sequence[int],
+    cells: np.ndarray,
     out: int,
     step: int,
     mode: str,
@@ -174,14 +180,15 @@ def lattice_axis(
     y_step: int,
     y_size: int,
 ) -> LatticeAxis:
-    """Output j reads, at tap k, cell first_cells[k] + j*step of the (padded) input."""
-    first = min(first_cells)
-    span = max(first_cells) - first + (out - 1) * step + 1
+    """Output j reads, at tap k, cell cells[k] + j*step of the (padded) input."""
+    first = int(cells.min())
+    span = int(cells.max()) - first + (out - 1) * step + 1
     return LatticeAxis(
         out=out,
         step=step,
-        offsets=tuple(c - first for c in first_cells),
+        offsets=cells - first,
         source=source_map(size, first, span, mode),
+        span=span,
         size=size,
         y_start=y_start,
         y_step=y_step,
@@ -197,9 +204,7 @@ class LatticeSpec(NamedTuple):
     tap_index: np.ndarray
 
 
-def lattice_spec(
-    axes: Sequence[LatticeAxis], taps: Sequence[Sequence[int]], kernel: Sizes
-) -> LatticeSpec:
+def lattice_spec(axes: Sequence[LatticeAxis], taps: Sequence[Any], kernel: Sizes) -> LatticeSpec:
     """`taps`: the kernel indices that each axis of the lattice uses."""
     at = np.zeros(1, dtype=np.intp)
     for chosen, k in zip(taps, kernel, strict=True):
@@ -264,11 +269,11 @@ class Conv:
     def forward_lattice(self) -> LatticeSpec:
         axes = []
         for i, size in enumerate(self.sizes):
-            cells = [k * self.dilation[i] - self.pads[i][0] for k in range(self.kernel[i])]
+            cells = np.arange(self.kernel[i]) * self.dilation[i] - self.pads[i][0]
             axes.append(
                 lattice_axis(size, cells, self.out[i], self.stride[i], self.mode, 0, 1, self.out[i])
             )
-        return lattice_spec(axes, [range(k) for k in self.kernel], self.kernel)
+        return lattice_spec(axes, [np.arange(k) for k in self.kernel], self.kernel)
 
     def input_gradient_lattices(self) -> list[LatticeSpec]:
         """One lattice for each phase of the input, input = phase (mod stride), that any tap reaches.
@@ -280,7 +285,7 @@ class Conv:
             found = []
             size, stride, low = self.sizes[i], self.stride[i], self.pads[i][0]
             for phase, taps in self._phases(i).items():
-                cells = [(phase + low - k * self.dilation[i]) // stride for k in taps]
+                cells = (phase + low - np.array(taps) * self.dilation[i]) // stride
                 count = -(-(size - phase) // stride)
                 axis = lattice_axis(self.out[i], cells, count, 1, "zeros", phase, stride, size)
                 found.append((axis, taps))
@@ -352,7 +357,6 @@ def conv_problem(
         raise ValueError(f"w: every axis of the weights must be at least 1, got shape {w_shape}")
     pads = resolve_padding(padding, tuple(sizes), tuple(kernel), strides, dilations)
     check_padding_mode(tuple(sizes), pads, mode)
-    check_padded("padding", tuple(sizes), pads)
     for axis, size, k, s, pair, d in zip(
         AXES[rank], sizes, kernel, strides, pads, dilations, strict=True
     ):
@@ -380,32 +384,6 @@ def conv_problem(
     return problem
 
 
-@dataclass(frozen=True)
-class Pool:
-    """Pooling windows in canonical form: three spatial axes (d, h, w), leading ones of size 1.
-
-    Window o of axis i covers cells starts[i][o], + dilation[i], ... < stops[i][o], clipped to the input.
-    """
-
-    sizes: Sizes
-    starts: tuple[Sizes, ...]
-    stops: tuple[Sizes, ...]
-    dilation: Sizes
-    rank: int
-
-    @property
-    def out(self) -> Sizes:
-        return tuple(len(s) for s in self.starts)
-
-    def counts(self) -> np.ndarray:
-        """Cells of each window that lie in the input, as float64 (OD, OH, OW)."""
-        axes = [
-            np.array([-(-(b - a) // d) for a, b in zip(start, stop, strict=True)], dtype=np.float64)
-            for start, stop, d in zip(self.starts, self.stops, self.dilation, strict=True)
-        ]
-        return axes[0][:, None, None] * axes[1][:, None] * axes[2]
-
-
 def pool_output_size(
     size: int, kernel: int, stride: int, pad: int, dilation: int, ceil_mode: bool
 ) -> int:
@@ -417,11 +395,62 @@ def pool_output_size(
     return out - 1 if (out - 1) * stride >= size + pad else out
 
 
+@dataclass(frozen=True)
+class Pool:
+    """Pooling windows in canonical form: three spatial axes (d, h, w), leading ones of size 1.
+
+    Sliding windows begin at o*stride - padding and hold `kernel` cells `dilation` apart; adaptive ones (kernel is empty)
+    cover floor(o*size/out) .. ceil((o + 1)*size/out).
+    """
+
+    rank: int
+    sizes: Sizes
+    out: Sizes
+    kernel: Sizes = ()
+    stride: Sizes = ()
+    padding: Sizes = ()
+    dilation: Sizes = (1, 1, 1)
+
+    def windows(self, axis: int) -> tuple[np.ndarray, np.ndarray]:
+        """(start, stop) of each window, clipped to the input: it holds start, start + dilation, ... < stop."""
+        size, o = self.sizes[axis], np.arange(self.out[axis], dtype=np.intp)
+        if not self.kernel:
+            out = self.out[axis]
+            return o * size // out, -(-(o + 1) * size // out)
+        d = self.dilation[axis]
+        first = o * self.stride[axis] - self.padding[axis]
+        start = np.where(first >= 0, first, first + -(first // d) * d)
+        return start, np.minimum(first + d * (self.kernel[axis] - 1) + 1, size)
+
+    def _product(self, counts: Sequence[np.ndarray]) -> np.ndarray:
+        d, h, w = (c.astype(np.float64) for c in counts)
+        return d[:, None, None] * h[:, None] * w
+
+    def counts(self) -> np.ndarray:
+        """Cells of each window that lie in the input, as float64 (OD, OH, OW)."""
+        counts = []
+        for axis in range(3):
+            start, stop = self.windows(axis)
+            counts.append(np.maximum(-(-(stop - start) // self.dilation[axis]), 0))
+        return self._product(counts)
+
+    def padded_counts(self) -> np.ndarray:
+        """Cells of each sliding window in the padded input: what ceil_mode hangs over its end does not count."""
+        counts = []
+        for axis in range(3):
+            first = np.arange(self.out[axis]) * self.stride[axis] - self.padding[axis]
+            end = self.sizes[axis] + self.padding[axis]
+            counts.append(np.minimum(first + self.kernel[axis], end) - first)
+        return self._product(counts)
+
+
 def pool_sizes(x_shape: Sizes, rank: int) -> Sizes:
     if len(x_shape) not in (rank + 1, rank + 2):
         raise ValueError(
             f"x: expected (N, C, {', '.join(AXES[rank])}) or (C, {', '.join(AXES[rank])}), got shape {x_shape}"
         )
+    if 0 in x_shape[-rank:]:
+        raise ValueError(f"x: pooling of an empty plane, got shape {x_shape}")
     return x_shape[-rank:]
 
 
@@ -433,15 +462,14 @@ def pool_problem(
     padding: Any,
     dilation: Any,
     ceil_mode: bool,
-) -> tuple[Pool, Sizes, Sizes, Sizes]:
-    """(windows, kernel, stride, padding) of sliding pooling windows."""
+) -> Pool:
+    """Check sliding windows over x."""
     sizes = pool_sizes(x_shape, rank)
     kernel = integers("kernel_size", kernel_size, rank, 1)
     strides = kernel if stride is None else integers("stride", stride, rank, 1)
     pads = integers("padding", padding, rank, 0)
     dilations = integers("dilation", dilation, rank, 1)
-    starts: list[Sizes] = []
-    stops: list[Sizes] = []
+    outs = []
     for axis, size, k, s, p, d in zip(
         AXES[rank], sizes, kernel, strides, pads, dilations, strict=True
     ):
@@ -449,50 +477,39 @@ def pool_problem(
             raise ValueError(
                 f"padding: expected at most half the kernel size {k}, got {p} along {axis}"
             )
+        span = d * (k - 1) + 1
         out = pool_output_size(size, k, s, p, d, ceil_mode)
-        if out < 1:
+        if out < 1 or span > ELEMENTS_MAX:
             raise ValueError(
-                f"kernel_size: a window of {d * (k - 1) + 1} cells does not fit the {size} of the input along {axis} "
-                f"(x has shape {x_shape}, padding {p})"
+                f"kernel_size: a window of {span} cells does not fit the {size} of the input along {axis} "
+                f"(x has shape {x_shape}, padding {p}, dilation {d})"
             )
-        elements("x", (out,))
-        first = [o * s - p for o in range(out)]
-        # the first cell of each window inside the input, on the window's own grid
-        starts.append(tuple(f if f >= 0 else f + -(f // d) * d for f in first))
-        stops.append(tuple(min(f + d * (k - 1) + 1, size) for f in first))
-    lead = 3 - rank
-    pool = Pool(
-        (1,) * lead + sizes,
-        ((0,),) * lead + tuple(starts),
-        ((1,),) * lead + tuple(stops),
-        (1,) * lead + dilations,
+        outs.append(out)
+    one = (1,) * (3 - rank)
+    none = (0,) * (3 - rank)
+    return Pool(
         rank,
+        one + sizes,
+        one + tuple(outs),
+        one + kernel,
+        one + strides,
+        none + pads,
+        one + dilations,
     )
-    return pool, kernel, strides, pads
 
 
 def adaptive_pool_problem(x_shape: Sizes, rank: int, output_size: Any) -> Pool:
-    """PyTorch's adaptive windows: floor(o*size/out) .. ceil((o + 1)*size/out). None keeps the input's size."""
+    """Check PyTorch's adaptive windows over x. None keeps the input's size along an axis."""
     sizes = pool_sizes(x_shape, rank)
     if isinstance(output_size, (Sequence, np.ndarray)) and not isinstance(output_size, str):
-        wanted = [s if o is None else o for o, s in zip(output_size, sizes, strict=False)]
-        outs = integers(
-            "output_size", tuple(wanted) if len(output_size) == rank else output_size, rank, 1
-        )
+        if len(output_size) == rank:
+            output_size = tuple(
+                s if o is None else o for o, s in zip(output_size, sizes, strict=True)
+            )
+        outs = integers("output_size", output_size, rank, 1)
     else:
         outs = sizes if output_size is None else integers("output_size", output_size, rank, 1)
-    if 0 in sizes:
-        raise ValueError(f"x: adaptive pooling of an empty plane, got shape {x_shape}")
-    check_padded("output_size", outs, ((0, 0),) * rank)
-    lead = 3 - rank
-    return Pool(
-        (1,) * lead + sizes,
-        ((0,),) * lead
-        + tuple(tuple(o * s // n for o in range(n)) for s, n in zip(sizes, outs, strict=True)),
-        ((1,),) * lead
-        + tuple(
-            tuple(-(-(o + 1) * s // n) for o in range(n)) for s, n in zip(sizes, outs, strict=True)
-        ),
-        (1, 1, 1),
-        rank,
-    )
+    if max(outs) > CELLS_MAX:
+        raise ValueError(f"output_size: expected at most {CELLS_MAX} windows, got {outs}")
+    one = (1,) * (3 - rank)
+    return Pool(rank, one + sizes, one + outs)

@@ -22,19 +22,33 @@ from fastconv.kernels import team as _team
 from fastconv.problem import PRECISIONS, choice, integer
 
 CACHE_BYTES = 512 << 20
+THREADS_MAX = 4096
 VERBOSE_HEADER = "fastconv,operation,algorithm,isa,threads,dtype,problem,flops,milliseconds"
 
 
-def _environment_integer(name: str, least: int) -> int | None:
+def _environment_integer(name: str, least: int, most: int) -> int | None:
     """A positive integer of the environment; None when unset. OMP_NUM_THREADS may be a list: its first entry counts."""
     text = os.environ.get(name, "").split(",")[0].strip()
     if not text:
         return None
-    if not text.isdecimal() or int(text) < least:
+    if not text.isdecimal() or not least <= int(text) <= most:
         raise ValueError(
-            f"environment variable {name}: expected an integer >= {least}, got {text!r}"
+            f"environment variable {name}: expected an integer in [{least}, {most}], got {text!r}"
         )
     return int(text)
+
+
+def _cgroup_share(folder: Path) -> float | None:
+    """CPUs that one control group may use: cpu.max (version 2) or cpu.cfs_* (version 1)."""
+    try:
+        if (folder / "cpu.max").exists():
+            quota, period = (folder / "cpu.max").read_text().split()
+        else:
+            quota = (folder / "cpu.cfs_quota_us").read_text()
+            period = (folder / "cpu.cfs_period_us").read_text()
+        return int(quota) / int(period) if quota != "max" and int(quota) > 0 else None
+    except (OSError, ValueError):
+        return None
 
 
 def _cgroup_cpus(root: Path = Path("/sys/fs/cgroup")) -> int | None:
@@ -46,36 +60,29 @@ def _cgroup_cpus(root: Path = Path("/sys/fs/cgroup")) -> int | None:
         return None
     for line in groups:
         _, controllers, path = line.split(":", 2)
-        try:
-            if controllers == "":
-                folder = root / path.lstrip("/")
-                for place in (folder, *folder.parents):
-                    if (place / "cpu.max").exists():
-                        quota, period = (place / "cpu.max").read_text().split()
-                        if quota != "max":
-                            quotas.append(int(quota) / int(period))
-                    if place == root:
-                        break
-            elif "cpu" in controllers.split(","):
-                folder = root / "cpu" / path.lstrip("/")
-                microseconds = int((folder / "cpu.cfs_quota_us").read_text())
-                if microseconds > 0:
-                    every = int((folder / "cpu.cfs_period_us").read_text())
-                    quotas.append(microseconds / every)
-        except (OSError, ValueError):
+        if controllers and "cpu" not in controllers.split(","):
             continue
+        top = root / "cpu" if controllers else root
+        folder = top / path.lstrip("/")
+        # a limit of any parent holds too; inside a container the path may only exist on the host
+        for place in (folder, *folder.parents):
+            share = _cgroup_share(place)
+            if share is not None:
+                quotas.append(share)
+            if place == top:
+                break
     return max(1, math.ceil(min(quotas))) if quotas else None
 
 
 def _default_threads() -> int:
     """FASTCONV_NUM_THREADS, else the least of OMP_NUM_THREADS, the affinity mask and the cgroup quota."""
-    own = _environment_integer("FASTCONV_NUM_THREADS", 1)
+    own = _environment_integer("FASTCONV_NUM_THREADS", 1, THREADS_MAX)
     if own is not None:
         return own
     usable = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
-    limits = [usable, _environment_integer("OMP_NUM_THREADS", 1), _cgroup_cpus()]
+    limits = [usable, _environment_integer("OMP_NUM_THREADS", 1, 2**31 - 1), _cgroup_cpus()]
     return max(1, min(n for n in limits if n is not None))
 
 
@@ -87,7 +94,7 @@ _default_precision: str = choice(
     PRECISIONS,
 )
 _precision: ContextVar[str | None] = ContextVar("fastconv_precision", default=None)
-_cache_bytes = _environment_integer("FASTCONV_CACHE_BYTES", 0)
+_cache_bytes = _environment_integer("FASTCONV_CACHE_BYTES", 0, 2**62)
 _memory.set_cap(CACHE_BYTES if _cache_bytes is None else _cache_bytes)
 _verbose: TextIO | None = (
     sys.stderr if os.environ.get("FASTCONV_VERBOSE", "0") not in ("", "0") else None
@@ -103,8 +110,8 @@ def set_num_threads(n: int) -> None:
 
 def _checked_threads(n: int) -> int:
     count = integer("n", n, 1)
-    if count > 4096:
-        raise ValueError(f"n: expected at most 4096 threads, got {count}")
+    if count > THREADS_MAX:
+        raise ValueError(f"n: expected at most {THREADS_MAX} threads, got {count}")
     return count
 
 
@@ -210,15 +217,14 @@ def traced(
     problem: Callable[[], str],
     flops: int,
     team: int,
-    run: Callable[[], object],
-) -> None:
-    """Run a kernel; with FASTCONV_VERBOSE=1 print one CSV line about it on standard error."""
+    run: Callable[[], Any],
+) -> Any:
+    """What the kernel returns; with FASTCONV_VERBOSE=1 print one CSV line about it on standard error."""
     global _header_printed
     if _verbose is None:
-        run()
-        return
+        return run()
     start = time.perf_counter()
-    run()
+    value = run()
     elapsed = 1e3 * (time.perf_counter() - start)
     if not _header_printed:
         print(VERBOSE_HEADER, file=_verbose)
@@ -227,3 +233,4 @@ def traced(
         f"fastconv,{operation},{algorithm},{isa()},{team},{dtype},{problem()},{flops},{elapsed:.3f}",
         file=_verbose,
     )
+    return value

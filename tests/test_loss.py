@@ -55,27 +55,35 @@ def problem(
     return logits, ref.softmax(reals(rng(seed + 2), shape, "f8"), at).astype(dtype), weight
 
 
-def check(logits: Array, target: Array, dtype: Any, dloss: Any = 1.0, **options: Any) -> None:
+def scales(logits: Array, target: Array, dloss: float, options: dict[str, Any]) -> tuple[Any, Any]:
+    """Of the loss and its gradient: sums of absolute values, an error of log p counted as theirs.
+
+    A log p is wrong by eps * (1 + the spread of its row): so much the exponents are rounded.
+    """
+    reduction = options.get("reduction", "mean")
+    names = ("weight", "ignore_index", "label_smoothing")
+    defaults = {"weight": None, "ignore_index": -100, "label_smoothing": 0.0}
+    mass = [(defaults | options)[name] for name in names]
+    at, x = axis_of(logits.shape), np.asarray(logits, "f8")
+    q, total = ref._target_mass(x, target, *mass)
+    q = np.abs(q) / (total if reduction == "mean" else 1.0)
+    error = 1 + np.ptp(x, axis=at, keepdims=True)
+    loss = (q * (error - ref.log_softmax(x, at))).sum(at)
+    dx = (q + ref.softmax(x, at) * q.sum(at, keepdims=True)) * error * abs(dloss)
+    return (loss if reduction == "none" else loss.sum()), dx
+
+
+def check(logits: Array, target: Array, dtype: Any, dloss: float = 1.0, **options: Any) -> None:
     """Loss and gradient against the reference."""
+    loss_scale, dx_scale = scales(logits, target, dloss, options)
     loss = by_teams(lambda: F.cross_entropy(logits, target, **options))
     wanted = np.asarray(ref.cross_entropy(logits, target, **options))
     assert loss.dtype == dtype
-    at = axis_of(logits.shape)
-    x = np.asarray(logits, "f8")
-    # an error of each log p: eps * (1 + the spread of the row), times the target's weight
-    spread = np.ptp(x, axis=at) + 2
-    largest = float(np.abs(options.get("weight", np.ones(1))).max())
-    scale = spread * largest
-    if options.get("reduction", "mean") == "sum":
-        scale = scale.sum()
-    elif options.get("reduction", "mean") == "mean":
-        scale = scale.max() * largest
-    assert_close(np.asarray(loss), wanted, scale, "transcendental")
+    assert_close(np.asarray(loss), wanted, loss_scale, "transcendental")
     dx = by_teams(lambda: F.cross_entropy_backward(logits, target, dloss=dloss, **options))
     wanted = ref.cross_entropy_backward(logits, target, dloss=dloss, **options)
     assert dx.dtype == dtype
-    spread = np.expand_dims(spread, at) * np.abs(wanted).max(at, keepdims=True)
-    assert_close(dx, wanted, spread, "transcendental")
+    assert_close(dx, wanted, dx_scale, "transcendental")
 
 
 # ---------------------------------------------------------------------- against the reference
@@ -85,9 +93,8 @@ def check(logits: Array, target: Array, dtype: Any, dloss: Any = 1.0, **options:
 @pytest.mark.parametrize("shape", [*SHAPES, LARGE], ids=str)
 def test_cross_entropy(isa_row, dtype, shape, kind):
     logits, target, weight = problem(shape, kind, dtype)
-    for reduction, smoothing, weighted in itertools.product(
-        REDUCTIONS, (0.0, 0.1, 1.0), (False, True)
-    ):
+    smoothings = (0.1,) if shape == LARGE else (0.0, 0.1, 1.0)
+    for reduction, smoothing, weighted in itertools.product(REDUCTIONS, smoothings, (False, True)):
         options: dict[str, Any] = {"reduction": reduction, "label_smoothing": smoothing}
         if weighted:
             options["weight"] = weight
@@ -221,6 +228,7 @@ def test_special_logits_stay_in_their_row(isa_row, dtype, special):
         assert np.isnan(F.cross_entropy(bad, target))
 
 
+@pytest.mark.filterwarnings("ignore:invalid value")
 def test_impossible_classes(isa_row, dtype):
     """log p = -inf counts for nothing unless it is the target."""
     logits = np.array([[0, -np.inf, 0], [0, 0, -np.inf]], dtype)
@@ -416,6 +424,13 @@ def test_label_smoothing_that_is_no_number(bad):
 def test_reduction_array():
     with named("reduction"):
         F.cross_entropy(LOGITS, TARGET, reduction=np.array(["mean", "sum"]))
+
+
+@bug("losses() multiplies 0 by -inf before it chooses: NumPy warns of an invalid value")
+@pytest.mark.filterwarnings("error")
+def test_impossible_classes_without_a_warning():
+    logits = np.array([[0, -np.inf, 0]])
+    assert abs(F.cross_entropy(logits, np.array([0])) - math.log(2)) < 1e-15
 
 
 @bug("ignore_index is not checked with probabilities as targets")

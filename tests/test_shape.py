@@ -87,17 +87,17 @@ def poison(dtype: Any, *shapes: tuple[int, ...]) -> None:
 
 def by_teams(run: Callable[[], Any]) -> Any:
     """run() with every number of threads: the same bytes each time. Returns the result."""
-    results = []
+    result = None
     for count in THREADS:
         with runtime.threads(count):
-            first = arrays_in(run())
-            for a in first:
-                if a.flags.writeable and a.dtype.kind == "f":
+            for a in arrays_in(result):
+                if a.dtype.kind == "f":
                     poison(a.dtype, a.shape)
-            results.append(run())
-    for other in results[1:]:
-        same_bytes(other, results[0])
-    return results[0]
+            again = run()
+        if result is not None:
+            same_bytes(again, result)
+        result = again
+    return result
 
 
 def equal(got: Any, wanted: Any, dtype: Any) -> None:
@@ -496,7 +496,7 @@ def test_unfold_refuses_huge_windows(huge):
         F.unfold(x, huge)
     with named("kernel_size"):
         F.unfold(x, 2, dilation=huge)
-    with named("kernel_size"):
+    with named("(kernel_size|padding)"):
         F.unfold(x, 2, padding=huge)
     assert_array_equal(F.unfold(x + 1, 2, stride=huge), np.ones((1, 4, 1)))
 

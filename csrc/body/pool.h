@@ -30,8 +30,8 @@ static void FC_FN(pool_max_row)(const fc_pool *p, ptrdiff_t od, ptrdiff_t oh) {
         }
     REAL *const y = (REAL *)p->y + (od * p->out[1] + oh) * p->out[2];
     for (ptrdiff_t o = 0; o < p->out[2]; o++) {
-        REAL m = row[p->start[2][o]];
-        for (ptrdiff_t w = p->start[2][o] + p->step[2]; w < p->stop[2][o]; w += p->step[2])
+        REAL m = (REAL)-INFINITY;
+        for (ptrdiff_t w = p->start[2][o]; w < p->stop[2][o] && !first; w += p->step[2])
             m = row[w] > m || row[w] != row[w] ? row[w] : m;
         y[o] = m;
     }
@@ -42,15 +42,17 @@ static void FC_FN(pool_max_row_index)(const fc_pool *p, ptrdiff_t od, ptrdiff_t 
     const REAL *const x = p->x;
     const ptrdiff_t at = (od * p->out[1] + oh) * p->out[2];
     for (ptrdiff_t o = 0; o < p->out[2]; o++) {
-        ptrdiff_t best = (p->start[0][od] * H + p->start[1][oh]) * W + p->start[2][o];
-        REAL m = x[best];
+        ptrdiff_t best = 0;
+        REAL m = (REAL)-INFINITY;
+        int first = 1;
         for (ptrdiff_t d = p->start[0][od]; d < p->stop[0][od]; d += p->step[0])
             for (ptrdiff_t h = p->start[1][oh]; h < p->stop[1][oh]; h += p->step[1])
                 for (ptrdiff_t w = p->start[2][o]; w < p->stop[2][o]; w += p->step[2]) {
                     const ptrdiff_t i = (d * H + h) * W + w;
-                    if (x[i] > m || x[i] != x[i]) {
+                    if (first || x[i] > m || x[i] != x[i]) {
                         m = x[i];
                         best = i;
+                        first = 0;
                     }
                 }
         ((REAL *)p->y)[at + o] = m;

@@ -9,14 +9,17 @@ from typing import Any
 import numpy as np
 
 from fastconv.kernels.memory import empty
-from fastconv.problem import elements
+from fastconv.problem import elements, integer
 
 Array = np.ndarray[Any, Any]
 
 
 def as_array(name: str, value: Any) -> Array:
     """`value` as an array of real numbers. TypeError for object, complex, string and date arrays."""
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{name}: expected an array of real numbers, got dtype {array.dtype}")
     return array
@@ -98,8 +101,15 @@ def deliver(value: Array, out: Array | None, dtype: np.dtype[Any]) -> Array:
 
 def shape_of(name: str, value: Any) -> tuple[int, ...]:
     """A shape argument as a tuple of sizes >= 0."""
-    from fastconv.problem import integer
-
     if isinstance(value, (str, bytes)) or not isinstance(value, (Sequence, np.ndarray)):
         raise TypeError(f"{name}: expected a shape, got {value!r}")
     return tuple(integer(name, n, 0) for n in value)
+
+
+def needed(needs: Any) -> tuple[bool, bool, bool]:
+    """The three flags (dx, dw, db) of a backward function."""
+    if isinstance(needs, (str, bytes)) or not isinstance(needs, (Sequence, np.ndarray)):
+        raise TypeError(f"needs: expected three flags (dx, dw, db), got {needs!r}")
+    if len(needs) != 3:
+        raise ValueError(f"needs: expected three flags (dx, dw, db), got {needs!r}")
+    return bool(needs[0]), bool(needs[1]), bool(needs[2])

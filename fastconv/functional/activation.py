@@ -16,9 +16,19 @@ from fastconv.functional._arrays import (
     deliver,
     target,
 )
-from fastconv.functional.shape import _axis, team_for
+from fastconv.functional.shape import _axis, launch
 from fastconv.kernels import elementwise
 from fastconv.problem import ACTIVATIONS
+
+
+def _in_place(out: Array | None, dtype: Any, *operands: Array | None) -> Array | None:
+    """`out` where the kernel may overwrite an operand: each is `out` itself or apart from it."""
+    if out is None or out.dtype != dtype or not out.flags.c_contiguous or not out.flags.aligned:
+        return None
+    others = [a for a in operands if a is not None and a is not out]
+    if len(others) == len(operands) or any(np.may_share_memory(out, a) for a in others):
+        return None
+    return out
 
 
 def _activation(name: str, x: Any, dy: Any = None, out: Array | None = None) -> Array:
@@ -31,15 +41,12 @@ def _activation(name: str, x: Any, dy: Any = None, out: Array | None = None) -> 
     check_out(out, x.shape, result_dtype)
     xc = contiguous(x, dtype)
     dyc = None if dy is None else contiguous(dy, dtype)
-    # Element by element: the result may overwrite an operand that lies exactly where it does.
-    exact = out is not None and any(a is not None and a is out for a in (x, dy))
-    y = (
-        out
-        if exact and out is not None and out.dtype == dtype and out.flags.c_contiguous
-        else target(out, x.shape, dtype, xc, dyc)
-    )
+    y = _in_place(out, dtype, x, dy)
+    if y is None:
+        y = target(out, x.shape, dtype, xc, dyc)
     if y.size:
-        elementwise.activation(ACTIVATIONS.index(name), y, xc, dyc, team_for(y.size))
+        operation = name if dy is None else f"{name}_dx"
+        launch(operation, xc, y.size, elementwise.activation, ACTIVATIONS.index(name), y, xc, dyc)
     return deliver(y, out, result_dtype)
 
 
@@ -90,7 +97,8 @@ def _softmax(log: bool, x: Any, axis: int, dy: Any = None, out: Array | None = N
     dyc = None if dy is None else contiguous(np.moveaxis(dy, at, -1), dtype)
     y = target(out if last else None, xc.shape, dtype, xc, dyc)
     if y.size:
-        elementwise.softmax(log, y, xc, dyc, team_for(y.size))
+        operation = ("log_softmax" if log else "softmax") + ("" if dy is None else "_dx")
+        launch(operation, xc, y.size, elementwise.softmax, log, y, xc, dyc)
     return deliver(y if last else contiguous(np.moveaxis(y, -1, at), dtype), out, result_dtype)
 
 

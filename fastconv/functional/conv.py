@@ -18,6 +18,7 @@ from fastconv.functional._arrays import (
     common_dtypes,
     contiguous,
     deliver,
+    needed,
     result,
     target,
 )
@@ -124,6 +125,7 @@ def _conv(
         max_workspace = integer("max_workspace", max_workspace, 1)
     arrange = _Layout(layout, rank, x, w)
     problem = _problem(arrange, x, w, dtype, stride, padding, dilation, groups, padding_mode, rank)
+    choice("algo", algo, ("auto", *algorithms.NAMES))
     plan = algorithms.plan(problem, algo)
     shape = (problem.batch, problem.groups * problem.outputs, *problem.out[3 - rank :])
     if b is not None and b.shape != (shape[1],):
@@ -248,8 +250,7 @@ def _conv_backward(
     dy, x, w = as_array("dy", dy), as_array("x", x), as_array("w", w)
     dtype, result_dtype = common_dtypes(dy=dy, x=x, w=w)
     runtime.resolve_precision(precision)
-    if len(needs) != 3:
-        raise ValueError(f"needs: expected three flags (dx, dw, db), got {needs!r}")
+    need_x, need_w, need_b = needed(needs)
     if max_workspace is not None:
         max_workspace = integer("max_workspace", max_workspace, 1)
     arrange = _Layout(layout, rank, x, w)
@@ -262,16 +263,16 @@ def _conv_backward(
         )
     dyc = contiguous(arrange.inner(dy), dtype).reshape(problem.y_shape)
     dx = dw = db = None
-    if needs[0]:
+    if need_x:
         dx = _padded_input_gradient(problem, arrange, dyc, dtype, algo, max_workspace)
         dx = dx if dx.dtype == result_dtype else dx.astype(result_dtype)
-    if needs[1]:
+    if need_w:
         xc = contiguous(arrange.x, dtype).reshape(problem.x_shape)
         dw = _weight_gradient(problem, dyc, xc, max_workspace).reshape(arrange.w.shape)
         if arrange.last:
             dw = np.ascontiguousarray(dw.transpose(*range(2, rank + 2), 1, 0))
         dw = dw if dw.dtype == result_dtype else dw.astype(result_dtype)
-    if needs[2]:
+    if need_b:
         db = _bias_gradient(dyc)
         db = db if db.dtype == result_dtype else db.astype(result_dtype)
     return dx, dw, db

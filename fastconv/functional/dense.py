@@ -16,6 +16,7 @@ from fastconv.functional._arrays import (
     common_dtypes,
     contiguous,
     deliver,
+    needed,
     result,
     target,
 )
@@ -128,22 +129,21 @@ def linear_backward(
     _check(x, w)
     if dy.shape != (*x.shape[:-1], w.shape[0]):
         raise ValueError(f"dy: expected shape {(*x.shape[:-1], w.shape[0])}, got {dy.shape}")
-    if len(needs) != 3:
-        raise ValueError(f"needs: expected three flags (dx, dw, db), got {needs!r}")
+    need_x, need_w, need_b = needed(needs)
     rows = math.prod(x.shape[:-1])
     dy2 = contiguous(dy, dtype).reshape(rows, w.shape[0])
     dx = dw = db = None
-    if needs[0]:
+    if need_x:
         dx = result("dx", x.shape, dtype)
         _multiply(
             "linear_dx", dy2, False, contiguous(w, dtype), False, None, dx.reshape(rows, w.shape[1])
         )
         dx = deliver(dx, None, result_dtype)
-    if needs[1]:
+    if need_w:
         dw = result("dw", w.shape, dtype)
         x2 = contiguous(x, dtype).reshape(rows, w.shape[1])
         _multiply("linear_dw", dy2, True, x2, False, None, dw)
         dw = deliver(dw, None, result_dtype)
-    if needs[2]:
+    if need_b:
         db = dy2.sum(axis=0, dtype="float64").astype(result_dtype)
     return dx, dw, db

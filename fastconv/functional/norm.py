@@ -18,7 +18,7 @@ from fastconv.functional._arrays import (
     result,
     target,
 )
-from fastconv.functional.shape import team_for
+from fastconv.functional.shape import launch
 from fastconv.kernels import norm as _norm
 
 Saved = tuple[Array, Array]
@@ -144,7 +144,7 @@ def batch_norm_train(
     xc = planes.inner(x, dtype)
     y = planes.output(out, dtype, xc)
     mean, var, invstd = np.zeros(channels), np.zeros(channels), np.zeros(channels)
-    _norm.train(xc, y, w, b, _eps(eps), mean, var, invstd, team_for(x.size))
+    launch("batch_norm_train", xc, x.size, _norm.train, xc, y, w, b, _eps(eps), mean, var, invstd)
     if run_mean is not None:
         run_mean[...] = (1 - momentum) * run_mean + momentum * mean
     if run_var is not None:
@@ -192,7 +192,7 @@ def batch_norm(
     y = planes.output(out, dtype, xc)
     with np.errstate(invalid="ignore", divide="ignore"):
         invstd = 1.0 / np.sqrt(var + _eps(eps))
-    _norm.evaluate(xc, y, w, b, mean, invstd, team_for(x.size))
+    launch("batch_norm", xc, x.size, _norm.evaluate, xc, y, w, b, mean, invstd)
     return planes.deliver(y, out, result_dtype)
 
 
@@ -227,7 +227,21 @@ def batch_norm_backward(
     dx = planes.output(None, dtype, xc, dyc)
     dweight, dbias = np.zeros(channels), np.zeros(channels)
     if x.size:
-        _norm.backward(dyc, xc, dx, w, mean, invstd, dweight, dbias, not training, team_for(x.size))
+        launch(
+            "batch_norm_dx",
+            xc,
+            x.size,
+            _norm.backward,
+            dyc,
+            xc,
+            dx,
+            w,
+            mean,
+            invstd,
+            dweight,
+            dbias,
+            not training,
+        )
     return (
         planes.deliver(dx, None, result_dtype),
         dweight.astype(result_dtype),

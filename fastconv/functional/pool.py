@@ -21,7 +21,7 @@ from fastconv.functional._arrays import (
     shape_of,
     target,
 )
-from fastconv.functional.shape import team_for
+from fastconv.functional.shape import launch
 from fastconv.kernels import pool as _pool
 from fastconv.problem import AXES, Pool, adaptive_pool_problem, integer, pool_problem
 
@@ -30,7 +30,8 @@ Divide = Callable[[], Array]
 
 @lru_cache(maxsize=256)
 def _windows(problem: Pool) -> _pool.Windows:
-    return _pool.Windows(problem.sizes, problem.starts, problem.stops, problem.dilation)
+    starts, stops = zip(*(problem.windows(axis) for axis in range(3)), strict=True)
+    return _pool.Windows(problem.sizes, starts, stops, problem.dilation)
 
 
 def _shapes(x_shape: Sequence[int], problem: Pool) -> tuple[tuple[int, ...], int]:
@@ -49,7 +50,7 @@ def _max(x: Any, find: Callable[[tuple[int, ...]], Pool], indices: bool, out: Ar
     y = target(out, shape, dtype, xc)
     index = result("x", shape, np.dtype(np.int64)) if indices else None
     if y.size:
-        _pool.max_pool(_windows(problem), xc, y, index, planes, team_for(x.size))
+        launch("max_pool", xc, x.size, _pool.max_pool, _windows(problem), xc, y, index, planes)
     y = deliver(y, out, result_dtype)
     return (y, index) if indices else y
 
@@ -71,14 +72,17 @@ def _max_backward(dy: Any, indices: Any, x_shape: Sequence[int], rank: int) -> A
     dx = result("x_shape", x_shape, dtype)
     planes = math.prod(x_shape[:lead])
     windows, cells = math.prod(dy.shape[lead:]), math.prod(x_shape[lead:])
-    if dx.size and not _pool.max_pool_backward(
+    if dx.size and not launch(
+        "max_pool_dx",
+        dy,
+        dx.size,
+        _pool.max_pool_backward,
         contiguous(dy, dtype),
         contiguous(index, np.dtype(np.int64)),
         dx,
         planes,
         windows,
         cells,
-        team_for(dx.size),
     ):
         raise ValueError(
             f"indices: expected flat indices in [0, {cells}) into each plane of {x_shape}"
@@ -94,7 +98,7 @@ def _avg(x: Any, problem: Pool, scale: Array, out: Array | None) -> Array:
     xc = contiguous(x, dtype)
     y = target(out, shape, dtype, xc)
     if y.size:
-        _pool.avg_pool(_windows(problem), xc, y, scale, planes, team_for(x.size))
+        launch("avg_pool", xc, x.size, _pool.avg_pool, _windows(problem), xc, y, scale, planes)
     return deliver(y, out, result_dtype)
 
 
@@ -108,8 +112,16 @@ def _avg_backward(dy: Any, x_shape: tuple[int, ...], problem: Pool, scale: Array
     dtype, result_dtype = common_dtypes(dy=dy)
     dx = result("x_shape", x_shape, dtype)
     if dx.size:
-        _pool.avg_pool_backward(
-            _windows(problem), contiguous(dy, dtype), dx, scale, planes, team_for(dx.size)
+        launch(
+            "avg_pool_dx",
+            dy,
+            dx.size,
+            _pool.avg_pool_backward,
+            _windows(problem),
+            contiguous(dy, dtype),
+            dx,
+            scale,
+            planes,
         )
     return deliver(dx, None, result_dtype)
 
@@ -125,26 +137,13 @@ def _average_windows(
     divisor_override: int | None,
 ) -> tuple[Pool, Array]:
     """The windows and 1/divisor of each (OD, OH, OW)."""
-    problem, kernel, strides, pads = pool_problem(
-        x_shape, rank, kernel_size, stride, padding, 1, ceil_mode
-    )
-    if divisor_override is not None:
-        divisor = float(integer("divisor_override", divisor_override))
-        if divisor == 0:
-            raise ValueError("divisor_override: must not be zero")
-        return problem, np.full(problem.out, 1.0 / divisor)
-    if not count_include_pad:
-        return problem, 1.0 / problem.counts()
-    # cells of the window inside the padded input: what ceil_mode hangs over its end does not count
-    count = np.ones((1, 1, 1))
-    for i, (k, s, p) in enumerate(zip(kernel, strides, pads, strict=True)):
-        axis = 3 - rank + i
-        first = np.arange(problem.out[axis]) * s - p
-        cells = np.minimum(first + k, problem.sizes[axis] + p) - first
-        count = count * np.expand_dims(
-            cells.astype(np.float64), tuple(a for a in range(3) if a != axis)
-        )
-    return problem, np.ascontiguousarray(np.broadcast_to(1.0 / count, problem.out))
+    problem = pool_problem(x_shape, rank, kernel_size, stride, padding, 1, ceil_mode)
+    if divisor_override is None:
+        return problem, 1.0 / (problem.padded_counts() if count_include_pad else problem.counts())
+    divisor = float(integer("divisor_override", divisor_override))
+    if divisor == 0:
+        raise ValueError("divisor_override: must not be zero")
+    return problem, np.full(problem.out, 1.0 / divisor)
 
 
 _MAX_DOC = """{rank}-D max pooling.
@@ -202,7 +201,7 @@ def max_pool1d(
     out: Array | None = None,
 ) -> Any:
     def find(shape: tuple[int, ...]) -> Pool:
-        return pool_problem(shape, 1, kernel_size, stride, padding, dilation, ceil_mode)[0]
+        return pool_problem(shape, 1, kernel_size, stride, padding, dilation, ceil_mode)
 
     return _max(x, find, return_indices, out)
 
@@ -293,7 +292,7 @@ def max_pool2d(
     out: Array | None = None,
 ) -> Any:
     def find(shape: tuple[int, ...]) -> Pool:
-        return pool_problem(shape, 2, kernel_size, stride, padding, dilation, ceil_mode)[0]
+        return pool_problem(shape, 2, kernel_size, stride, padding, dilation, ceil_mode)
 
     return _max(x, find, return_indices, out)
 
@@ -384,7 +383,7 @@ def max_pool3d(
     out: Array | None = None,
 ) -> Any:
     def find(shape: tuple[int, ...]) -> Pool:
-        return pool_problem(shape, 3, kernel_size, stride, padding, dilation, ceil_mode)[0]
+        return pool_problem(shape, 3, kernel_size, stride, padding, dilation, ceil_mode)
 
     return _max(x, find, return_indices, out)
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -29,9 +29,9 @@ from fastconv.problem import (
     PADDING_MODES,
     Conv,
     Pairs,
-    check_padded,
     check_padding_mode,
     choice,
+    describe,
     elements,
     integer,
     integers,
@@ -45,8 +45,18 @@ from fastconv.problem import (
 SERIAL_ELEMENTS = 1 << 16
 
 
-def team_for(size: int) -> int:
-    return runtime.get_num_threads() if size >= SERIAL_ELEMENTS else 1
+def launch(operation: str, x: Array, size: int, kernel: Callable[..., Any], *arguments: Any) -> Any:
+    """kernel(*arguments, threads) with a team fit for `size` elements; traced under the operation's name."""
+    team = runtime.get_num_threads() if size >= SERIAL_ELEMENTS else 1
+    return runtime.traced(
+        operation,
+        "kernel",
+        x.dtype.name,
+        lambda: describe(x.shape),
+        size,
+        team,
+        lambda: kernel(*arguments, team),
+    )
 
 
 def _three(values: Sequence[Any], fill: Any) -> tuple[Any, Any, Any]:
@@ -59,7 +69,7 @@ def _pad_lattice(sizes: tuple[int, ...], pads: Pairs, mode: str) -> Lattice:
     axes = []
     for size, (low, high) in zip(sizes, pads, strict=True):
         out = size + low + high
-        axes.append(lattice_axis(size, [-low], out, 1, mode, 0, 1, out))
+        axes.append(lattice_axis(size, np.array([-low]), out, 1, mode, 0, 1, out))
     return Lattice(*lattice_spec(axes, [[0]] * 3, (1, 1, 1)))
 
 
@@ -111,14 +121,13 @@ def pad(
     check_padding_mode(sizes, pairs, mode)
     lead = x.shape[: x.ndim - len(pairs)]
     shape = lead + tuple(s + sum(p) for s, p in zip(sizes, pairs, strict=True))
-    check_padded("pads", sizes, pairs)
     elements("pads", shape)
     check_out(out, shape, result_dtype)
     xc = contiguous(x, dtype)
     y = target(out, shape, dtype, xc)
     if y.size and (mode != "zeros" or value == 0.0):
         lattice = _pad_lattice(_three(sizes, 1), _three(pairs, (0, 0)), mode)
-        _unfold.unfold(lattice, xc, y, math.prod(lead), team_for(y.size))
+        launch("pad", xc, y.size, _unfold.unfold, lattice, xc, y, math.prod(lead))
     elif y.size:
         y[...] = value
         inner: tuple[Any, ...] = tuple(
@@ -156,7 +165,7 @@ def pad_backward(dy: Any, x_shape: Sequence[int], pads: Any, mode: str = "zeros"
     dx = result("x_shape", x_shape, dtype)
     if dx.size:
         lattice = _pad_lattice(_three(sizes, 1), _three(pairs, (0, 0)), mode)
-        _unfold.fold(lattice, dx, dyc, math.prod(lead), team_for(dyc.size))
+        launch("pad_dx", dyc, dyc.size, _unfold.fold, lattice, dx, dyc, math.prod(lead))
     return deliver(dx, None, result_dtype)
 
 
@@ -181,7 +190,6 @@ def _windows(
     strides = integers("stride", stride, rank, 1)
     dilations = integers("dilation", dilation, rank, 1)
     pads = resolve_padding(padding, sizes, kernel, strides, dilations)
-    check_padded("padding", sizes, pads)
     outs = tuple(output_size(*a) for a in zip(sizes, kernel, strides, pads, dilations, strict=True))
     if min(outs) < 1:
         raise ValueError(
@@ -242,7 +250,7 @@ def unfold(
     xc = contiguous(xb, dtype)
     y = target(out, shape, dtype, xc)
     if y.size:
-        _unfold.unfold(lattice, xc, y, xb.shape[0] * xb.shape[1], team_for(y.size))
+        launch("unfold", xc, y.size, _unfold.unfold, lattice, xc, y, math.prod(xb.shape[:2]))
     return deliver(y, out, result_dtype)
 
 
@@ -298,7 +306,7 @@ def fold(
     y = target(out, shape, dtype, columns)
     if y.size:
         planes = batch.shape[0] * (batch.shape[1] // taps)
-        _unfold.fold(lattice, y, columns, planes, team_for(columns.size))
+        launch("fold", columns, columns.size, _unfold.fold, lattice, y, columns, planes)
     return deliver(y, out, result_dtype)
 
 

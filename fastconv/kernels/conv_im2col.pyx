@@ -22,7 +22,7 @@ from fastconv.kernels.correlate cimport (
 from libc.string cimport memset
 
 from fastconv.kernels.fastconv cimport FC_FIRST, FC_LAST, FC_NV_MAX, FC_RELU, fc_pixel_tile
-from fastconv.kernels.lattice cimport Axis, Lattice, choose_block, copy_row
+from fastconv.kernels.lattice cimport Axis, Lattice, choose_block, copy_row, source_at
 
 cdef enum:
     CHAIN = 256    # rows of columns multiplied at a time; shows in the last bits, so it is a constant
@@ -42,9 +42,9 @@ cdef void fill_columns(const Job *job, const Task *t, Py_ssize_t channel, Py_ssi
                 for kw in range(axis[2].taps):
                     line = to
                     for d in range(t.count[0]):
-                        src_d = axis[0].source[(t.origin[0] + d) * axis[0].step + axis[0].offset[kd]]
+                        src_d = source_at(&axis[0], (t.origin[0] + d) * axis[0].step + axis[0].offset[kd])
                         for h in range(t.count[1]):
-                            src_h = axis[1].source[(t.origin[1] + h) * axis[1].step + axis[1].offset[kh]]
+                            src_h = source_at(&axis[1], (t.origin[1] + h) * axis[1].step + axis[1].offset[kh])
                             if src_d < 0 or src_h < 0:
                                 memset(line, 0, t.count[2] * item)
                             else:

@@ -28,6 +28,7 @@ cdef enum:
     SLICES = 16         # tasks worth having: several for each of a few threads
     PIXELS = 256        # outputs of a block: length of the chains that are summed in registers
     OUTPUTS = 128       # output channels of a task: its transposed dy is PIXELS * OUTPUTS floats = 128 KiB
+    SUMS_LIMIT = 24 << 20  # partial sums at a time; larger weights go through in rounds
     TERMS = 288         # (channel, tap) pairs of a task: its sums are TERMS * OUTPUTS floats = 144 KiB
 
 cdef struct Gradient:
@@ -37,8 +38,9 @@ cdef struct Gradient:
     Py_ssize_t pairs               # channel_chunk * taps
     bint dot                       # few output channels: vectorise along the pixels
     size_t band_bytes
-    char *sums                     # sums[task][slice][panel][pair][NR], or [output][pair] with `dot`
-    size_t sums_bytes              # of one slice of one task
+    Py_ssize_t first               # the parts worked on now begin here
+    char *sums                     # sums[part][slice][panel][pair][NR], or [output][pair] with `dot`
+    size_t sums_bytes              # of one slice of one part
 
 
 cdef struct Part:
@@ -150,7 +152,7 @@ cdef void slice_task(void *argument, Py_ssize_t number, char *workspace) noexcep
     cdef Py_ssize_t count[3]
     cdef const char *dy
     cdef char *sums = g.sums + number * g.sums_bytes
-    part_of(g, number, &part)
+    part_of(g, g.first * g.slices + number, &part)
     memset(sums, 0, g.sums_bytes)
     for block in range(part.slice * g.blocks // g.slices, (part.slice + 1) * g.blocks // g.slices):
         at = block
@@ -178,7 +180,7 @@ cdef void reduce_task(void *argument, Py_ssize_t number, char *workspace) noexce
     cdef Py_ssize_t s, o, pairs, width, nr = FC_NV_MAX * job.kernels.lanes, item = job.itemsize
     cdef char *sums = g.sums + number * g.slices * g.sums_bytes
     cdef char *dw
-    part_of(g, number * g.slices, &part)
+    part_of(g, (g.first + number) * g.slices, &part)
     pairs = part.channels * job.taps
     for s in range(1, g.slices):
         job.kernels.add(sums, sums + s * g.sums_bytes, g.sums_bytes // item)
@@ -200,7 +202,8 @@ def run(Lattice lattice, x, dw, dy, Py_ssize_t groups, int threads, max_workspac
     """dw[group*output][channel][tap], from contiguous x and dy[n][channel][d][h][w] of the forward lattice."""
     cdef Gradient g
     cdef Job *job = &g.job
-    cdef Py_ssize_t i, parts, lanes, nr
+    cdef Py_ssize_t i, parts, lanes, nr, at_once
+    cdef size_t workspace
     cdef Py_ssize_t *off
     start_job(job, lattice, x, dw, dy, groups, False, None, None, -1)
     lanes = job.kernels.lanes
@@ -224,18 +227,22 @@ def run(Lattice lattice, x, dw, dy, Py_ssize_t groups, int threads, max_workspac
         g.output_chunk if g.dot else (g.output_chunk + nr - 1) // nr * nr)
     g.sums_bytes = (g.sums_bytes + 63) // 64 * 64
     off = <Py_ssize_t *>block_alloc(job.taps * sizeof(Py_ssize_t))
-    g.sums = <char *>block_alloc(parts * g.slices * g.sums_bytes)
+    at_once = max(1, min(parts, SUMS_LIMIT // (g.slices * <Py_ssize_t>g.sums_bytes)))
+    g.sums = <char *>block_alloc(at_once * g.slices * g.sums_bytes)
     try:
         if off == NULL or g.sums == NULL:
             raise MemoryError(
-                f"fastconv: no memory for {parts * g.slices * g.sums_bytes} bytes of partial sums")
+                f"fastconv: no memory for {at_once * g.slices * g.sums_bytes} bytes of partial sums")
         band_offsets(job.axis, &job.band, off)
         job.off = off
         i = job.band.block[0] * job.band.block[1] * job.band.block[2]
-        run_tasks(slice_task, &g, parts * g.slices,
-                  g.band_bytes + (0 if g.dot else i * ((g.output_chunk + nr - 1) // nr * nr) * job.itemsize),
-                  threads)
-        run_tasks(reduce_task, &g, parts, 0, threads if parts > 1 else 1)
+        workspace = g.band_bytes
+        if not g.dot:
+            workspace += i * ((g.output_chunk + nr - 1) // nr * nr) * job.itemsize
+        for g.first in range(0, parts, at_once):
+            i = min(at_once, parts - g.first)
+            run_tasks(slice_task, &g, i * g.slices, workspace, threads)
+            run_tasks(reduce_task, &g, i, 0, threads if i > 1 else 1)
     finally:
         block_free(off)
         block_free(g.sums)

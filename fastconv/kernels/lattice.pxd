@@ -2,7 +2,7 @@
 """One spatial problem for every dimension, direction and padding mode.
 
 A lattice says which source pixels feed which output pixels. Per axis (d, h, w; a 2-D problem has one d), output j and tap k
-read the padded coordinate q = j*step + offset[k], which is source pixel source[q], or zero where source[q] < 0. Output j lies
+read the padded coordinate q = j*step + offset[k], which is some source pixel, or zero. Output j lies
 at y_start + j*y_step of the output array: the input gradient of a convolution with stride s is s lattices an axis.
 """
 
@@ -10,8 +10,8 @@ cdef struct Axis:
     Py_ssize_t out, step, taps, span, size
     Py_ssize_t y_start, y_step, y_size
     const Py_ssize_t *offset  # offset[taps]
-    const Py_ssize_t *source  # source[span]
-    # source[q] == q + inner_shift for inner_start <= q < inner_stop
+    # coordinate q is source pixel q + inner_shift for inner_start <= q < inner_stop, else source[q], or zero without a table
+    const Py_ssize_t *source  # source[span] or NULL
     Py_ssize_t inner_start, inner_stop, inner_shift
     # In a band the coordinates are kept by phase (q mod step), so that neighbouring outputs are neighbours in memory
     # at any stride: tap k is at index shift[k] + j of phase phase_of[k], whose residue is residue[phase_of[k]].
@@ -37,6 +37,12 @@ cdef class Lattice:
 
 cdef void band_layout(const Axis *axis, const Py_ssize_t *block, Py_ssize_t itemsize, Band *band) noexcept nogil
 cdef void band_offsets(const Axis *axis, const Band *band, Py_ssize_t *off) noexcept nogil
+cdef inline Py_ssize_t source_at(const Axis *axis, Py_ssize_t q) noexcept nogil:
+    """Source pixel of padded coordinate q, or -1 for zero."""
+    if axis.inner_start <= q < axis.inner_stop:
+        return q + axis.inner_shift
+    return axis.source[q] if axis.source != NULL and q < axis.span else -1
+
 cdef void copy_row(const Axis *axis, Py_ssize_t itemsize, char *to, const char *row, Py_ssize_t q,
                    Py_ssize_t count) noexcept nogil
 cdef void fill_band(const Axis *axis, const Band *band, Py_ssize_t itemsize, const Py_ssize_t *origin,

@@ -34,10 +34,10 @@ cdef class Lattice:
         source = np.asarray(record.source, dtype=np.intp)
         residue, phase_of = np.unique(offset % record.step, return_inverse=True)
         axis.out, axis.step, axis.taps = record.out, record.step, len(offset)
-        axis.size, axis.span = record.size, len(source)
+        axis.size, axis.span = record.size, record.span
         axis.y_start, axis.y_step, axis.y_size = record.y_start, record.y_step, record.y_size
         axis.offset = keep(self.arrays, offset)
-        axis.source = keep(self.arrays, source)
+        axis.source = keep(self.arrays, source) if len(source) else NULL
         axis.inner_start = record.inner_start
         axis.inner_stop = record.inner_stop
         axis.inner_shift = record.inner_shift
@@ -79,7 +79,7 @@ cdef inline void copy_mapped(const Axis *axis, Py_ssize_t itemsize, char *to, co
     """Element by element, through the map: the padded edges of a row."""
     cdef Py_ssize_t i, at
     for i in range(count):
-        at = axis.source[q] if q < axis.span else -1
+        at = source_at(axis, q)
         if itemsize == 4:
             (<float *>to)[i] = (<const float *>row)[at] if at >= 0 else 0
         else:
@@ -116,10 +116,6 @@ cdef inline void copy_strided(real *to, const real *row, Py_ssize_t count, Py_ss
     cdef Py_ssize_t i
     for i in range(count):
         to[i] = row[i * step]
-
-
-cdef inline Py_ssize_t source_at(const Axis *axis, Py_ssize_t q) noexcept nogil:
-    return axis.source[q] if q < axis.span else -1
 
 
 cdef void fill_band(const Axis *axis, const Band *band, Py_ssize_t itemsize, const Py_ssize_t *origin,

@@ -7,7 +7,7 @@ columns[n][channel][tap][output] = padded x[n][channel] at the tap's cell of eac
 cimport numpy as cnp
 from libc.string cimport memset
 
-from fastconv.kernels.lattice cimport Axis, Lattice, copy_row
+from fastconv.kernels.lattice cimport Axis, Lattice, copy_row, source_at
 from fastconv.kernels.team cimport run_tasks
 
 cnp.import_array()
@@ -34,9 +34,9 @@ cdef void unfold_task(void *argument, Py_ssize_t number, char *workspace) noexce
         for kh in range(axis[1].taps):
             for kw in range(axis[2].taps):
                 for d in range(axis[0].out):
-                    src_d = axis[0].source[d * axis[0].step + axis[0].offset[kd]]
+                    src_d = source_at(&axis[0], d * axis[0].step + axis[0].offset[kd])
                     for h in range(axis[1].out):
-                        src_h = axis[1].source[h * axis[1].step + axis[1].offset[kh]]
+                        src_h = source_at(&axis[1], h * axis[1].step + axis[1].offset[kh])
                         if src_d < 0 or src_h < 0:
                             memset(to, 0, axis[2].out * item)
                         else:
@@ -48,7 +48,7 @@ cdef void unfold_task(void *argument, Py_ssize_t number, char *workspace) noexce
 cdef inline void add_row(const Axis *axis, real *row, const real *columns, Py_ssize_t q) noexcept nogil:
     cdef Py_ssize_t i, at
     for i in range(axis.out):
-        at = axis.source[q + i * axis.step]
+        at = source_at(axis, q + i * axis.step)
         if at >= 0:
             row[at] += columns[i]
 
@@ -65,9 +65,9 @@ cdef void fold_task(void *argument, Py_ssize_t number, char *workspace) noexcept
         for kh in range(axis[1].taps):
             for kw in range(axis[2].taps):
                 for d in range(axis[0].out):
-                    src_d = axis[0].source[d * axis[0].step + axis[0].offset[kd]]
+                    src_d = source_at(&axis[0], d * axis[0].step + axis[0].offset[kd])
                     for h in range(axis[1].out):
-                        src_h = axis[1].source[h * axis[1].step + axis[1].offset[kh]]
+                        src_h = source_at(&axis[1], h * axis[1].step + axis[1].offset[kh])
                         if src_d >= 0 and src_h >= 0:
                             at = (src_d * axis[1].size + src_h) * axis[2].size
                             if item == 4:
