@@ -46,6 +46,7 @@ def test_json(facts):
     assert (facts["epochs"], facts["trained_on"], facts["held_out"]) == (2, 64, 359)
     assert facts["step"]["numpy_gradient_difference"] < 1e-4
     assert facts["step"]["scipy_gradient_difference"] < 1e-4
+    assert facts["step"]["numpy_ratio"] > 0
 
 
 def test_pictures(facts):
@@ -85,6 +86,13 @@ def test_twins_have_the_same_gradients():
         assert_allclose(
             demo.gradient(twin, demo.NumpyCrossEntropy(), x, target), expected, atol=1e-10
         )
+
+
+def test_wrong_gradients_are_not_timed(monkeypatch):
+    wrong = {**demo.NUMPY, nn.Tanh: lambda layer: nn.ReLU()}
+    monkeypatch.setattr(demo, "NUMPY", wrong)
+    with pytest.raises(ArithmeticError, match="differs from that of numpy"):
+        demo.compare_steps(LeNet5(rng=0), np.ones((2, 1, 32, 32), np.float32), np.arange(2))
 
 
 def test_enlarge_keeps_constants_and_centres():
