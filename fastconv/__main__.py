@@ -82,7 +82,7 @@ def _selftest_rows() -> Iterator[dict[str, Any]]:
     before = isa.current()
     try:
         for name, algo, dtype in itertools.product(
-            isa.available(), ("auto", *algorithms.NAMES), ("float32", "float64")
+            isa.available(), ("auto", *algorithms.GENERAL_NAMES), ("float32", "float64")
         ):
             isa.select(name)
             errors = [f"{c[0]} * {c[1]}: {e}" for c in PROBLEMS if (e := _check(c, dtype, algo))]

@@ -8,52 +8,77 @@ row that does not refuse is taken; `algo=` forces one. Tests and benchmarks iter
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
-from fastconv.kernels import conv_direct, conv_im2col, conv_pixel, isa
+from fastconv.kernels import conv_direct, conv_im2col, conv_linear, conv_pixel, isa
 from fastconv.kernels.lattice import Lattice
-from fastconv.problem import Conv, choice
+from fastconv.problem import Conv, LatticeSpec, choice
 
 # Below this many flops one thread is faster: waking a team costs microseconds, the work takes as long.
 SERIAL_FLOPS = 2.5e6
 
 
 @dataclass(frozen=True)
+class Shape:
+    """What the choice looks at: one group of the convolution that will run (for the input gradient the transposed one)."""
+
+    channels: int
+    outputs: int
+    pixels: int
+    taps: int
+    is_linear: bool
+
+
+@dataclass(frozen=True)
 class Algorithm:
     """One way to compute a convolution.
 
-    `refuses(channels, outputs, pixels, taps)` is the reason, or None, why the automatic choice passes this row by; every
-    row can run every problem when it is forced. `error` names the tolerance class of docs/numerics.md.
+    `refuses(shape)` is the reason, or None, why the automatic choice passes this row by. A row that is `general` can run every
+    problem when it is forced; the others cannot run what they refuse. `error` names the tolerance class of
+    tests/tolerance.py.
     """
 
     name: str
     summary: str
     error: str
-    refuses: Callable[[int, int, int, int], str | None]
+    refuses: Callable[[Shape], str | None]
     run: Callable[..., int]
+    general: bool = True
 
 
-def refuse_pixel(channels: int, outputs: int, pixels: int, taps: int) -> str | None:
-    if outputs <= 8:
+def refuse_linear(shape: Shape) -> str | None:
+    return None if shape.is_linear else "the kernel does not cover the whole unpadded input"
+
+
+def refuse_pixel(shape: Shape) -> str | None:
+    if shape.outputs <= 8:
         return None
-    return f"{outputs} output channels a group fill the vectors of the oc-vectorised kernel"
+    return f"{shape.outputs} output channels a group fill the vectors of the oc-vectorised kernel"
 
 
-def refuse_direct(channels: int, outputs: int, pixels: int, taps: int) -> str | None:
-    if taps == 1 and pixels >= 64:
+def refuse_direct(shape: Shape) -> str | None:
+    if shape.taps == 1 and shape.pixels >= 64:
         return "a 1x1 convolution is a matrix product: no columns to build, and rows are stored without a transpose"
     return None
 
 
-def refuse_nothing(channels: int, outputs: int, pixels: int, taps: int) -> str | None:
+def refuse_nothing(shape: Shape) -> str | None:
     return None
 
 
 ALGORITHMS = (
+    Algorithm(
+        "linear",
+        "one matrix product over flattened images",
+        "direct",
+        refuse_linear,
+        conv_linear.run,
+        general=False,
+    ),
     Algorithm(
         "pixel",
         "direct, vectorised over pixels: depthwise and few output channels",
@@ -77,6 +102,7 @@ ALGORITHMS = (
     ),
 )
 NAMES = tuple(a.name for a in ALGORITHMS)
+GENERAL_NAMES = tuple(a.name for a in ALGORITHMS if a.general)
 
 
 @dataclass(frozen=True)
@@ -97,38 +123,51 @@ class Plan:
         return 1 if self.flops < SERIAL_FLOPS else wanted
 
 
-def select(
-    algo: str, channels: int, outputs: int, pixels: int, taps: int
-) -> tuple[Algorithm, tuple[tuple[str, str], ...]]:
-    """The algorithm and the (name, reason) of each row passed by."""
+def select(algo: str, shape: Shape) -> tuple[Algorithm, tuple[tuple[str, str], ...]]:
+    """The algorithm and the (name, reason) of each row passed by. ValueError when a forced row cannot run it."""
     choice("algo", algo, ("auto", *NAMES))
-    if algo != "auto":
-        return next(a for a in ALGORITHMS if a.name == algo), ()
     reasons: list[tuple[str, str]] = []
     for algorithm in ALGORITHMS:
-        reason = algorithm.refuses(channels, outputs, pixels, taps)
-        if reason is None:
+        reason = algorithm.refuses(shape)
+        if algo not in ("auto", algorithm.name):
+            continue
+        if reason is None or (algo != "auto" and algorithm.general):
             return algorithm, tuple(reasons)
         reasons.append((algorithm.name, reason))
-    raise AssertionError("the last row refuses nothing")
+    raise ValueError(f"algo: {algo!r} cannot run this problem: {reasons[-1][1]}")
+
+
+def _lattices(algorithm: Algorithm, specs: Sequence[LatticeSpec]) -> tuple[Lattice, ...]:
+    """One lattice a run; a linear layer is one product, whatever the stride."""
+    used = specs if algorithm.general else specs[:1]
+    return tuple(Lattice(*spec) for spec in used)
 
 
 @lru_cache(maxsize=256)
 def plan_forward(problem: Conv, algo: str, isa_name: str) -> Plan:
-    algorithm, reasons = select(
-        algo, problem.channels, problem.outputs, math.prod(problem.out), math.prod(problem.kernel)
+    shape = Shape(
+        problem.channels,
+        problem.outputs,
+        math.prod(problem.out),
+        math.prod(problem.kernel),
+        problem.is_linear,
     )
-    lattices = (Lattice(*problem.forward_lattice()),)
-    return Plan(problem, algorithm, reasons, lattices)
+    algorithm, reasons = select(algo, shape)
+    return Plan(problem, algorithm, reasons, _lattices(algorithm, [problem.forward_lattice()]))
 
 
 @lru_cache(maxsize=256)
 def plan_input_gradient(problem: Conv, algo: str, isa_name: str) -> Plan:
-    algorithm, reasons = select(
-        algo, problem.outputs, problem.channels, math.prod(problem.sizes), math.prod(problem.kernel)
+    shape = Shape(
+        problem.outputs,
+        problem.channels,
+        math.prod(problem.sizes),
+        math.prod(problem.kernel),
+        problem.is_linear,
     )
-    lattices = tuple(Lattice(*spec) for spec in problem.input_gradient_lattices())
-    return Plan(problem, algorithm, reasons, lattices, gradient=True)
+    algorithm, reasons = select(algo, shape)
+    specs = problem.input_gradient_lattices()
+    return Plan(problem, algorithm, reasons, _lattices(algorithm, specs), gradient=True)
 
 
 def plan(problem: Conv, algo: str = "auto", gradient: bool = False) -> Plan:

@@ -45,11 +45,29 @@ def integer(name: str, value: Any, least: int | None = None) -> int:
     return number
 
 
+def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> float:
+    """`value` as a float in [low, high]; a NaN is in no range but the whole line."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(
+        value, (int, float, np.integer, np.floating)
+    ):
+        raise TypeError(f"{name}: expected a number, got {value!r}")
+    if (low, high) != (-math.inf, math.inf) and not low <= value <= high:
+        raise ValueError(f"{name}: expected a number in [{low:g}, {high:g}], got {value}")
+    return float(value)
+
+
+def is_sequence(value: Any) -> bool:
+    """Several values: a sequence or an array with an axis, but not a string."""
+    if isinstance(value, np.ndarray):
+        return value.ndim > 0
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+
+
 def integers(name: str, value: Any, count: int, least: int | None = None) -> Sizes:
     """One integer, or `count` of them, as a tuple of `count`."""
     if isinstance(value, (str, bytes)):
         raise TypeError(f"{name}: expected an integer or {count} integers, got {value!r}")
-    if isinstance(value, (Sequence, np.ndarray)):
+    if is_sequence(value):
         if len(value) == 1:
             return (integer(name, value[0], least),) * count
         if len(value) != count:
@@ -59,7 +77,7 @@ def integers(name: str, value: Any, count: int, least: int | None = None) -> Siz
 
 
 def choice(name: str, value: Any, allowed: Sequence[Any]) -> Any:
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         expected = ", ".join(repr(a) for a in allowed)
         raise ValueError(f"{name}: expected one of {expected}, got {value!r}")
     return value
@@ -68,7 +86,7 @@ def choice(name: str, value: Any, allowed: Sequence[Any]) -> Any:
 def elements(name: str, shape: Sequence[int]) -> int:
     """The product of `shape`; ValueError when no array can be that large."""
     count = math.prod(shape)
-    if count > ELEMENTS_MAX:
+    if max(count, *shape, 0) > ELEMENTS_MAX:
         raise ValueError(f"{name}: an array of shape {tuple(shape)} would have {count} elements")
     return count
 
@@ -100,9 +118,7 @@ def _padding_pairs(
         return tuple(
             same_padding(*axis) for axis in zip(sizes, kernel, stride, dilation, strict=True)
         )
-    if isinstance(padding, (Sequence, np.ndarray)) and any(
-        isinstance(p, (Sequence, np.ndarray)) for p in padding
-    ):
+    if is_sequence(padding) and any(is_sequence(p) for p in padding):
         if len(padding) != rank:
             raise ValueError(f"padding: expected {rank} (low, high) pairs, got {padding!r}")
         pairs = []
@@ -113,20 +129,20 @@ def _padding_pairs(
     return tuple((p, p) for p in integers("padding", padding, rank, 0))
 
 
-def check_padding_mode(sizes: Sizes, pads: Pairs, mode: str) -> None:
+def check_padding_mode(sizes: Sizes, pads: Pairs, mode: str, name: str = "padding") -> None:
     """reflect and circular padding take their cells from the input, so it must have them."""
-    choice("padding_mode", mode, PADDING_MODES)
+    choice("padding_mode" if name == "padding" else "mode", mode, PADDING_MODES)
     for size, pair in zip(sizes, pads, strict=True):
         if mode == "reflect" and max(pair) >= max(size, 1):
             raise ValueError(
-                f"padding: reflect padding must be smaller than the input, got {pair} on an axis of {size}"
+                f"{name}: reflect padding must be smaller than the input, got {pair} on an axis of {size}"
             )
         if mode == "circular" and max(pair) > size:
             raise ValueError(
-                f"padding: circular padding must not exceed the input, got {pair} on an axis of {size}"
+                f"{name}: circular padding must not exceed the input, got {pair} on an axis of {size}"
             )
         if mode == "replicate" and size == 0 and max(pair) > 0:
-            raise ValueError("padding: replicate padding of an empty axis")
+            raise ValueError(f"{name}: replicate padding of an empty axis")
 
 
 def output_size(size: int, kernel: int, stride: int, pair: tuple[int, int], dilation: int) -> int:
@@ -265,6 +281,16 @@ class Conv:
     @cached_property
     def y_shape(self) -> Sizes:
         return (self.batch, self.groups * self.outputs, *self.out)
+
+    @cached_property
+    def is_linear(self) -> bool:
+        """Whether the kernel covers the whole input: a linear layer in disguise."""
+        whole = self.kernel == self.sizes and not any(any(pair) for pair in self.pads)
+        return (
+            whole
+            and self.groups == 1
+            and all(k == 1 or d == 1 for k, d in zip(self.kernel, self.dilation, strict=True))
+        )
 
     def forward_lattice(self) -> LatticeSpec:
         axes = []
@@ -501,7 +527,7 @@ def pool_problem(
 def adaptive_pool_problem(x_shape: Sizes, rank: int, output_size: Any) -> Pool:
     """Check PyTorch's adaptive windows over x. None keeps the input's size along an axis."""
     sizes = pool_sizes(x_shape, rank)
-    if isinstance(output_size, (Sequence, np.ndarray)) and not isinstance(output_size, str):
+    if is_sequence(output_size):
         if len(output_size) == rank:
             output_size = tuple(
                 s if o is None else o for o, s in zip(output_size, sizes, strict=True)

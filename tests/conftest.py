@@ -42,7 +42,7 @@ def isa_row(request: pytest.FixtureRequest) -> Iterator[str]:
     isa.select(DEFAULT_ROW)
 
 
-@pytest.fixture(params=[a.name for a in algorithms.ALGORITHMS])
+@pytest.fixture(params=algorithms.GENERAL_NAMES)
 def algo(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

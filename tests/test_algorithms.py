@@ -23,6 +23,7 @@ def problem(x: tuple[int, ...], w: tuple[int, ...], **options: object) -> Conv:
         ((1, 64, 56, 56), (64, 1, 3, 3), {"padding": 1, "groups": 64}, "pixel"),
         ((1, 1, 28, 28), (6, 1, 5, 5), {}, "pixel"),
         ((1, 64, 56, 56), (256, 64, 1, 1), {}, "im2col"),
+        ((8, 16, 5, 5), (120, 16, 5, 5), {}, "linear"),
     ],
 )
 def test_choice(
@@ -35,7 +36,7 @@ def test_choice(
     assert all(reason for _, reason in plan.reasons)
 
 
-@pytest.mark.parametrize("name", algorithms.NAMES)
+@pytest.mark.parametrize("name", algorithms.GENERAL_NAMES)
 def test_forced(name: str) -> None:
     plan = algorithms.plan(problem((1, 3, 8, 8), (4, 3, 3, 3)), name)
     assert plan.algorithm.name == name
@@ -62,7 +63,7 @@ def test_plans_are_cached_and_bounded() -> None:
 
 
 @pytest.mark.parametrize("gradient", [False, True])
-@pytest.mark.parametrize("name", algorithms.NAMES)
+@pytest.mark.parametrize("name", algorithms.GENERAL_NAMES)
 def test_workspace_of_a_large_problem(name: str, gradient: bool) -> None:
     """A 9x9, 64 -> 3 convolution on 16x64x224x224: at most 64 MiB a thread."""
     p = problem((16, 64, 224, 224), (3, 64, 9, 9), padding=4)

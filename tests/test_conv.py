@@ -21,7 +21,7 @@ from tests.tolerance import assert_close
 
 FORWARD = {1: fastconv.conv1d, 2: fastconv.conv2d, 3: fastconv.conv3d}
 BACKWARD = {1: fastconv.conv1d_backward, 2: fastconv.conv2d_backward, 3: fastconv.conv3d_backward}
-ALGORITHMS = [a.name for a in algorithms.ALGORITHMS]
+ALGORITHMS = algorithms.GENERAL_NAMES
 
 # name: (x shape, w shape, options). Together: every dimension, both kinds of tails (OC = 19, W = 33), every stride phase,
 # dilation, groups, depthwise, one-sided padding, kernels larger than a chain, one pixel, one channel.
@@ -326,3 +326,28 @@ def test_weights_in_several_rounds() -> None:
     y = reference.conv(x, w)
     for algo in ALGORITHMS:
         assert np.array_equal(fastconv.conv2d(x, w, algo=algo), y)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 5])
+@pytest.mark.parametrize("batch", [1, 3, 7, 33])
+def test_kernel_as_large_as_the_input(batch: int, stride: int, dtype: str, isa_row: str) -> None:
+    """LeNet's C5: a linear layer over flattened images, with every epilogue and gradient."""
+    g = rng(13)
+    x, w = integers(g, (batch, 6, 5, 4), dtype), integers(g, (19, 6, 5, 4), dtype)
+    b, residual = integers(g, (19,), dtype), integers(g, (batch, 19, 1, 1), dtype)
+    options: dict[str, Any] = {"stride": stride}
+    assert fastconv.explain("conv2d", x.shape, w.shape, **options).algorithm == "linear"
+    y = reference.conv(x, w, b, activation="relu", residual=residual, **options)
+    gradients = reference.conv_backward(residual, x, w, **options)
+    for algo in ("auto", "linear", *ALGORITHMS):
+        found = fastconv.conv2d(x, w, b, activation="relu", residual=residual, algo=algo, **options)
+        assert np.array_equal(found, y)
+        assert_gradients(fastconv.conv2d_backward(residual, x, w, algo=algo, **options), gradients)
+
+
+def test_linear_refuses_other_problems() -> None:
+    x, w = np.ones((1, 2, 5, 5)), np.ones((3, 2, 3, 3))
+    with pytest.raises(ValueError, match="algo: 'linear' cannot run this problem"):
+        fastconv.conv2d(x, w, algo="linear")
+    with pytest.raises(ValueError, match="algo: 'linear' cannot run this problem"):
+        fastconv.conv2d_backward(np.ones((1, 3, 3, 3)), x, w, algo="linear")

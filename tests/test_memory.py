@@ -18,7 +18,7 @@ from fastconv.kernels import memory
 from tests import data
 from tests.test_runtime import run_python
 
-ALGORITHMS = [a.name for a in algorithms.ALGORITHMS]
+ALGORITHMS = algorithms.GENERAL_NAMES
 MIB = 1 << 20
 # What docs and docstrings promise: the workspace of one thread.
 WORKSPACE_LIMIT = 64 * MIB

@@ -33,7 +33,7 @@ from tests import data
 from tests.conftest import MISSING
 
 ROOT = Path(__file__).parents[1]
-ALGORITHMS = [a.name for a in algorithms.ALGORITHMS]
+ALGORITHMS = algorithms.GENERAL_NAMES
 Array = data.Array
 Place = Callable[[Array], Array]
 Calls = dict[str, Callable[[], Any]]

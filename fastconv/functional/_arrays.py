@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from fastconv.kernels.memory import empty
-from fastconv.problem import elements, integer
+from fastconv.problem import elements, integer, is_sequence
 
 Array = np.ndarray[Any, Any]
 
@@ -31,13 +32,20 @@ def common_dtypes(**operands: Array | None) -> tuple[np.dtype[Any], np.dtype[Any
     float16 is computed in float32 and returned as float16; integers become the float NumPy would pair them with. Anything
     beyond float64 is a TypeError.
     """
-    kinds = [a.dtype for a in operands.values() if a is not None]
+    found = _promote(tuple(a.dtype for a in operands.values() if a is not None))
+    if found is None:
+        names = ", ".join(name for name, a in operands.items() if a is not None)
+        raise TypeError(f"{names}: float32 and float64 are supported, not longer floats")
+    return found
+
+
+@lru_cache(maxsize=512)
+def _promote(kinds: tuple[np.dtype[Any], ...]) -> tuple[np.dtype[Any], np.dtype[Any]] | None:
     result = np.result_type(*kinds)
     if result.kind != "f":
         result = np.result_type(result, np.float32)
     if result.itemsize > 8:
-        names = ", ".join(operands)
-        raise TypeError(f"{names}: float32 and float64 are supported, got {result}")
+        return None
     result = result.newbyteorder("=")
     return (np.dtype(np.float32) if result.itemsize == 2 else result), result
 
@@ -101,14 +109,14 @@ def deliver(value: Array, out: Array | None, dtype: np.dtype[Any]) -> Array:
 
 def shape_of(name: str, value: Any) -> tuple[int, ...]:
     """A shape argument as a tuple of sizes >= 0."""
-    if isinstance(value, (str, bytes)) or not isinstance(value, (Sequence, np.ndarray)):
+    if not is_sequence(value):
         raise TypeError(f"{name}: expected a shape, got {value!r}")
     return tuple(integer(name, n, 0) for n in value)
 
 
 def needed(needs: Any) -> tuple[bool, bool, bool]:
     """The three flags (dx, dw, db) of a backward function."""
-    if isinstance(needs, (str, bytes)) or not isinstance(needs, (Sequence, np.ndarray)):
+    if not is_sequence(needs):
         raise TypeError(f"needs: expected three flags (dx, dw, db), got {needs!r}")
     if len(needs) != 3:
         raise ValueError(f"needs: expected three flags (dx, dw, db), got {needs!r}")

@@ -31,10 +31,13 @@ def _in_place(out: Array | None, dtype: Any, *operands: Array | None) -> Array |
     return out
 
 
-def _activation(name: str, x: Any, dy: Any = None, out: Array | None = None) -> Array:
+_FORWARD = object()  # what stands for dy in a forward call: None is a mistake
+
+
+def _activation(name: str, x: Any, dy: Any = _FORWARD, out: Array | None = None) -> Array:
     """f(x), or with dy the gradient dy * f'(x)."""
     x = as_array("x", x)
-    dy = None if dy is None else as_array("dy", dy)
+    dy = None if dy is _FORWARD else as_array("dy", dy)
     if dy is not None and dy.shape != x.shape:
         raise ValueError(f"dy: expected the shape of x {x.shape}, got {dy.shape}")
     dtype, result_dtype = common_dtypes(x=x, dy=dy)
@@ -80,13 +83,13 @@ def sigmoid_backward(dy: Any, x: Any, *, out: Array | None = None) -> Array:
     return _activation("sigmoid", x, dy, out)
 
 
-def _softmax(log: bool, x: Any, axis: int, dy: Any = None, out: Array | None = None) -> Array:
+def _softmax(log: bool, x: Any, axis: int, dy: Any = _FORWARD, out: Array | None = None) -> Array:
     """softmax or log_softmax of x; with dy the gradient, x being the forward result."""
-    name = "x" if dy is None else "y"
+    name = "x" if dy is _FORWARD else "y"
     x = as_array(name, x)
     if x.ndim == 0:
         raise ValueError(f"{name}: expected at least one axis, got a scalar")
-    dy = None if dy is None else as_array("dy", dy)
+    dy = None if dy is _FORWARD else as_array("dy", dy)
     if dy is not None and dy.shape != x.shape:
         raise ValueError(f"dy: expected the shape of y {x.shape}, got {dy.shape}")
     at = _axis("axis", axis, x.ndim)

@@ -23,7 +23,7 @@ from fastconv.functional._arrays import (
     target,
 )
 from fastconv.functional.shape import pad_backward
-from fastconv.kernels import conv_wgrad
+from fastconv.kernels import conv_linear, conv_wgrad
 from fastconv.problem import ACTIVATIONS, LAYOUTS, Conv, choice, conv_problem, describe, integer
 
 Padding = int | Sequence[int] | Sequence[tuple[int, int]] | Literal["valid", "same"]
@@ -209,16 +209,22 @@ def _weight_gradient(problem: Conv, dy: Array, x: Array, max_workspace: int | No
         dw[...] = 0
         return dw
     team = 1 if problem.flops < algorithms.SERIAL_FLOPS else runtime.get_num_threads()
+
+    def run() -> None:
+        if problem.is_linear:
+            conv_linear.weight_gradient(x, dw, dy, team)
+        else:
+            lattice = algorithms.forward_lattice(problem)
+            conv_wgrad.run(lattice, x, dw, dy, problem.groups, team, max_workspace)
+
     runtime.traced(
         f"conv{problem.rank}d_dw",
-        "direct",
+        "linear" if problem.is_linear else "direct",
         problem.dtype,
         lambda: _describe(problem),
         problem.flops,
         team,
-        lambda: conv_wgrad.run(
-            algorithms.forward_lattice(problem), x, dw, dy, problem.groups, team, max_workspace
-        ),
+        run,
     )
     return dw
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastconv.functional._arrays import Array, as_array, common_dtypes, contiguous
 from fastconv.functional.activation import log_softmax
-from fastconv.problem import choice, integer
+from fastconv.problem import choice, integer, number
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -32,10 +32,12 @@ class _CrossEntropy:
     ) -> None:
         logits, target = as_array("logits", logits), as_array("target", target)
         choice("reduction", reduction, REDUCTIONS)
-        if not 0.0 <= label_smoothing <= 1.0:
-            raise ValueError(f"label_smoothing: expected a number in [0, 1], got {label_smoothing}")
-        if logits.ndim == 0:
-            raise ValueError("logits: expected (C,), (N, C) or (N, C, ...), got a scalar")
+        label_smoothing = number("label_smoothing", label_smoothing, 0, 1)
+        ignore_index = integer("ignore_index", ignore_index)
+        if logits.ndim == 0 or logits.shape[min(logits.ndim, 2) - 1] == 0:
+            raise ValueError(
+                f"logits: expected (C,), (N, C) or (N, C, ...) with classes, got shape {logits.shape}"
+            )
         self.dtype, self.result_dtype = common_dtypes(logits=logits)
         self.axis = 0 if logits.ndim == 1 else 1
         self.shape = logits.shape
@@ -66,7 +68,6 @@ class _CrossEntropy:
     def _from_classes(
         self, target: Array, ignore_index: int, smoothing: float
     ) -> tuple[Array, float]:
-        ignore_index = integer("ignore_index", ignore_index)
         if target.dtype.kind not in "iu":
             raise TypeError(
                 f"target: expected integer classes of shape {self.outer} or probabilities of shape {self.shape}, "
@@ -74,14 +75,14 @@ class _CrossEntropy:
             )
         if target.shape != self.outer:
             raise ValueError(f"target: expected shape {self.outer}, got {target.shape}")
-        classes = target.reshape(-1).astype(np.int64)
+        classes = target.reshape(-1)
         kept = classes != ignore_index
         wrong = kept & ((classes < 0) | (classes >= self.classes))
         if wrong.any():
             raise ValueError(
                 f"target: expected classes in [0, {self.classes}), got {int(classes[wrong][0])}"
             )
-        safe = np.where(kept, classes, 0)
+        safe = np.where(kept, classes, 0).astype(np.int64)
         rows = np.arange(len(classes))
         t = np.broadcast_to(
             self.weight * (smoothing / self.classes), (len(classes), self.classes)
@@ -92,11 +93,8 @@ class _CrossEntropy:
 
     def losses(self) -> Array:
         """-sum_c t_c log p_c of each row; a zero weight silences an infinite log p."""
-        terms = (
-            np.where(self.t == 0, 0, self.t * self.log_p)
-            if not np.isfinite(self.log_p).all()
-            else (self.t * self.log_p)
-        )
+        silent = (self.t == 0) & ~np.isfinite(self.log_p)
+        terms = self.t * np.where(silent, 0, self.log_p)
         return -terms.sum(axis=-1, dtype=np.float64)
 
 

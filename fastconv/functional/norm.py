@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from fastconv.functional._arrays import (
 )
 from fastconv.functional.shape import launch
 from fastconv.kernels import norm as _norm
+from fastconv.problem import is_sequence, number
 
 Saved = tuple[Array, Array]
 
@@ -40,12 +42,6 @@ def _parameter(name: str, value: Any, channels: int) -> Array | None:
     return contiguous(array, np.dtype(np.float64))
 
 
-def _eps(eps: float) -> float:
-    if not isinstance(eps, (int, float, np.floating)) or not 0 <= eps < math.inf:
-        raise ValueError(f"eps: expected a number >= 0, got {eps!r}")
-    return float(eps)
-
-
 class _Planes:
     """(N, C, ...) as [n][channel][plane]; (N, C) becomes one image whose planes are the columns."""
 
@@ -58,7 +54,7 @@ class _Planes:
     def inner(self, a: Array, dtype: np.dtype[Any]) -> Array:
         return contiguous(a.T if self.columns else a, dtype).reshape(self.shape)
 
-    def output(self, out: Array | None, dtype: np.dtype[Any], *operands: Array) -> Array:
+    def output(self, out: Array | None, dtype: np.dtype[Any], *operands: Array | None) -> Array:
         """Where the kernel writes: [n][channel][plane]."""
         if self.columns:
             return result("out", self.shape, dtype)
@@ -132,6 +128,7 @@ def batch_norm_train(
     w, b = _parameter("weight", weight, channels), _parameter("bias", bias, channels)
     run_mean = _running("running_mean", running_mean, channels)
     run_var = _running("running_var", running_var, channels)
+    momentum = number("momentum", momentum, -sys.float_info.max, sys.float_info.max)
     dtype, result_dtype = common_dtypes(x=x)
     check_out(out, x.shape, result_dtype)
     planes = _Planes(x.shape)
@@ -142,9 +139,22 @@ def batch_norm_train(
             "use batch_norm with running statistics (evaluation mode)"
         )
     xc = planes.inner(x, dtype)
-    y = planes.output(out, dtype, xc)
+    y = planes.output(out, dtype, xc, w, b)
     mean, var, invstd = np.zeros(channels), np.zeros(channels), np.zeros(channels)
-    launch("batch_norm_train", xc, x.size, _norm.train, xc, y, w, b, _eps(eps), mean, var, invstd)
+    launch(
+        "batch_norm_train",
+        xc,
+        x.size,
+        _norm.train,
+        xc,
+        y,
+        w,
+        b,
+        number("eps", eps, 0, sys.float_info.max),
+        mean,
+        var,
+        invstd,
+    )
     if run_mean is not None:
         run_mean[...] = (1 - momentum) * run_mean + momentum * mean
     if run_var is not None:
@@ -189,9 +199,9 @@ def batch_norm(
     check_out(out, x.shape, result_dtype)
     planes = _Planes(x.shape)
     xc = planes.inner(x, dtype)
-    y = planes.output(out, dtype, xc)
+    y = planes.output(out, dtype, xc, w, b, mean, var)
     with np.errstate(invalid="ignore", divide="ignore"):
-        invstd = 1.0 / np.sqrt(var + _eps(eps))
+        invstd = 1.0 / np.sqrt(var + number("eps", eps, 0, sys.float_info.max))
     launch("batch_norm", xc, x.size, _norm.evaluate, xc, y, w, b, mean, invstd)
     return planes.deliver(y, out, result_dtype)
 
@@ -219,6 +229,8 @@ def batch_norm_backward(
     channels = _channels(x)
     if dy.shape != x.shape:
         raise ValueError(f"dy: expected the shape of x {x.shape}, got {dy.shape}")
+    if not is_sequence(saved) or len(saved) != 2 or any(s is None for s in saved):
+        raise ValueError(f"saved: expected (mean, invstd), got {saved!r}")
     mean, invstd = (_parameter("saved", s, channels) for s in saved)
     w = _parameter("weight", weight, channels)
     dtype, result_dtype = common_dtypes(dy=dy, x=x)

@@ -72,7 +72,7 @@ def _max_backward(dy: Any, indices: Any, x_shape: Sequence[int], rank: int) -> A
     dx = result("x_shape", x_shape, dtype)
     planes = math.prod(x_shape[:lead])
     windows, cells = math.prod(dy.shape[lead:]), math.prod(x_shape[lead:])
-    if dx.size and not launch(
+    if index.size and not launch(
         "max_pool_dx",
         dy,
         dx.size,
@@ -124,6 +124,16 @@ def _avg_backward(dy: Any, x_shape: tuple[int, ...], problem: Pool, scale: Array
             planes,
         )
     return deliver(dx, None, result_dtype)
+
+
+def _adaptive_of(dy: Any, x_shape: tuple[int, ...], rank: int) -> Pool:
+    """The adaptive windows whose gradient dy is."""
+    shape = as_array("dy", dy).shape
+    if len(shape) != len(x_shape) or 0 in shape[-rank:]:
+        raise ValueError(
+            f"dy: expected the pooled shape of an input of shape {x_shape}, got {shape}"
+        )
+    return adaptive_pool_problem(x_shape, rank, shape[-rank:])
 
 
 def _average_windows(
@@ -276,7 +286,7 @@ def adaptive_avg_pool1d(x: Any, output_size: Any, *, out: Array | None = None) -
 def adaptive_avg_pool1d_backward(dy: Any, x_shape: Sequence[int]) -> Array:
     """Gradient of adaptive_avg_pool1d."""
     shape = shape_of("x_shape", x_shape)
-    problem = adaptive_pool_problem(shape, 1, np.shape(dy)[-1:])
+    problem = _adaptive_of(dy, shape, 1)
     return _avg_backward(dy, shape, problem, 1.0 / problem.counts())
 
 
@@ -367,7 +377,7 @@ def adaptive_avg_pool2d(x: Any, output_size: Any, *, out: Array | None = None) -
 def adaptive_avg_pool2d_backward(dy: Any, x_shape: Sequence[int]) -> Array:
     """Gradient of adaptive_avg_pool2d."""
     shape = shape_of("x_shape", x_shape)
-    problem = adaptive_pool_problem(shape, 2, np.shape(dy)[-2:])
+    problem = _adaptive_of(dy, shape, 2)
     return _avg_backward(dy, shape, problem, 1.0 / problem.counts())
 
 
@@ -458,7 +468,7 @@ def adaptive_avg_pool3d(x: Any, output_size: Any, *, out: Array | None = None) -
 def adaptive_avg_pool3d_backward(dy: Any, x_shape: Sequence[int]) -> Array:
     """Gradient of adaptive_avg_pool3d."""
     shape = shape_of("x_shape", x_shape)
-    problem = adaptive_pool_problem(shape, 3, np.shape(dy)[-3:])
+    problem = _adaptive_of(dy, shape, 3)
     return _avg_backward(dy, shape, problem, 1.0 / problem.counts())
 
 

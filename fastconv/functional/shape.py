@@ -35,8 +35,10 @@ from fastconv.problem import (
     elements,
     integer,
     integers,
+    is_sequence,
     lattice_axis,
     lattice_spec,
+    number,
     output_size,
     resolve_padding,
 )
@@ -74,13 +76,13 @@ def _pad_lattice(sizes: tuple[int, ...], pads: Pairs, mode: str) -> Lattice:
 
 
 def _pad_pairs(pads: Any, ndim: int) -> Pairs:
-    if isinstance(pads, (str, bytes)) or not isinstance(pads, (Sequence, np.ndarray)):
+    if not is_sequence(pads):
         raise TypeError(f"pads: expected (low, high) pairs of the last axes, got {pads!r}")
     if not 1 <= len(pads) <= min(3, ndim):
         raise ValueError(f"pads: expected 1 to {min(3, ndim)} (low, high) pairs, got {pads!r}")
     pairs = []
     for pair in pads:
-        if not isinstance(pair, (Sequence, np.ndarray)) or len(pair) != 2:
+        if not is_sequence(pair) or len(pair) != 2:
             raise ValueError(f"pads: expected (low, high) pairs of the last axes, got {pads!r}")
         low, high = integers("pads", pair, 2, 0)
         pairs.append((low, high))
@@ -114,11 +116,12 @@ def pad(
         For negative pads, reflect pads not smaller and circular pads larger than their axis.
     """
     x = as_array("x", x)
+    value = number("value", value)
     pairs = _pad_pairs(pads, x.ndim)
     dtype, result_dtype = common_dtypes(x=x)
     sizes = x.shape[x.ndim - len(pairs) :]
     choice("mode", mode, PADDING_MODES)
-    check_padding_mode(sizes, pairs, mode)
+    check_padding_mode(sizes, pairs, mode, "pads")
     lead = x.shape[: x.ndim - len(pairs)]
     shape = lead + tuple(s + sum(p) for s, p in zip(sizes, pairs, strict=True))
     elements("pads", shape)
@@ -155,7 +158,7 @@ def pad_backward(dy: Any, x_shape: Sequence[int], pads: Any, mode: str = "zeros"
     pairs = _pad_pairs(pads, len(x_shape))
     sizes = x_shape[len(x_shape) - len(pairs) :]
     choice("mode", mode, PADDING_MODES)
-    check_padding_mode(sizes, pairs, mode)
+    check_padding_mode(sizes, pairs, mode, "pads")
     lead = x_shape[: len(x_shape) - len(pairs)]
     expected = lead + tuple(s + sum(p) for s, p in zip(sizes, pairs, strict=True))
     if dy.shape != expected:
@@ -222,7 +225,8 @@ def unfold(
 
     Parameters
     ----------
-    x : array (N, C, H, W), (N, C, D, H, W), or (C, H, W) for one image
+    x : array (N, C, H, W), (N, C, D, H, W) or (N, C, W), or one image without N
+        Three axes with an int as kernel_size are one image (C, H, W), as in PyTorch; a 1-tuple makes them (N, C, W).
     kernel_size, dilation, padding, stride : as in :func:`fastconv.conv2d`
 
     Returns
@@ -235,11 +239,12 @@ def unfold(
         When no window fits.
     """
     x = as_array("x", x)
-    if x.ndim not in (3, 4, 5):
+    rank = len(kernel_size) if is_sequence(kernel_size) else max(2, x.ndim - 2)
+    if rank not in AXES or x.ndim not in (rank + 1, rank + 2):
         raise ValueError(
-            f"x: expected (N, C, H, W), (N, C, D, H, W) or one image (C, H, W), got shape {x.shape}"
+            f"x: expected (N, C) or (C,) and as many axes as kernel_size {kernel_size!r} has, got shape {x.shape}"
         )
-    single = x.ndim == 3
+    single = x.ndim == rank + 1
     xb = x[np.newaxis] if single else x
     dtype, result_dtype = common_dtypes(x=x)
     lattice, outs, taps = _windows(xb.shape[2:], kernel_size, dilation, padding, stride)
@@ -281,13 +286,28 @@ def fold(
     ValueError
         When the columns do not belong to such an image.
     """
-    cols = as_array("cols", cols)
+    return _fold(
+        "cols", as_array("cols", cols), output_size, kernel_size, dilation, padding, stride, out
+    )
+
+
+def _fold(
+    name: str,
+    cols: Array,
+    output_size: Any,
+    kernel_size: Any,
+    dilation: Any,
+    padding: Any,
+    stride: Any,
+    out: Array | None,
+) -> Array:
+    """fold, whose columns the caller calls `name`."""
     if cols.ndim not in (2, 3):
-        raise ValueError(f"cols: expected (N, C*K, L) or (C*K, L), got shape {cols.shape}")
+        raise ValueError(f"{name}: expected (N, C*K, L) or (C*K, L), got shape {cols.shape}")
     single = cols.ndim == 2
     batch = cols[np.newaxis] if single else cols
     sizes = integers(
-        "output_size", output_size, np.size(output_size) if np.ndim(output_size) else 2, 1
+        "output_size", output_size, len(output_size) if is_sequence(output_size) else 2, 1
     )
     if len(sizes) not in AXES:
         raise ValueError(f"output_size: expected 1 to 3 sizes, got {output_size!r}")
@@ -295,7 +315,7 @@ def fold(
     lattice, outs, taps = _windows(sizes, kernel_size, dilation, padding, stride)
     if batch.shape[1] % taps or batch.shape[2] != math.prod(outs):
         raise ValueError(
-            f"cols: expected (N, a multiple of {taps}, {math.prod(outs)}) for {outs} windows of {taps} cells, "
+            f"{name}: expected (N, a multiple of {taps}, {math.prod(outs)}) for {outs} windows of {taps} cells, "
             f"got shape {cols.shape}"
         )
     shape: tuple[int, ...] = (batch.shape[0], batch.shape[1] // taps, *sizes)
@@ -319,16 +339,25 @@ def unfold_backward(
     stride: Any = 1,
 ) -> Array:
     """Gradient of :func:`unfold`: fold. x_shape is the shape of x."""
-    shape = shape_of("x_shape", x_shape)
-    sizes = shape[1:] if len(shape) == 3 else shape[2:]
-    return fold(dy, sizes, kernel_size, dilation, padding, stride)
+    dy, shape = as_array("dy", dy), shape_of("x_shape", x_shape)
+    rank = len(kernel_size) if is_sequence(kernel_size) else max(2, len(shape) - 2)
+    if len(shape) not in (rank + 1, rank + 2):
+        raise ValueError(f"x_shape: expected {rank + 1} or {rank + 2} sizes, got {shape}")
+    if dy.ndim != len(shape) - rank + 1:
+        raise ValueError(
+            f"dy: expected {len(shape) - rank + 1} axes for x_shape {shape}, got {dy.shape}"
+        )
+    dx = _fold("dy", dy, shape[-rank:], kernel_size, dilation, padding, stride, None)
+    if dx.shape != shape:
+        raise ValueError(f"x_shape: dy of shape {dy.shape} belongs to {dx.shape}, got {shape}")
+    return dx
 
 
 def fold_backward(
     dy: Any, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1
 ) -> Array:
-    """Gradient of :func:`fold`: unfold."""
-    return unfold(dy, kernel_size, dilation, padding, stride)
+    """Gradient of :func:`fold`: unfold, of dy (N, C, *output_size)."""
+    return unfold(as_array("dy", dy), kernel_size, dilation, padding, stride)
 
 
 def flatten(x: Any, start_dim: int = 1, end_dim: int = -1) -> Array:
@@ -345,7 +374,12 @@ def flatten(x: Any, start_dim: int = 1, end_dim: int = -1) -> Array:
 
 def flatten_backward(dy: Any, x_shape: Sequence[int]) -> Array:
     """Gradient of :func:`flatten`: dy in the shape of x."""
-    return as_array("dy", dy).reshape(shape_of("x_shape", x_shape))
+    dy, shape = as_array("dy", dy), shape_of("x_shape", x_shape)
+    if dy.size != math.prod(shape):
+        raise ValueError(
+            f"dy: expected {math.prod(shape)} elements for shape {shape}, got {dy.shape}"
+        )
+    return dy.reshape(shape)
 
 
 def _axis(name: str, value: Any, ndim: int) -> int:
@@ -355,22 +389,18 @@ def _axis(name: str, value: Any, ndim: int) -> int:
     return axis % ndim
 
 
-def _probability(p: float) -> float:
-    if isinstance(p, bool) or not isinstance(p, (int, float, np.floating, np.integer)):
-        raise TypeError(f"p: expected a probability, got {p!r}")
-    if not 0.0 <= p <= 1.0:
-        raise ValueError(f"p: expected a probability in [0, 1], got {p}")
-    return float(p)
-
-
 def _drop(
     x: Array, p: float, training: bool, rng: Any, mask_shape: tuple[int, ...]
 ) -> tuple[Array, Array]:
-    p = _probability(p)
+    p = number("p", p, 0, 1)
     dtype, result_dtype = common_dtypes(x=x)
     if not training or p == 0.0:
         return x.astype(result_dtype), np.ones(mask_shape, dtype=bool)
-    mask = np.random.default_rng(rng).random(mask_shape) >= p
+    try:
+        generator = np.random.default_rng(rng)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"rng: {error}") from None
+    mask = generator.random(mask_shape) >= p
     return _apply_mask(x, mask, p, dtype).astype(result_dtype, copy=False), mask
 
 
@@ -427,9 +457,15 @@ def dropout_backward(dy: Any, mask: Any, p: float = 0.5, training: bool = True) 
     """Gradient of :func:`dropout` and :func:`dropout2d`: dy * mask / (1 - p)."""
     dy = as_array("dy", dy)
     dtype, result_dtype = common_dtypes(dy=dy)
-    if not training or _probability(p) == 0.0:
+    mask = as_array("mask", mask)
+    channels = dy.shape[:2] + (1,) * (dy.ndim - 2)
+    if mask.dtype != bool or mask.shape not in (dy.shape, channels):
+        raise ValueError(
+            f"mask: expected bools of shape {dy.shape} or {channels}, got {mask.dtype} of shape {mask.shape}"
+        )
+    if not training or number("p", p, 0, 1) == 0.0:
         return dy.astype(result_dtype)
-    return _apply_mask(dy, np.asarray(mask, dtype=bool), p, dtype).astype(result_dtype, copy=False)
+    return _apply_mask(dy, mask, p, dtype).astype(result_dtype, copy=False)
 
 
 dropout2d_backward = dropout_backward

@@ -169,3 +169,9 @@ def multiply(a, bint a_transposed, b, bint b_transposed, bias, c, int threads):
     job.pitch = ((job.n_block * job.itemsize + 63) // 64 | 1) * 64 // job.itemsize
     run_tasks(task, &job, m_blocks * job.n_blocks,
               (CHAIN * (FC_MR_MAX + job.pitch) + FC_NV_MAX * job.kernels.lanes) * job.itemsize, threads)
+
+
+def workspace(int itemsize) -> int:
+    """Most bytes of workspace a thread needs, for any product."""
+    cdef Py_ssize_t lanes = active_kernels(itemsize).lanes
+    return (CHAIN * (FC_MR_MAX + BLOCK + 128 // itemsize) + FC_NV_MAX * lanes) * itemsize

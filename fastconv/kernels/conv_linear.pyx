@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""A convolution whose kernel covers the whole input is a linear layer: one matrix product for all images.
+
+Forward y[n][o] = x[n] . w[o], input gradient dx = dy @ w, weight gradient dw = dy^T @ x, each over flattened images.
+"""
+
+from fastconv.kernels import elementwise, gemm
+
+
+def run(lattice, x, w, y, groups, transposed, bias, residual, activation, threads, max_workspace):
+    """As in the other algorithms, for problems with problem.Conv.is_linear; `lattice` is not needed."""
+    if threads == 0:
+        return gemm.workspace(y.itemsize)
+    a, c = x.reshape(len(x), -1), y.reshape(len(y), -1)
+    gemm.multiply(a, False, w.reshape(len(w), -1), not transposed, bias, c, threads)
+    if residual is not None:
+        c += residual.reshape(c.shape)
+    if activation >= 0:
+        elementwise.activation(activation, c, c, None, threads)
+    return gemm.workspace(y.itemsize)
+
+
+def weight_gradient(x, dw, dy, threads):
+    """dw[o][...] = sum over n of dy[n][o] * x[n][...]."""
+    gemm.multiply(dy.reshape(len(dy), -1), True, x.reshape(len(x), -1), False, None, dw.reshape(len(dw), -1), threads)
