@@ -18,8 +18,9 @@ KERNELS = Path("fastconv/kernels")
 X86_64 = platform.machine().lower() in ("x86_64", "amd64")
 COMMON_FLAGS = ["-std=c11", "-O2", "-fno-math-errno", "-ffp-contract=off", "-fvisibility=hidden"]
 BASE_FLAGS = COMMON_FLAGS + (["-march=x86-64-v2"] if X86_64 else [])
-CORE_FILES = [str(path) for path in sorted((ROOT / "csrc").rglob("*.*"))]
 OPENMP = os.environ.get("FASTCONV_NO_OPENMP", "0") in ("", "0")
+MODEL_AVX512 = os.environ.get("FASTCONV_MODEL_AVX512", "0") not in ("", "0")
+MODEL_MACROS = [("FC_MODEL_AVX512", "1")] if MODEL_AVX512 else []
 NO_OPENMP_MESSAGE = """\
 fastconv needs a C compiler with OpenMP (-fopenmp), and this one cannot build with it:
     {error}
@@ -31,6 +32,8 @@ def isa_rows() -> list[tuple[str, list[str]]]:
     """(name, compiler flags) of each row of isa.def that this platform can compile."""
     text = (ROOT / "csrc/isa/isa.def").read_text()
     portable, x86 = text.split("#if defined(__x86_64__)")
+    x86, avx512 = x86.split("#if defined(FC_MODEL_AVX512)")
+    x86 += avx512.split("#else")[0 if MODEL_AVX512 else 1]
     rows = re.findall(r'^FC_ISA\((\w+), .*, "(.*)"\)$', portable + (x86 if X86_64 else ""), re.M)
     return [(name, flags.split()) for name, flags in rows]
 
@@ -44,7 +47,7 @@ class BuildExt(build_ext):
         for extension in self.extensions:
             if extension.name == "fastconv.kernels.isa":
                 extension.extra_objects = self.isa_objects()
-                extension.depends = CORE_FILES
+                extension.depends = extension.extra_objects  # always just compiled: always linked
         super().build_extensions()
 
     def isa_objects(self) -> list[str]:
@@ -87,7 +90,7 @@ def extensions() -> list[Extension]:
                 f"fastconv.kernels.{path.stem}",
                 [str(KERNELS / path.name), *(["csrc/cpu.c"] if path.stem == "isa" else [])],
                 include_dirs=["csrc", numpy.get_include()],
-                define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
+                define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"), *MODEL_MACROS],
                 extra_compile_args=BASE_FLAGS + openmp,
                 extra_link_args=openmp,
             )

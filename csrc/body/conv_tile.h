@@ -2,8 +2,8 @@
 /*
  * conv_tile: direct convolution, vectorised over output channels; each pixel is a scalar broadcast.
  *
- *   for c < channels: for t < taps: for p < mr: acc[p][0:NR] += x[c*x_c + off[t] + p] *
- * w[c][t][0:NR]
+ *   for c < channels: for t < taps: for p < mr:
+ *     acc[p][0:NR] += x[c*x_c + off[t] + p] * w[c][t][0:NR]
  *
  * Tile: mr pixels x NR = nv*VL output channels. The accumulators are vectors of output channels, so
  * the NCHW store transposes VL pixels at a time. Limits: mr*nv accumulators + nv weights + 1

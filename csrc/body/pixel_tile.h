@@ -2,8 +2,8 @@
 /*
  * pixel_tile and gemm_tile: vectorised over pixels; each weight is a scalar broadcast.
  *
- *   for c < channels: for t < taps: for m < mr: acc[m][0:NR] += a[c][t][m] * x[c*x_c + off[t] +
- * 0:NR]
+ *   for c < channels: for t < taps: for m < mr:
+ *     acc[m][0:NR] += a[c][t][m] * x[c*x_c + off[t] + 0:NR]
  *
  * Tile: mr output channels x NR = nv*VL pixels, stored straight to NCHW rows. gemm_tile is the same
  * loop with one tap. Limits: mr*nv accumulators + nv vectors of x + 1 broadcast must fit the

@@ -3,7 +3,8 @@
  * Pooling of one plane x[d][h][w] into y[od][oh][ow] (see fc_pool for the windows).
  * Values only: the rows of a window are reduced into a scratch row with full vectors, then along w
  * in scalars. With indices: one scalar scan a window, in the order that decides ties (first
- * maximum, last NaN: torch's rule `value > max or isnan(value)`).
+ * maximum, last NaN: torch's rule `value > max or isnan(value)`). A window without cells (dilation
+ * can step over a short axis) is -inf, at index 0.
  */
 static void FC_FN(pool_max_row)(const fc_pool *p, ptrdiff_t od, ptrdiff_t oh) {
     const ptrdiff_t H = p->in[1], W = p->in[2];

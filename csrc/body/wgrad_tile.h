@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * wgrad_tile: weight gradient, vectorised over output channels.
- *   for r < rows: for p < cols: for m < mr: sum[m][0:NR] += x[m][r*x_row + p] * dy[r*cols +
- * p][0:NR] Tile: mr (channel, tap) pairs x NR = nv*VL output channels; one base pointer a pair, so
- * mr is bounded by the integer registers. The block's sum starts at zero and is added to acc at the
- * end.
+ *
+ *   for r < rows: for p < cols: for m < mr:
+ *     sum[m][0:NR] += x[m][r*x_row + p] * dy[r*cols + p][0:NR]
+ *
+ * Tile: mr (channel, tap) pairs x NR = nv*VL output channels; one base pointer a pair, so mr is
+ * bounded by the integer registers. The block's sum starts at zero and is added to acc at the end.
  *
  * dot_tile: the same contraction where output channels are few: vectorised along the pixels.
+ *
  *   for r < rows: for p < cols: for m < mr: sum[m] += a[r*a_row + p] * b[m][r*b_row + p]
  */
 static inline __attribute__((always_inline)) void FC_FN(wgrad_tile_body)(const fc_wgrad_tile *t,

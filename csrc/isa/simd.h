@@ -1,17 +1,22 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
+/* clang-format off */
 /*
  * The vector vocabulary the bodies are written in. Included once per (row, REAL): the row's file
  * defines FC_LANES_BYTES (0 = plain C, 32 = AVX2, 64 = AVX-512), and FC_F64 selects float or
  * double.
  *
- *   V, VL            one vector, its number of REALs         MASK   one bit or lane mask per REAL
- *   v_load_n(p, n)   the first n REALs, the rest zero; reads nothing beyond p[n-1]   (0 <= n <= VL)
+ *   V, VL            one vector, its number of REALs
+ *   MASK             one bit or lane mask for each REAL
+ *   v_load_n(p, n)   the first n REALs, the rest zero; reads nothing beyond p[n-1]; 0 <= n <= VL
  *   v_store_n        likewise
- *   v_max(a, b)      a > b ? a : b, so b when either is NaN: v_max(x, acc) keeps a NaN that acc
- * holds v_fma(a, b, c)   a*b + c; v_fnma(a, b, c) = c - a*b. Fused on the vector rows, not in plain
- * C. v_pow2(n)        2^n for an integer-valued n whose result is a normal number v_hsum, v_hmax
- * over the lanes, in one fixed order v_transpose(r)   r[i][j] <-> r[j][i] of VL vectors
+ *   v_max(a, b)      a > b ? a : b, so b when either is NaN: v_max(x, acc) keeps acc's NaN
+ *   v_fma(a, b, c)   a*b + c; fused on the vector rows, not in plain C
+ *   v_fnma(a, b, c)  c - a*b; likewise
+ *   v_pow2(n)        2^n for an integer-valued n whose result is a normal number
+ *   v_hsum, v_hmax   over the lanes, in one fixed order
+ *   v_transpose(r)   r[i][j] <-> r[j][i] of VL vectors
  */
+/* clang-format on */
 #undef REAL
 #undef FC_REAL_NAME
 #undef V
@@ -75,7 +80,7 @@
 #endif
 #endif
 
-#if FC_LANES_BYTES == 0 /* ---------------------------------------------------------- plain C */
+#if FC_LANES_BYTES == 0 /* plain C */
 #define V REAL
 #define VL 1
 #define MASK int
@@ -134,8 +139,7 @@ static inline REAL FC_FN(scalar_pow2)(REAL n) {
     return u.value;
 }
 
-#elif FC_LANES_BYTES == 32 && !FC_F64 /* -------------------------------------------- AVX2, float \
-                                       */
+#elif FC_LANES_BYTES == 32 && !FC_F64 /* AVX2, float */
 #define V __m256
 #define VL 8
 #define MASK __m256
@@ -218,8 +222,7 @@ static inline void FC_FN(transpose_v)(__m256 *r) {
     for (int i = 0; i < 8; i++) r[i] = t[i];
 }
 
-#elif FC_LANES_BYTES == 32 /* ------------------------------------------------------ AVX2, double \
-                            */
+#elif FC_LANES_BYTES == 32 /* AVX2, double */
 #define V __m256d
 #define VL 4
 #define MASK __m256d
@@ -283,8 +286,7 @@ static inline void FC_FN(transpose_v)(__m256d *r) {
     r[3] = _mm256_permute2f128_pd(t1, t3, 0x31);
 }
 
-#elif FC_LANES_BYTES == 64 && !FC_F64 /* ----------------------------------------- AVX-512, float \
-                                       */
+#elif FC_LANES_BYTES == 64 && !FC_F64 /* AVX-512, float */
 #define V __m512
 #define VL 16
 #define MASK __mmask16
@@ -352,8 +354,7 @@ static inline void FC_FN(transpose_v)(__m512 *r) {
     for (int i = 0; i < 16; i++) r[i] = t[i];
 }
 
-#else /* -------------------------------------------------------------------------- AVX-512, \
-         double */
+#else /* AVX-512, double */
 #define V __m512d
 #define VL 8
 #define MASK __mmask8

@@ -76,7 +76,7 @@ def check_out(out: Any, shape: Sequence[int], dtype: np.dtype[Any]) -> None:
         raise ValueError(f"out: expected shape {tuple(shape)}, got {out.shape}")
     if not out.flags.writeable:
         raise ValueError("out: expected a writable array, got a read-only one")
-    if not np.can_cast(dtype, out.dtype, casting="same_kind"):
+    if out.dtype.kind != "f":
         raise TypeError(f"out: cannot hold a {dtype} result, got dtype {out.dtype}")
 
 

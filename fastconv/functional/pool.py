@@ -241,8 +241,9 @@ def avg_pool1d(
     *,
     out: Array | None = None,
 ) -> Array:
+    x = as_array("x", x)
     windows = _average_windows(
-        np.shape(x), 1, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+        x.shape, 1, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
     )
     return _avg(x, *windows, out)
 
@@ -279,7 +280,8 @@ def adaptive_max_pool1d_backward(dy: Any, indices: Any, x_shape: Sequence[int]) 
 
 def adaptive_avg_pool1d(x: Any, output_size: Any, *, out: Array | None = None) -> Array:
     """Average pooling to `output_size`: window o covers floor(o*size/out) .. ceil((o + 1)*size/out). 1 pools globally."""
-    problem = adaptive_pool_problem(np.shape(x), 1, output_size)
+    x = as_array("x", x)
+    problem = adaptive_pool_problem(x.shape, 1, output_size)
     return _avg(x, problem, 1.0 / problem.counts(), out)
 
 
@@ -332,8 +334,9 @@ def avg_pool2d(
     *,
     out: Array | None = None,
 ) -> Array:
+    x = as_array("x", x)
     windows = _average_windows(
-        np.shape(x), 2, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+        x.shape, 2, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
     )
     return _avg(x, *windows, out)
 
@@ -370,7 +373,8 @@ def adaptive_max_pool2d_backward(dy: Any, indices: Any, x_shape: Sequence[int]) 
 
 def adaptive_avg_pool2d(x: Any, output_size: Any, *, out: Array | None = None) -> Array:
     """Average pooling to `output_size`: window o covers floor(o*size/out) .. ceil((o + 1)*size/out). 1 pools globally."""
-    problem = adaptive_pool_problem(np.shape(x), 2, output_size)
+    x = as_array("x", x)
+    problem = adaptive_pool_problem(x.shape, 2, output_size)
     return _avg(x, problem, 1.0 / problem.counts(), out)
 
 
@@ -423,8 +427,9 @@ def avg_pool3d(
     *,
     out: Array | None = None,
 ) -> Array:
+    x = as_array("x", x)
     windows = _average_windows(
-        np.shape(x), 3, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+        x.shape, 3, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
     )
     return _avg(x, *windows, out)
 
@@ -461,7 +466,8 @@ def adaptive_max_pool3d_backward(dy: Any, indices: Any, x_shape: Sequence[int]) 
 
 def adaptive_avg_pool3d(x: Any, output_size: Any, *, out: Array | None = None) -> Array:
     """Average pooling to `output_size`: window o covers floor(o*size/out) .. ceil((o + 1)*size/out). 1 pools globally."""
-    problem = adaptive_pool_problem(np.shape(x), 3, output_size)
+    x = as_array("x", x)
+    problem = adaptive_pool_problem(x.shape, 3, output_size)
     return _avg(x, problem, 1.0 / problem.counts(), out)
 
 

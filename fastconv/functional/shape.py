@@ -210,6 +210,14 @@ def _windows(
     return lattice, outs, math.prod(kernel)
 
 
+def _window_rank(kernel_size: Any, ndim: int) -> int:
+    """Spatial axes of unfold's input: as many as kernel_size has, else PyTorch's two, or three of five axes."""
+    rank = len(kernel_size) if is_sequence(kernel_size) else min(max(2, ndim - 2), 3)
+    if rank not in AXES:
+        raise ValueError(f"kernel_size: expected 1 to 3 sizes, got {kernel_size!r}")
+    return rank
+
+
 def unfold(
     x: Any,
     kernel_size: Any,
@@ -238,11 +246,23 @@ def unfold(
     ValueError
         When no window fits.
     """
-    x = as_array("x", x)
-    rank = len(kernel_size) if is_sequence(kernel_size) else max(2, x.ndim - 2)
-    if rank not in AXES or x.ndim not in (rank + 1, rank + 2):
+    return _unfold_array("x", as_array("x", x), kernel_size, dilation, padding, stride, out)
+
+
+def _unfold_array(
+    name: str,
+    x: Array,
+    kernel_size: Any,
+    dilation: Any,
+    padding: Any,
+    stride: Any,
+    out: Array | None,
+) -> Array:
+    """unfold, whose input the caller calls `name`."""
+    rank = _window_rank(kernel_size, x.ndim)
+    if x.ndim not in (rank + 1, rank + 2):
         raise ValueError(
-            f"x: expected (N, C) or (C,) and as many axes as kernel_size {kernel_size!r} has, got shape {x.shape}"
+            f"{name}: expected (N, C) or (C,) and as many axes as kernel_size {kernel_size!r} has, got shape {x.shape}"
         )
     single = x.ndim == rank + 1
     xb = x[np.newaxis] if single else x
@@ -311,6 +331,10 @@ def _fold(
     )
     if len(sizes) not in AXES:
         raise ValueError(f"output_size: expected 1 to 3 sizes, got {output_size!r}")
+    if len(sizes) != 2 and not is_sequence(kernel_size):
+        raise ValueError(
+            f"kernel_size: expected {len(sizes)} sizes for an output_size of {sizes}, got {kernel_size!r}"
+        )
     dtype, result_dtype = common_dtypes(cols=cols)
     lattice, outs, taps = _windows(sizes, kernel_size, dilation, padding, stride)
     if batch.shape[1] % taps or batch.shape[2] != math.prod(outs):
@@ -340,7 +364,7 @@ def unfold_backward(
 ) -> Array:
     """Gradient of :func:`unfold`: fold. x_shape is the shape of x."""
     dy, shape = as_array("dy", dy), shape_of("x_shape", x_shape)
-    rank = len(kernel_size) if is_sequence(kernel_size) else max(2, len(shape) - 2)
+    rank = _window_rank(kernel_size, len(shape))
     if len(shape) not in (rank + 1, rank + 2):
         raise ValueError(f"x_shape: expected {rank + 1} or {rank + 2} sizes, got {shape}")
     if dy.ndim != len(shape) - rank + 1:
@@ -357,7 +381,7 @@ def fold_backward(
     dy: Any, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1
 ) -> Array:
     """Gradient of :func:`fold`: unfold, of dy (N, C, *output_size)."""
-    return unfold(as_array("dy", dy), kernel_size, dilation, padding, stride)
+    return _unfold_array("dy", as_array("dy", dy), kernel_size, dilation, padding, stride, None)
 
 
 def flatten(x: Any, start_dim: int = 1, end_dim: int = -1) -> Array:
@@ -460,8 +484,9 @@ def dropout_backward(dy: Any, mask: Any, p: float = 0.5, training: bool = True) 
     mask = as_array("mask", mask)
     channels = dy.shape[:2] + (1,) * (dy.ndim - 2)
     if mask.dtype != bool or mask.shape not in (dy.shape, channels):
+        whole = "" if channels == dy.shape else f" or {channels}"
         raise ValueError(
-            f"mask: expected bools of shape {dy.shape} or {channels}, got {mask.dtype} of shape {mask.shape}"
+            f"mask: expected bools of shape {dy.shape}{whole}, got {mask.dtype} of shape {mask.shape}"
         )
     if not training or number("p", p, 0, 1) == 0.0:
         return dy.astype(result_dtype)
