@@ -418,7 +418,9 @@ def test_fold_of_one_axis(isa_row, dtype):
         cols = integers(rng(6), shape, dtype)
         for batch in (cols, cols[0]):
             equal(
-                F.fold(batch, (17,), 4, **options), ref.fold(batch, (17,), (4,), **options), dtype
+                F.fold(batch, (17,), (4,), **options),
+                ref.fold(batch, (17,), (4,), **options),
+                dtype,
             )
 
 
@@ -750,3 +752,9 @@ def test_dropout_backward_refuses_bad_masks(mask):
 def test_unfold_refuses_a_kernel_of_2_to_the_40_at_once():
     with pytest.raises((ValueError, MemoryError)):
         F.unfold(np.zeros((1, 1, 4, 4)), (2**40, 1), padding=(2**39, 0), stride=2**62)
+
+
+def test_fold_of_one_axis_needs_its_kernel_as_a_tuple():
+    """An int would make its gradient, unfold, take the result for one image (C, H, W)."""
+    with named("kernel_size"):
+        F.fold(np.ones((2, 6, 4)), (5,), 2)
