@@ -19,6 +19,7 @@ from fastconv.functional._arrays import (
     contiguous,
     deliver,
     needed,
+    public,
     result,
     target,
 )
@@ -397,148 +398,61 @@ def _document(rank: int) -> dict[str, str]:
     }
 
 
-def conv1d(
-    x: Any,
-    w: Any,
-    b: Any = None,
-    stride: Spatial = 1,
-    padding: Padding = 0,
-    dilation: Spatial = 1,
-    groups: int = 1,
-    *,
-    padding_mode: str = "zeros",
-    layout: str = "NCHW",
-    activation: str | None = None,
-    residual: Any = None,
-    algo: str = "auto",
-    precision: str | None = None,
-    max_workspace: int | None = None,
-    out: Array | None = None,
-) -> Array:
-    return _conv(
-        1, x, w, b, stride, padding, dilation, groups, padding_mode, layout, activation, residual, algo,
-        precision, max_workspace, out,
-    )  # fmt: skip
+def _forward_of(rank: int):  # type: ignore[no-untyped-def]
+    """conv1d, conv2d or conv3d: they differ in their rank alone."""
+
+    def conv(
+        x: Any,
+        w: Any,
+        b: Any = None,
+        stride: Spatial = 1,
+        padding: Padding = 0,
+        dilation: Spatial = 1,
+        groups: int = 1,
+        *,
+        padding_mode: str = "zeros",
+        layout: str = "NCHW",
+        activation: str | None = None,
+        residual: Any = None,
+        algo: str = "auto",
+        precision: str | None = None,
+        max_workspace: int | None = None,
+        out: Array | None = None,
+    ) -> Array:
+        return _conv(
+            rank, x, w, b, stride, padding, dilation, groups, padding_mode, layout, activation, residual, algo,
+            precision, max_workspace, out,
+        )  # fmt: skip
+
+    return public(conv, f"conv{rank}d", _FORWARD_DOC.format(**_document(rank)))
 
 
-def conv1d_backward(
-    dy: Any,
-    x: Any,
-    w: Any,
-    stride: Spatial = 1,
-    padding: Padding = 0,
-    dilation: Spatial = 1,
-    groups: int = 1,
-    *,
-    padding_mode: str = "zeros",
-    layout: str = "NCHW",
-    needs: Sequence[bool] = (True, True, True),
-    algo: str = "auto",
-    precision: str | None = None,
-    max_workspace: int | None = None,
-) -> tuple[Array | None, Array | None, Array | None]:
-    return _conv_backward(
-        1, dy, x, w, stride, padding, dilation, groups, padding_mode, layout, needs, algo, precision,
-        max_workspace,
-    )  # fmt: skip
+def _backward_of(rank: int):  # type: ignore[no-untyped-def]
+    """conv1d_backward, conv2d_backward or conv3d_backward."""
+
+    def conv_backward(
+        dy: Any,
+        x: Any,
+        w: Any,
+        stride: Spatial = 1,
+        padding: Padding = 0,
+        dilation: Spatial = 1,
+        groups: int = 1,
+        *,
+        padding_mode: str = "zeros",
+        layout: str = "NCHW",
+        needs: Sequence[bool] = (True, True, True),
+        algo: str = "auto",
+        precision: str | None = None,
+        max_workspace: int | None = None,
+    ) -> tuple[Array | None, Array | None, Array | None]:
+        return _conv_backward(
+            rank, dy, x, w, stride, padding, dilation, groups, padding_mode, layout, needs, algo, precision,
+            max_workspace,
+        )  # fmt: skip
+
+    return public(conv_backward, f"conv{rank}d_backward", _BACKWARD_DOC.format(**_document(rank)))
 
 
-def conv2d(
-    x: Any,
-    w: Any,
-    b: Any = None,
-    stride: Spatial = 1,
-    padding: Padding = 0,
-    dilation: Spatial = 1,
-    groups: int = 1,
-    *,
-    padding_mode: str = "zeros",
-    layout: str = "NCHW",
-    activation: str | None = None,
-    residual: Any = None,
-    algo: str = "auto",
-    precision: str | None = None,
-    max_workspace: int | None = None,
-    out: Array | None = None,
-) -> Array:
-    return _conv(
-        2, x, w, b, stride, padding, dilation, groups, padding_mode, layout, activation, residual, algo,
-        precision, max_workspace, out,
-    )  # fmt: skip
-
-
-def conv2d_backward(
-    dy: Any,
-    x: Any,
-    w: Any,
-    stride: Spatial = 1,
-    padding: Padding = 0,
-    dilation: Spatial = 1,
-    groups: int = 1,
-    *,
-    padding_mode: str = "zeros",
-    layout: str = "NCHW",
-    needs: Sequence[bool] = (True, True, True),
-    algo: str = "auto",
-    precision: str | None = None,
-    max_workspace: int | None = None,
-) -> tuple[Array | None, Array | None, Array | None]:
-    return _conv_backward(
-        2, dy, x, w, stride, padding, dilation, groups, padding_mode, layout, needs, algo, precision,
-        max_workspace,
-    )  # fmt: skip
-
-
-def conv3d(
-    x: Any,
-    w: Any,
-    b: Any = None,
-    stride: Spatial = 1,
-    padding: Padding = 0,
-    dilation: Spatial = 1,
-    groups: int = 1,
-    *,
-    padding_mode: str = "zeros",
-    layout: str = "NCHW",
-    activation: str | None = None,
-    residual: Any = None,
-    algo: str = "auto",
-    precision: str | None = None,
-    max_workspace: int | None = None,
-    out: Array | None = None,
-) -> Array:
-    return _conv(
-        3, x, w, b, stride, padding, dilation, groups, padding_mode, layout, activation, residual, algo,
-        precision, max_workspace, out,
-    )  # fmt: skip
-
-
-def conv3d_backward(
-    dy: Any,
-    x: Any,
-    w: Any,
-    stride: Spatial = 1,
-    padding: Padding = 0,
-    dilation: Spatial = 1,
-    groups: int = 1,
-    *,
-    padding_mode: str = "zeros",
-    layout: str = "NCHW",
-    needs: Sequence[bool] = (True, True, True),
-    algo: str = "auto",
-    precision: str | None = None,
-    max_workspace: int | None = None,
-) -> tuple[Array | None, Array | None, Array | None]:
-    return _conv_backward(
-        3, dy, x, w, stride, padding, dilation, groups, padding_mode, layout, needs, algo, precision,
-        max_workspace,
-    )  # fmt: skip
-
-
-for _rank, _forward, _backward in (
-    (1, conv1d, conv1d_backward),
-    (2, conv2d, conv2d_backward),
-    (3, conv3d, conv3d_backward),
-):
-    _forward.__doc__ = _FORWARD_DOC.format(**_document(_rank))
-    _backward.__doc__ = _BACKWARD_DOC.format(**_document(_rank))
+conv1d, conv2d, conv3d = map(_forward_of, (1, 2, 3))
+conv1d_backward, conv2d_backward, conv3d_backward = map(_backward_of, (1, 2, 3))

@@ -17,6 +17,7 @@ from fastconv.functional._arrays import (
     common_dtypes,
     contiguous,
     deliver,
+    public,
     result,
     shape_of,
     target,
@@ -156,6 +157,15 @@ def _average_windows(
     return problem, np.full(problem.out, 1.0 / divisor)
 
 
+def _words(rank: int) -> dict[str, Any]:
+    """What the docstrings' blanks are filled with."""
+    return {
+        "rank": rank,
+        "axes": ", ".join(AXES[rank]),
+        "out": ", ".join(f"O{a}" for a in AXES[rank]),
+    }
+
+
 _MAX_DOC = """{rank}-D max pooling.
 
     y[n, c, o] = max over taps k of x[n, c, o*stride - padding + k*dilation], over the cells inside the input
@@ -199,294 +209,170 @@ _AVG_DOC = """{rank}-D average pooling.
     """
 
 
-def max_pool1d(
-    x: Any,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-    *,
-    out: Array | None = None,
-) -> Any:
-    def find(shape: tuple[int, ...]) -> Pool:
-        return pool_problem(shape, 1, kernel_size, stride, padding, dilation, ceil_mode)
+def _max_pool_of(rank: int):  # type: ignore[no-untyped-def]
+    def max_pool(
+        x: Any,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        dilation: Any = 1,
+        ceil_mode: bool = False,
+        return_indices: bool = False,
+        *,
+        out: Array | None = None,
+    ) -> Any:
+        def find(shape: tuple[int, ...]) -> Pool:
+            return pool_problem(shape, rank, kernel_size, stride, padding, dilation, ceil_mode)
 
-    return _max(x, find, return_indices, out)
+        return _max(x, find, return_indices, out)
 
-
-def max_pool1d_backward(
-    dy: Any,
-    indices: Any,
-    x_shape: Sequence[int],
-    kernel_size: Any = None,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-) -> Array:
-    """Gradient of max_pool1d: dx[n, c, indices[n, c, o]] += dy[n, c, o]. The indices say all; the rest is for symmetry."""
-    return _max_backward(dy, indices, x_shape, 1)
+    return public(max_pool, f"max_pool{rank}d", _MAX_DOC.format(**_words(rank)))
 
 
-def avg_pool1d(
-    x: Any,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-    *,
-    out: Array | None = None,
-) -> Array:
-    x = as_array("x", x)
-    windows = _average_windows(
-        x.shape, 1, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+def _max_pool_backward_of(rank: int):  # type: ignore[no-untyped-def]
+    def max_pool_backward(
+        dy: Any,
+        indices: Any,
+        x_shape: Sequence[int],
+        kernel_size: Any = None,
+        stride: Any = None,
+        padding: Any = 0,
+        dilation: Any = 1,
+        ceil_mode: bool = False,
+    ) -> Array:
+        return _max_backward(dy, indices, x_shape, rank)
+
+    return public(
+        max_pool_backward,
+        f"max_pool{rank}d_backward",
+        f"""Gradient of max_pool{rank}d: dx[n, c, indices[n, c, o]] += dy[n, c, o].
+
+        The indices say all; the window's options are accepted for symmetry.
+        """,
     )
-    return _avg(x, *windows, out)
 
 
-def avg_pool1d_backward(
-    dy: Any,
-    x_shape: Sequence[int],
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-) -> Array:
-    """Gradient of avg_pool1d: dx[n, c, i] = sum of dy[n, c, o]/divisor[o] over the windows that hold i."""
-    shape = shape_of("x_shape", x_shape)
-    windows = _average_windows(
-        shape, 1, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+def _avg_pool_of(rank: int):  # type: ignore[no-untyped-def]
+    def avg_pool(
+        x: Any,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: int | None = None,
+        *,
+        out: Array | None = None,
+    ) -> Array:
+        x = as_array("x", x)
+        windows = _average_windows(
+            x.shape,
+            rank,
+            kernel_size,
+            stride,
+            padding,
+            ceil_mode,
+            count_include_pad,
+            divisor_override,
+        )
+        return _avg(x, *windows, out)
+
+    return public(avg_pool, f"avg_pool{rank}d", _AVG_DOC.format(**_words(rank)))
+
+
+def _avg_pool_backward_of(rank: int):  # type: ignore[no-untyped-def]
+    def avg_pool_backward(
+        dy: Any,
+        x_shape: Sequence[int],
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: int | None = None,
+    ) -> Array:
+        shape = shape_of("x_shape", x_shape)
+        windows = _average_windows(
+            shape,
+            rank,
+            kernel_size,
+            stride,
+            padding,
+            ceil_mode,
+            count_include_pad,
+            divisor_override,
+        )
+        return _avg_backward(dy, shape, *windows)
+
+    return public(
+        avg_pool_backward,
+        f"avg_pool{rank}d_backward",
+        f"""Gradient of avg_pool{rank}d: dx[n, c, i] = sum of dy[n, c, o]/divisor[o] over the windows that hold i.""",
     )
-    return _avg_backward(dy, shape, *windows)
 
 
-def adaptive_max_pool1d(
-    x: Any, output_size: Any, return_indices: bool = False, *, out: Array | None = None
-) -> Any:
-    """Max pooling to `output_size`: window o covers floor(o*size/out) .. ceil((o + 1)*size/out). 1 pools globally."""
-    return _max(x, lambda shape: adaptive_pool_problem(shape, 1, output_size), return_indices, out)
+def _adaptive_max_pool_of(rank: int):  # type: ignore[no-untyped-def]
+    def adaptive_max_pool(
+        x: Any, output_size: Any, return_indices: bool = False, *, out: Array | None = None
+    ) -> Any:
+        return _max(
+            x, lambda shape: adaptive_pool_problem(shape, rank, output_size), return_indices, out
+        )
 
-
-def adaptive_max_pool1d_backward(dy: Any, indices: Any, x_shape: Sequence[int]) -> Array:
-    """Gradient of adaptive_max_pool1d."""
-    return _max_backward(dy, indices, x_shape, 1)
-
-
-def adaptive_avg_pool1d(x: Any, output_size: Any, *, out: Array | None = None) -> Array:
-    """Average pooling to `output_size`: window o covers floor(o*size/out) .. ceil((o + 1)*size/out). 1 pools globally."""
-    x = as_array("x", x)
-    problem = adaptive_pool_problem(x.shape, 1, output_size)
-    return _avg(x, problem, 1.0 / problem.counts(), out)
-
-
-def adaptive_avg_pool1d_backward(dy: Any, x_shape: Sequence[int]) -> Array:
-    """Gradient of adaptive_avg_pool1d."""
-    shape = shape_of("x_shape", x_shape)
-    problem = _adaptive_of(dy, shape, 1)
-    return _avg_backward(dy, shape, problem, 1.0 / problem.counts())
-
-
-def max_pool2d(
-    x: Any,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-    *,
-    out: Array | None = None,
-) -> Any:
-    def find(shape: tuple[int, ...]) -> Pool:
-        return pool_problem(shape, 2, kernel_size, stride, padding, dilation, ceil_mode)
-
-    return _max(x, find, return_indices, out)
-
-
-def max_pool2d_backward(
-    dy: Any,
-    indices: Any,
-    x_shape: Sequence[int],
-    kernel_size: Any = None,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-) -> Array:
-    """Gradient of max_pool2d: dx[n, c, indices[n, c, o]] += dy[n, c, o]. The indices say all; the rest is for symmetry."""
-    return _max_backward(dy, indices, x_shape, 2)
-
-
-def avg_pool2d(
-    x: Any,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-    *,
-    out: Array | None = None,
-) -> Array:
-    x = as_array("x", x)
-    windows = _average_windows(
-        x.shape, 2, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+    return public(
+        adaptive_max_pool,
+        f"adaptive_max_pool{rank}d",
+        """Max pooling to `output_size`: window o covers floor(o*size/out) .. ceil((o + 1)*size/out). 1 pools globally.""",
     )
-    return _avg(x, *windows, out)
 
 
-def avg_pool2d_backward(
-    dy: Any,
-    x_shape: Sequence[int],
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-) -> Array:
-    """Gradient of avg_pool2d: dx[n, c, i] = sum of dy[n, c, o]/divisor[o] over the windows that hold i."""
-    shape = shape_of("x_shape", x_shape)
-    windows = _average_windows(
-        shape, 2, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+def _adaptive_max_pool_backward_of(rank: int):  # type: ignore[no-untyped-def]
+    def adaptive_max_pool_backward(dy: Any, indices: Any, x_shape: Sequence[int]) -> Array:
+        return _max_backward(dy, indices, x_shape, rank)
+
+    return public(
+        adaptive_max_pool_backward,
+        f"adaptive_max_pool{rank}d_backward",
+        f"""Gradient of adaptive_max_pool{rank}d.""",
     )
-    return _avg_backward(dy, shape, *windows)
 
 
-def adaptive_max_pool2d(
-    x: Any, output_size: Any, return_indices: bool = False, *, out: Array | None = None
-) -> Any:
-    """Max pooling to `output_size`: window o covers floor(o*size/out) .. ceil((o + 1)*size/out). 1 pools globally."""
-    return _max(x, lambda shape: adaptive_pool_problem(shape, 2, output_size), return_indices, out)
+def _adaptive_avg_pool_of(rank: int):  # type: ignore[no-untyped-def]
+    def adaptive_avg_pool(x: Any, output_size: Any, *, out: Array | None = None) -> Array:
+        x = as_array("x", x)
+        problem = adaptive_pool_problem(x.shape, rank, output_size)
+        return _avg(x, problem, 1.0 / problem.counts(), out)
 
-
-def adaptive_max_pool2d_backward(dy: Any, indices: Any, x_shape: Sequence[int]) -> Array:
-    """Gradient of adaptive_max_pool2d."""
-    return _max_backward(dy, indices, x_shape, 2)
-
-
-def adaptive_avg_pool2d(x: Any, output_size: Any, *, out: Array | None = None) -> Array:
-    """Average pooling to `output_size`: window o covers floor(o*size/out) .. ceil((o + 1)*size/out). 1 pools globally."""
-    x = as_array("x", x)
-    problem = adaptive_pool_problem(x.shape, 2, output_size)
-    return _avg(x, problem, 1.0 / problem.counts(), out)
-
-
-def adaptive_avg_pool2d_backward(dy: Any, x_shape: Sequence[int]) -> Array:
-    """Gradient of adaptive_avg_pool2d."""
-    shape = shape_of("x_shape", x_shape)
-    problem = _adaptive_of(dy, shape, 2)
-    return _avg_backward(dy, shape, problem, 1.0 / problem.counts())
-
-
-def max_pool3d(
-    x: Any,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-    *,
-    out: Array | None = None,
-) -> Any:
-    def find(shape: tuple[int, ...]) -> Pool:
-        return pool_problem(shape, 3, kernel_size, stride, padding, dilation, ceil_mode)
-
-    return _max(x, find, return_indices, out)
-
-
-def max_pool3d_backward(
-    dy: Any,
-    indices: Any,
-    x_shape: Sequence[int],
-    kernel_size: Any = None,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-) -> Array:
-    """Gradient of max_pool3d: dx[n, c, indices[n, c, o]] += dy[n, c, o]. The indices say all; the rest is for symmetry."""
-    return _max_backward(dy, indices, x_shape, 3)
-
-
-def avg_pool3d(
-    x: Any,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-    *,
-    out: Array | None = None,
-) -> Array:
-    x = as_array("x", x)
-    windows = _average_windows(
-        x.shape, 3, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+    return public(
+        adaptive_avg_pool,
+        f"adaptive_avg_pool{rank}d",
+        """Average pooling to `output_size`: window o covers floor(o*size/out) .. ceil((o + 1)*size/out). 1 pools globally.""",
     )
-    return _avg(x, *windows, out)
 
 
-def avg_pool3d_backward(
-    dy: Any,
-    x_shape: Sequence[int],
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-) -> Array:
-    """Gradient of avg_pool3d: dx[n, c, i] = sum of dy[n, c, o]/divisor[o] over the windows that hold i."""
-    shape = shape_of("x_shape", x_shape)
-    windows = _average_windows(
-        shape, 3, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+def _adaptive_avg_pool_backward_of(rank: int):  # type: ignore[no-untyped-def]
+    def adaptive_avg_pool_backward(dy: Any, x_shape: Sequence[int]) -> Array:
+        shape = shape_of("x_shape", x_shape)
+        problem = _adaptive_of(dy, shape, rank)
+        return _avg_backward(dy, shape, problem, 1.0 / problem.counts())
+
+    return public(
+        adaptive_avg_pool_backward,
+        f"adaptive_avg_pool{rank}d_backward",
+        f"""Gradient of adaptive_avg_pool{rank}d.""",
     )
-    return _avg_backward(dy, shape, *windows)
 
 
-def adaptive_max_pool3d(
-    x: Any, output_size: Any, return_indices: bool = False, *, out: Array | None = None
-) -> Any:
-    """Max pooling to `output_size`: window o covers floor(o*size/out) .. ceil((o + 1)*size/out). 1 pools globally."""
-    return _max(x, lambda shape: adaptive_pool_problem(shape, 3, output_size), return_indices, out)
-
-
-def adaptive_max_pool3d_backward(dy: Any, indices: Any, x_shape: Sequence[int]) -> Array:
-    """Gradient of adaptive_max_pool3d."""
-    return _max_backward(dy, indices, x_shape, 3)
-
-
-def adaptive_avg_pool3d(x: Any, output_size: Any, *, out: Array | None = None) -> Array:
-    """Average pooling to `output_size`: window o covers floor(o*size/out) .. ceil((o + 1)*size/out). 1 pools globally."""
-    x = as_array("x", x)
-    problem = adaptive_pool_problem(x.shape, 3, output_size)
-    return _avg(x, problem, 1.0 / problem.counts(), out)
-
-
-def adaptive_avg_pool3d_backward(dy: Any, x_shape: Sequence[int]) -> Array:
-    """Gradient of adaptive_avg_pool3d."""
-    shape = shape_of("x_shape", x_shape)
-    problem = _adaptive_of(dy, shape, 3)
-    return _avg_backward(dy, shape, problem, 1.0 / problem.counts())
-
-
-for _rank, _max_function, _avg_function in (
-    (1, max_pool1d, avg_pool1d),
-    (2, max_pool2d, avg_pool2d),
-    (3, max_pool3d, avg_pool3d),
-):
-    _words = {
-        "rank": _rank,
-        "axes": ", ".join(AXES[_rank]),
-        "out": ", ".join(f"O{a}" for a in AXES[_rank]),
-    }
-    _max_function.__doc__ = _MAX_DOC.format(**_words)
-    _avg_function.__doc__ = _AVG_DOC.format(**_words)
+RANKS = (1, 2, 3)
+max_pool1d, max_pool2d, max_pool3d = map(_max_pool_of, RANKS)
+max_pool1d_backward, max_pool2d_backward, max_pool3d_backward = map(_max_pool_backward_of, RANKS)
+avg_pool1d, avg_pool2d, avg_pool3d = map(_avg_pool_of, RANKS)
+avg_pool1d_backward, avg_pool2d_backward, avg_pool3d_backward = map(_avg_pool_backward_of, RANKS)
+adaptive_max_pool1d, adaptive_max_pool2d, adaptive_max_pool3d = map(_adaptive_max_pool_of, RANKS)
+adaptive_max_pool1d_backward, adaptive_max_pool2d_backward, adaptive_max_pool3d_backward = map(
+    _adaptive_max_pool_backward_of, RANKS
+)
+adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d = map(_adaptive_avg_pool_of, RANKS)
+adaptive_avg_pool1d_backward, adaptive_avg_pool2d_backward, adaptive_avg_pool3d_backward = map(
+    _adaptive_avg_pool_backward_of, RANKS
+)
