@@ -41,6 +41,10 @@ def isa_rows() -> list[tuple[str, list[str]]]:
 class BuildExt(build_ext):
     """build_ext that compiles one object per ISA row into the module that owns the dispatch."""
 
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        self.parallel = self.parallel or os.cpu_count()
+
     def build_extensions(self) -> None:
         if OPENMP:
             self.check_openmp()
