@@ -25,6 +25,7 @@ demo: $(VENV)/.demo ## train LeNet-5 on real handwritten digits, with plots in d
 test: $(VENV)/.test ## run the tests on every instruction set this machine has
 	$(RUN) -m pytest
 
+lint: export PATH := $(abspath $(VENV))/bin:$(PATH)
 lint: $(VENV)/.test $(VENV)/.lint ## ruff, mypy, cython-lint and clang-format
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
