@@ -11,7 +11,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.problems import PROBLEMS, Conv
 from benchmarks.timing import LIMITS, verify_and_time
-from fastconv.algorithms import NAMES
+from fastconv.algorithms import GENERAL_NAMES
 
 # A forced algorithm may be far slower than the automatic choice: fewer images keep it bearable.
 FLOPS = 2e9
@@ -22,7 +22,7 @@ def few_images(problem: Conv) -> Conv:
 
 
 @pytest.mark.benchmark(**LIMITS)
-@pytest.mark.parametrize("algo", ["auto", *NAMES])
+@pytest.mark.parametrize("algo", ["auto", *GENERAL_NAMES])
 @pytest.mark.parametrize("what", ["forward", "dx"])
 @pytest.mark.parametrize("problem", PROBLEMS, ids=lambda p: p.name)
 def test_conv(benchmark: BenchmarkFixture, problem: Conv, what: str, algo: str) -> None:

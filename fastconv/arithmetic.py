@@ -3,24 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from fastconv import nn
-from fastconv.problem import integers, output_size, resolve_padding
+from fastconv.problem import integers, is_sequence, output_size, resolve_padding
 
 Sizes = int | tuple[int, ...]
 
 
-def _is_sequence(value: Any) -> bool:
-    return isinstance(value, (Sequence, np.ndarray)) and not isinstance(value, str)
-
-
 def _rank(*values: Any) -> int | None:
     """How many axes the tuples among the arguments have; None when there are only ints."""
-    return max((len(v) for v in values if _is_sequence(v)), default=None)
+    return max((len(v) for v in values if is_sequence(v)), default=None)
 
 
 def conv_output_size(
@@ -132,7 +126,7 @@ def _windows(layers: Iterable[Any]) -> Iterator[tuple[Any, Any, Any]]:
         if isinstance(layer, _WHOLE_MAP):
             return
         if not isinstance(layer, nn.Module):
-            if not _is_sequence(layer) or len(layer) not in (2, 3):
+            if not is_sequence(layer) or len(layer) not in (2, 3):
                 raise ValueError(f"layers: expected (kernel, stride[, dilation]), got {layer!r}")
             yield (*layer, 1)[:3]  # type: ignore[misc]
         elif hasattr(layer, "kernel_size"):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
@@ -11,19 +12,15 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.nn.module import Parameter
+from fastconv.problem import number
 
 Array = npt.NDArray[Any]
 State = dict[str, Any]
 
 
-def _number(name: str, value: Any, below: float = np.inf) -> float:
+def _setting(name: str, value: Any, below: float = np.inf) -> float:
     """`value` as a float in [0, below)."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{name}: expected a number, got {value!r}")
-    if not 0 <= value < below:
-        limit = "" if np.isinf(below) else f" and < {below}"
-        raise ValueError(f"{name}: expected a number >= 0{limit}, got {value}")
-    return float(value)
+    return number(name, value, 0.0, math.nextafter(below, 0.0))
 
 
 class Optimizer:
@@ -123,10 +120,10 @@ class SGD(Optimizer):
         nesterov: bool = False,
     ) -> None:
         super().__init__(params)
-        self.lr = _number("lr", lr)
-        self.momentum = _number("momentum", momentum)
-        self.dampening = _number("dampening", dampening)
-        self.weight_decay = _number("weight_decay", weight_decay)
+        self.lr = _setting("lr", lr)
+        self.momentum = _setting("momentum", momentum)
+        self.dampening = _setting("dampening", dampening)
+        self.weight_decay = _setting("weight_decay", weight_decay)
         self.nesterov = bool(nesterov)
         if self.nesterov and (self.momentum == 0 or self.dampening != 0):
             raise ValueError("nesterov: expected a momentum > 0 and dampening = 0")
@@ -174,10 +171,10 @@ class Adam(Optimizer):
         super().__init__(params)
         if len(betas) != 2:
             raise ValueError(f"betas: expected two numbers, got {betas!r}")
-        self.lr = _number("lr", lr)
-        self.betas = (_number("betas", betas[0], 1.0), _number("betas", betas[1], 1.0))
-        self.eps = _number("eps", eps)
-        self.weight_decay = _number("weight_decay", weight_decay)
+        self.lr = _setting("lr", lr)
+        self.betas = (_setting("betas", betas[0], 1.0), _setting("betas", betas[1], 1.0))
+        self.eps = _setting("eps", eps)
+        self.weight_decay = _setting("weight_decay", weight_decay)
 
     def _update(self, data: Array, gradient: Array, state: State) -> None:
         if not state:

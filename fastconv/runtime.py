@@ -82,7 +82,11 @@ def _default_threads() -> int:
     usable = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
-    limits = [usable, _environment_integer("OMP_NUM_THREADS", 1, 2**31 - 1), _cgroup_cpus()]
+    try:
+        wanted = _environment_integer("OMP_NUM_THREADS", 1, 2**31 - 1)
+    except ValueError:  # not our variable: what OpenMP ignores, so do we
+        wanted = None
+    limits = [usable, wanted, _cgroup_cpus()]
     return max(1, min(n for n in limits if n is not None))
 
 

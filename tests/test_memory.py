@@ -382,3 +382,33 @@ def test_max_workspace_bounds_the_band_of_a_thread(algo: str) -> None:
     assert taken[0] <= most[0]
     assert taken[1] <= most[1]
     assert taken[0] < taken[2], "the limit changes nothing"
+
+
+def extra(call: Callable[[], Any]) -> int:
+    """Bytes the allocator gave beyond the result, at the worst moment."""
+    memory.empty_cache()
+    before = fastconv.memory_stats()["in_use"]
+    memory.reset_peak()
+    value = call()
+    return fastconv.memory_stats()["peak"] - before - value.nbytes
+
+
+def test_copies_for_another_layout_are_made_in_slices() -> None:
+    """Channels last, rows along another axis, folded padding: at most two copies of 16 MiB, whatever the batch."""
+    x = np.ones((96, 32, 64, 64), np.float32)  # 48 MiB
+    w = np.ones((8, 32, 3, 3), np.float32)
+    last = np.ascontiguousarray(np.moveaxis(x, 1, -1))
+    hwio = np.ascontiguousarray(w.transpose(2, 3, 1, 0))
+    dy = np.ones((96, 8, 64, 64), np.float32)
+    with fastconv.threads(1):
+        calls = {
+            "NHWC": lambda: fastconv.conv2d(last, hwio, padding=1, layout="NHWC"),
+            "softmax": lambda: fastconv.softmax(x, axis=1),
+            "reflect dx": lambda: fastconv.conv2d_backward(
+                dy, x, w, padding=1, padding_mode="reflect", needs=(True, False, False)
+            )[0],
+        }
+        for name, call in calls.items():
+            assert extra(call) <= 40 << 20, name
+        y = calls["NHWC"]()
+        assert np.array_equal(np.moveaxis(y, -1, 1), fastconv.conv2d(x, w, padding=1))

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -13,6 +13,9 @@ from fastconv.kernels.memory import empty
 from fastconv.problem import elements, integer, is_sequence
 
 Array = np.ndarray[Any, Any]
+
+# Bytes of a temporary copy where a layout does not suit a kernel; more goes through in slices of the batch.
+COPY_LIMIT = 16 << 20
 
 
 def as_array(name: str, value: Any) -> Array:
@@ -112,6 +115,13 @@ def shape_of(name: str, value: Any) -> tuple[int, ...]:
     if not is_sequence(value):
         raise TypeError(f"{name}: expected a shape, got {value!r}")
     return tuple(integer(name, n, 0) for n in value)
+
+
+def slices(count: int, bytes_each: int) -> Iterator[slice]:
+    """Slices of `count` items whose temporary copies stay below COPY_LIMIT bytes, or hold one item."""
+    step = max(1, COPY_LIMIT // max(bytes_each, 1))
+    for start in range(0, count, step):
+        yield slice(start, min(start + step, count))
 
 
 def needed(needs: Any) -> tuple[bool, bool, bool]:

@@ -14,6 +14,8 @@ from fastconv.functional._arrays import (
     common_dtypes,
     contiguous,
     deliver,
+    result,
+    slices,
     target,
 )
 from fastconv.functional.shape import _axis, launch
@@ -95,14 +97,29 @@ def _softmax(log: bool, x: Any, axis: int, dy: Any = _FORWARD, out: Array | None
     at = _axis("axis", axis, x.ndim)
     dtype, result_dtype = common_dtypes(x=x, dy=dy)
     check_out(out, x.shape, result_dtype)
-    last = at == x.ndim - 1
-    xc = contiguous(np.moveaxis(x, at, -1), dtype)
-    dyc = None if dy is None else contiguous(np.moveaxis(dy, at, -1), dtype)
-    y = target(out if last else None, xc.shape, dtype, xc, dyc)
+    if at == x.ndim - 1:
+        xc = contiguous(x, dtype)
+        dyc = None if dy is None else contiguous(dy, dtype)
+        y = target(out, x.shape, dtype, xc, dyc)
+        _softmax_rows(log, xc, dyc, y)
+        return deliver(y, out, result_dtype)
+    y = target(out, x.shape, dtype, x, dy)
+    # rows are gathered through a copy: of the whole where the rows run along the first axis
+    count = 1 if at == 0 else len(x)
+    for part in slices(count, x.size // max(count, 1) * dtype.itemsize) if y.size else ():
+        part = slice(None) if at == 0 else part
+        xc = contiguous(np.moveaxis(x[part], at, -1), dtype)
+        dyc = None if dy is None else contiguous(np.moveaxis(dy[part], at, -1), dtype)
+        rows = result("x", xc.shape, dtype)
+        _softmax_rows(log, xc, dyc, rows)
+        y[part] = np.moveaxis(rows, -1, at)
+    return deliver(y, out, result_dtype)
+
+
+def _softmax_rows(log: bool, x: Array, dy: Array | None, y: Array) -> None:
     if y.size:
         operation = ("log_softmax" if log else "softmax") + ("" if dy is None else "_dx")
-        launch(operation, xc, y.size, elementwise.softmax, log, y, xc, dyc)
-    return deliver(y if last else contiguous(np.moveaxis(y, -1, at), dtype), out, result_dtype)
+        launch(operation, x, y.size, elementwise.softmax, log, y, x, dy)
 
 
 def softmax(x: Any, axis: int = -1, *, out: Array | None = None) -> Array:

@@ -12,6 +12,7 @@ import numpy as np
 
 from fastconv import algorithms, runtime
 from fastconv.functional._arrays import (
+    COPY_LIMIT,
     Array,
     as_array,
     check_out,
@@ -21,6 +22,7 @@ from fastconv.functional._arrays import (
     needed,
     public,
     result,
+    slices,
     target,
 )
 from fastconv.functional.shape import pad_backward
@@ -41,7 +43,7 @@ class _Layout:
         self.batched = x.ndim != rank + 1
         if w.ndim != rank + 2 or x.ndim not in (rank + 1, rank + 2):
             return  # conv_problem names what is wrong
-        if w.ndim == rank + 2 and self.last:
+        if self.last:
             w = w.transpose(rank + 1, rank, *range(rank))
         self.w = w
         self.x = self.inner(x)
@@ -137,6 +139,16 @@ def _conv(
     if residual is not None and residual.shape != outer:
         raise ValueError(f"residual: expected the result's shape {outer}, got {residual.shape}")
     check_out(out, outer, result_dtype)
+    if arrange.last and arrange.batched and 2 * problem.bytes > COPY_LIMIT and len(x) > 1:
+        # channels-last operands are copied: a few images at a time
+        y = target(out, outer, result_dtype, x, w, b, residual)
+        for part in slices(len(x), problem.bytes // len(x)):
+            rest = None if residual is None else residual[part]
+            _conv(
+                rank, x[part], w, b, stride, padding, dilation, groups, padding_mode, layout, activation, rest,
+                algo, precision, max_workspace, y[part],
+            )  # fmt: skip
+        return deliver(y, out, result_dtype)
     xc, wc = contiguous(arrange.x, dtype), contiguous(arrange.w, dtype)
     bc = None if b is None else contiguous(b, dtype)
     rc = None if residual is None else contiguous(arrange.inner(residual), dtype)
@@ -294,22 +306,25 @@ def _padded_input_gradient(
     if problem.mode == "zeros" or not any(any(pair) for pair in problem.pads):
         dx = _input_gradient(problem, dy, wc, algo, max_workspace)
     else:
-        padded = conv_problem(
-            problem.dtype,
-            (
-                *problem.x_shape[:2],
-                *(s + sum(p) for s, p in zip(problem.sizes, problem.pads, strict=True)),
-            ),
-            (wc.shape[0], wc.shape[1], *problem.kernel),
-            problem.stride,
-            0,
-            problem.dilation,
-            problem.groups,
-            "zeros",
-            3,
-        )
-        dxp = _input_gradient(padded, dy, wc, algo, max_workspace)
-        dx = pad_backward(dxp, problem.x_shape, problem.pads, problem.mode)
+        dx = result("dx", problem.x_shape, dtype)
+        for part in slices(problem.batch, dx.nbytes // max(problem.batch, 1)):
+            padded = conv_problem(
+                problem.dtype,
+                (
+                    part.stop - part.start,
+                    problem.x_shape[1],
+                    *(s + sum(p) for s, p in zip(problem.sizes, problem.pads, strict=True)),
+                ),
+                (wc.shape[0], wc.shape[1], *problem.kernel),
+                problem.stride,
+                0,
+                problem.dilation,
+                problem.groups,
+                "zeros",
+                3,
+            )
+            dxp = _input_gradient(padded, dy[part], wc, algo, max_workspace)
+            dx[part] = pad_backward(dxp, dx[part].shape, problem.pads, problem.mode)
     dx = dx.reshape(*problem.x_shape[:2], *problem.sizes[3 - problem.rank :])
     outer = arrange.outer(dx)
     return contiguous(outer, dtype) if arrange.last else outer

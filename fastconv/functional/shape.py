@@ -20,6 +20,7 @@ from fastconv.functional._arrays import (
     deliver,
     result,
     shape_of,
+    slices,
     target,
 )
 from fastconv.kernels import unfold as _unfold
@@ -424,14 +425,20 @@ def _drop(
         generator = np.random.default_rng(rng)
     except (TypeError, ValueError) as error:
         raise type(error)(f"rng: {error}") from None
-    mask = generator.random(mask_shape) >= p
+    mask = np.empty(mask_shape, dtype=bool)
+    drawn = mask.reshape(-1)
+    for part in slices(
+        drawn.size, 8
+    ):  # the generator gives the same numbers in any number of draws
+        np.greater_equal(generator.random(len(drawn[part])), p, out=drawn[part])
     return _apply_mask(x, mask, p, dtype).astype(result_dtype, copy=False), mask
 
 
 def _apply_mask(x: Array, mask: Array, p: float, dtype: Any) -> Array:
     scale = 0.0 if p == 1.0 else 1.0 / (1.0 - p)
     y = result("x", x.shape, dtype)
-    np.multiply(x, np.where(mask, dtype.type(scale), dtype.type(0)), out=y, casting="unsafe")
+    np.multiply(x, mask, out=y, casting="unsafe", dtype=dtype)
+    y *= dtype.type(scale)
     return y
 
 

@@ -139,18 +139,23 @@ cdef void *block_alloc(size_t size) noexcept nogil:
 cdef void block_free(void *data) noexcept nogil:
     global cached, in_use
     cdef Block *block
+    cdef bint release = False
     if data == NULL:
         return
     block = <Block *>(<char *>data - HEADER)
+    if block.size > cap:
+        release = True
+    elif cached + block.size > cap:
+        release_cached()  # sizes that are no longer asked for must not keep out those that are
     lock()
     in_use -= block.size
-    if cached + block.size <= cap:
+    if not release:
         block.next = free_blocks[block.size_class]
         free_blocks[block.size_class] = block
         cached += block.size
-        block = NULL
     unlock()
-    free(block)
+    if release:
+        free(block)
 
 
 cdef void release_cached() noexcept nogil:

@@ -28,15 +28,14 @@ cdef extern from "<pthread.h>" nogil:
     int pthread_atfork(void (*prepare)() noexcept nogil, void (*parent)() noexcept nogil,
                        void (*child)() noexcept nogil)
 
-# libgomp's worker threads do not survive a fork, and a parallel region in the child would wait for them for ever.
-cdef bint team_started = False
+# libgomp's worker threads do not survive a fork, and a parallel region in the child would wait for them for ever. Another
+# library may have started them, so every forked child is serial.
 cdef bint serial_only = False
 
 
 cdef void in_child() noexcept nogil:
     global serial_only
-    if team_started:
-        serial_only = True
+    serial_only = True
 
 
 pthread_atfork(NULL, NULL, in_child)
@@ -54,7 +53,6 @@ cdef int run_tasks(task_fn task, void *job, Py_ssize_t count, size_t workspace, 
 
     Raises MemoryError, before any task has run, when the workspace cannot be had.
     """
-    global team_started
     cdef int team = team_size(count, threads)
     cdef size_t stride = (workspace + 63) // 64 * 64
     cdef char *memory = NULL
@@ -72,7 +70,6 @@ cdef int run_tasks(task_fn task, void *job, Py_ssize_t count, size_t workspace, 
             for i in range(count):
                 task(job, i, memory)
         else:
-            team_started = True
             with parallel(num_threads=team):
                 for i in prange(count, schedule="dynamic", chunksize=1):
                     task(job, i, memory + stride * threadid())
