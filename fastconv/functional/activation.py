@@ -107,13 +107,19 @@ def _softmax(log: bool, x: Any, axis: int, dy: Any = _FORWARD, out: Array | None
     # rows are gathered through a copy: of the whole where the rows run along the first axis
     count = 1 if at == 0 else len(x)
     for part in slices(count, x.size // max(count, 1) * dtype.itemsize) if y.size else ():
-        part = slice(None) if at == 0 else part
-        xc = contiguous(np.moveaxis(x[part], at, -1), dtype)
-        dyc = None if dy is None else contiguous(np.moveaxis(dy[part], at, -1), dtype)
-        rows = result("x", xc.shape, dtype)
-        _softmax_rows(log, xc, dyc, rows)
-        y[part] = np.moveaxis(rows, -1, at)
+        _softmax_copied(log, x, dy, y, at, slice(None) if at == 0 else part)
     return deliver(y, out, result_dtype)
+
+
+def _softmax_copied(
+    log: bool, x: Array, dy: Array | None, y: Array, axis: int, part: slice
+) -> None:
+    """One part of the first axis, its rows brought to the last axis and back."""
+    xc = contiguous(np.moveaxis(x[part], axis, -1), y.dtype)
+    dyc = None if dy is None else contiguous(np.moveaxis(dy[part], axis, -1), y.dtype)
+    rows = result("x", xc.shape, y.dtype)
+    _softmax_rows(log, xc, dyc, rows)
+    y[part] = np.moveaxis(rows, -1, axis)
 
 
 def _softmax_rows(log: bool, x: Array, dy: Array | None, y: Array) -> None:

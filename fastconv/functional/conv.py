@@ -12,7 +12,6 @@ import numpy as np
 
 from fastconv import algorithms, runtime
 from fastconv.functional._arrays import (
-    COPY_LIMIT,
     Array,
     as_array,
     check_out,
@@ -139,10 +138,13 @@ def _conv(
     if residual is not None and residual.shape != outer:
         raise ValueError(f"residual: expected the result's shape {outer}, got {residual.shape}")
     check_out(out, outer, result_dtype)
-    if arrange.last and arrange.batched and 2 * problem.bytes > COPY_LIMIT and len(x) > 1:
-        # channels-last operands are copied: a few images at a time
+    image = (math.prod(problem.x_shape) + math.prod(problem.y_shape)) * dtype.itemsize
+    parts = (
+        list(slices(len(x), image // len(x))) if arrange.last and arrange.batched and len(x) else []
+    )
+    if len(parts) > 1:  # channels-last operands are copied: a few images at a time
         y = target(out, outer, result_dtype, x, w, b, residual)
-        for part in slices(len(x), problem.bytes // len(x)):
+        for part in parts:
             rest = None if residual is None else residual[part]
             _conv(
                 rank, x[part], w, b, stride, padding, dilation, groups, padding_mode, layout, activation, rest,
