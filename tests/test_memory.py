@@ -412,3 +412,29 @@ def test_copies_for_another_layout_are_made_in_slices() -> None:
             assert extra(call) <= 40 << 20, name
         y = calls["NHWC"]()
         assert np.array_equal(np.moveaxis(y, -1, 1), fastconv.conv2d(x, w, padding=1))
+        assert np.array_equal(
+            fastconv.conv2d_backward(y, last, hwio, padding=1, layout="NHWC")[0],
+            np.moveaxis(fastconv.conv2d_backward(np.moveaxis(y, -1, 1), x, w, padding=1)[0], 1, -1),
+        )
+
+
+def test_channels_last_gradients_are_made_in_slices() -> None:
+    """Exact on integers, whatever the number of slices, and without copies of the whole batch."""
+    g = data.rng(14)
+    x = data.integers(g, (40, 64, 64, 32), np.float32, 1)  # 20 MiB
+    w = data.integers(g, (3, 3, 32, 8), np.float32, 1)
+    dy = data.integers(g, (40, 62, 62, 8), np.float32, 1)
+    inner = (0, 3, 1, 2)
+    expected = fastconv.conv2d_backward(
+        dy.transpose(inner), x.transpose(inner), w.transpose(3, 2, 0, 1)
+    )
+    dx, dw, db = fastconv.conv2d_backward(dy, x, w, layout="NHWC")
+    assert_array_equal(dx.transpose(inner), expected[0])
+    assert_array_equal(dw.transpose(3, 2, 0, 1), expected[1])
+    assert_array_equal(db, expected[2])
+    with fastconv.threads(1):
+        needs = (True, False, False)
+        assert (
+            extra(lambda: fastconv.conv2d_backward(dy, x, w, layout="NHWC", needs=needs)[0])
+            <= 40 << 20
+        )

@@ -95,6 +95,14 @@ def _problem(layout: _Layout, x: Array, w: Array, dtype: Any, *options: Any) -> 
     )
 
 
+def _image_parts(arrange: _Layout, problem: Conv) -> list[slice]:
+    """Channels-last operands are copied: the slices of a batch to do that for, a few images at a time."""
+    if not (arrange.last and arrange.batched and problem.batch):
+        return []
+    size = (math.prod(problem.x_shape) + math.prod(problem.y_shape)) * problem.itemsize
+    return list(slices(problem.batch, size // problem.batch))
+
+
 def _conv(
     rank: int,
     x: Any,
@@ -138,11 +146,8 @@ def _conv(
     if residual is not None and residual.shape != outer:
         raise ValueError(f"residual: expected the result's shape {outer}, got {residual.shape}")
     check_out(out, outer, result_dtype)
-    image = (math.prod(problem.x_shape) + math.prod(problem.y_shape)) * dtype.itemsize
-    parts = (
-        list(slices(len(x), image // len(x))) if arrange.last and arrange.batched and len(x) else []
-    )
-    if len(parts) > 1:  # channels-last operands are copied: a few images at a time
+    parts = _image_parts(arrange, problem)
+    if len(parts) > 1:
         y = target(out, outer, result_dtype, x, w, b, residual)
         for part in parts:
             rest = None if residual is None else residual[part]
@@ -282,6 +287,20 @@ def _conv_backward(
         raise ValueError(
             f"dy: expected the output's shape {arrange.outer_shape(shape)}, got {dy.shape}"
         )
+    parts = _image_parts(arrange, problem)
+    if len(parts) > 1:
+        gradients: list[Any] = [result("dx", x.shape, result_dtype) if need_x else None, None, None]
+        for part in parts:
+            found = _conv_backward(
+                rank, dy[part], x[part], w, stride, padding, dilation, groups, padding_mode, layout, needs, algo,
+                precision, max_workspace,
+            )  # fmt: skip
+            if need_x:
+                gradients[0][part] = found[0]
+            for i, needed_too in ((1, need_w), (2, need_b)):
+                if needed_too:
+                    gradients[i] = found[i] if part.start == 0 else gradients[i] + found[i]
+        return gradients[0], gradients[1], gradients[2]
     dyc = contiguous(arrange.inner(dy), dtype).reshape(problem.y_shape)
     dx = dw = db = None
     if need_x:
