@@ -433,3 +433,20 @@ def test_impossible_classes_without_a_warning():
 def test_ignore_index_is_always_checked():
     with named("ignore_index"):
         F.cross_entropy(LOGITS, LOGITS + 1 / 3, ignore_index="x")
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_a_large_batch_in_slices(reduction):
+    """36 MiB of logits go through in three slices, with the reference's numbers."""
+    g = np.random.default_rng(7)
+    logits = g.standard_normal((24, 6, 256, 256)).astype(np.float32)
+    target = g.integers(0, 6, (24, 256, 256))
+    target[:, 0] = -100
+    weight = np.arange(1.0, 7.0)
+    got = F.cross_entropy(logits, target, weight, reduction=reduction)
+    np.testing.assert_allclose(
+        got, ref.cross_entropy(logits, target, weight, reduction=reduction), rtol=1e-5, atol=1e-5
+    )
+    got = F.cross_entropy_backward(logits, target, weight, reduction=reduction)
+    expected = ref.cross_entropy_backward(logits, target, weight, reduction=reduction)
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5 * abs(expected).max())

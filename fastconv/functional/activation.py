@@ -104,17 +104,19 @@ def _softmax(log: bool, x: Any, axis: int, dy: Any = _FORWARD, out: Array | None
         _softmax_rows(log, xc, dyc, y)
         return deliver(y, out, result_dtype)
     y = target(out, x.shape, dtype, x, dy)
-    # rows are gathered through a copy: of the whole where the rows run along the first axis
-    count = 1 if at == 0 else len(x)
-    for part in slices(count, x.size // max(count, 1) * dtype.itemsize) if y.size else ():
-        _softmax_copied(log, x, dy, y, at, slice(None) if at == 0 else part)
+    along = (
+        1 if at == 0 else 0
+    )  # rows are gathered through copies, of a slice of another axis at a time
+    each = x.size // max(x.shape[along], 1) * dtype.itemsize
+    for part in slices(x.shape[along], each) if y.size else ():
+        _softmax_copied(log, x, dy, y, at, (slice(None),) * along + (part,))
     return deliver(y, out, result_dtype)
 
 
 def _softmax_copied(
-    log: bool, x: Array, dy: Array | None, y: Array, axis: int, part: slice
+    log: bool, x: Array, dy: Array | None, y: Array, axis: int, part: tuple[slice, ...]
 ) -> None:
-    """One part of the first axis, its rows brought to the last axis and back."""
+    """One part of the array, its rows brought to the last axis and back."""
     xc = contiguous(np.moveaxis(x[part], axis, -1), y.dtype)
     dyc = None if dy is None else contiguous(np.moveaxis(dy[part], axis, -1), y.dtype)
     rows = result("x", xc.shape, y.dtype)

@@ -7,7 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from fastconv.functional._arrays import Array, as_array, common_dtypes, contiguous
+from fastconv.functional._arrays import (
+    Array,
+    as_array,
+    common_dtypes,
+    contiguous,
+    result,
+    slices,
+)
 from fastconv.functional.activation import log_softmax
 from fastconv.problem import choice, integer, number
 
@@ -31,7 +38,7 @@ class _CrossEntropy:
         label_smoothing: float,
     ) -> None:
         logits, target = as_array("logits", logits), as_array("target", target)
-        choice("reduction", reduction, REDUCTIONS)
+        self.reduction = choice("reduction", reduction, REDUCTIONS)
         label_smoothing = number("label_smoothing", label_smoothing, 0, 1)
         ignore_index = integer("ignore_index", ignore_index)
         if logits.ndim == 0 or logits.shape[min(logits.ndim, 2) - 1] == 0:
@@ -130,14 +137,23 @@ def cross_entropy(
     ValueError, TypeError
         For classes outside [0, C) other than ignore_index, and for wrong shapes.
     """
-    parts = _CrossEntropy(logits, target, weight, ignore_index, reduction, label_smoothing)
-    losses = parts.losses()
+    options = (weight, ignore_index, reduction, label_smoothing)
+    losses, divisor = [], 0.0
+    for part in _parts(logits, target):
+        rows = _CrossEntropy(
+            logits if part is None else logits[part],
+            target if part is None else target[part],
+            *options,
+        )
+        losses.append(rows.losses().reshape(rows.outer))
+        divisor += rows.divisor
     if reduction == "none":
-        return losses.reshape(parts.outer).astype(parts.result_dtype)[()]
-    total = losses.sum()
+        whole = losses[0] if len(losses) == 1 else np.concatenate(losses)
+        return whole.astype(rows.result_dtype)[()]
+    total = sum(part.sum() for part in losses)
     if reduction == "mean":
-        total = total / parts.divisor if parts.divisor else np.float64(np.nan)
-    return parts.result_dtype.type(total)
+        total = total / divisor if divisor else np.float64(np.nan)
+    return rows.result_dtype.type(total)
 
 
 def cross_entropy_backward(
@@ -160,16 +176,42 @@ def cross_entropy_backward(
     -------
     array like logits
     """
-    parts = _CrossEntropy(logits, target, weight, ignore_index, reduction, label_smoothing)
-    scale = as_array("dloss", dloss).astype(parts.dtype)
-    expected = parts.outer if reduction == "none" else ()
+    options = (weight, ignore_index, reduction, label_smoothing)
+    parts = _parts(logits, target)
+    if parts == [None]:
+        rows = _CrossEntropy(logits, target, *options)
+        return _gradient(rows, dloss, rows.divisor)
+    divisor = 0.0
+    if reduction == "mean":
+        divisor = sum(_CrossEntropy(logits[p], target[p], *options).divisor for p in parts)
+    gradient = result("logits", logits.shape, common_dtypes(logits=logits)[1])
+    for part in parts:
+        rows = _CrossEntropy(logits[part], target[part], *options)
+        own = np.ndim(dloss) > 0
+        gradient[part] = _gradient(rows, dloss[part] if own else dloss, divisor)
+    return gradient
+
+
+def _parts(logits: Any, target: Any) -> list[Any]:
+    """Slices of a large batch, so that log-probabilities and weights are kept for a few rows at a time; [None]: the whole."""
+    if not (isinstance(logits, np.ndarray) and isinstance(target, np.ndarray)):
+        return [None]
+    if logits.ndim < 2 or target.ndim < 1 or len(target) != len(logits) or not len(logits):
+        return [None]
+    parts = list(slices(len(logits), logits.nbytes // len(logits)))
+    return parts if len(parts) > 1 else [None]
+
+
+def _gradient(rows: _CrossEntropy, dloss: Any, divisor: float) -> Array:
+    scale = as_array("dloss", dloss).astype(rows.dtype)
+    expected = rows.outer if rows.reduction == "none" else ()
     if scale.shape != expected and scale.shape != ():
         raise ValueError(f"dloss: expected shape {expected}, got {scale.shape}")
-    if reduction == "mean":
-        scale = scale / parts.dtype.type(parts.divisor) if parts.divisor else scale * 0
-    dz = np.exp(parts.log_p) * parts.t.sum(axis=-1, keepdims=True) - parts.t
+    if rows.reduction == "mean":
+        scale = scale / rows.dtype.type(divisor) if divisor else scale * 0
+    dz = np.exp(rows.log_p) * rows.t.sum(axis=-1, keepdims=True) - rows.t
     dz *= scale.reshape(-1, 1) if scale.ndim else scale
-    outer = (*parts.outer, parts.classes)
-    return np.ascontiguousarray(np.moveaxis(dz.reshape(outer), -1, parts.axis)).astype(
-        parts.result_dtype, copy=False
+    outer = (*rows.outer, rows.classes)
+    return np.ascontiguousarray(np.moveaxis(dz.reshape(outer), -1, rows.axis)).astype(
+        rows.result_dtype, copy=False
     )
