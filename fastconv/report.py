@@ -13,7 +13,7 @@ from fastconv import algorithms, runtime
 from fastconv.kernels import peak
 from fastconv.problem import Conv, choice, conv_problem, integer, is_sequence
 
-# Share of the multiply-add peak that the kernels reach on layers of networks (benchmarks/: 60 to 95 % of it).
+# Share of the multiply-add peak that the kernels reach on layers of networks (VGG conv3 to conv5 on AVX2: 59 to 89 % of it).
 EFFICIENCY = 0.75
 # Bytes a second one core moves between memory and cache: benchmarks/roofline.py found 11e9 a core on Zen 3 servers.
 BANDWIDTH = 10e9
