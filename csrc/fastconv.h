@@ -69,6 +69,46 @@ typedef struct {
     ptrdiff_t x_row, rows, cols;
 } fc_wgrad_tile;
 
+/* Winograd convolution, F(m x m, r x r); body/winograd.h has the matrices. Pixels and tiles are
+ * vectors of `lanes` channels. */
+typedef enum {
+    FC_WINOGRAD_4_3,
+    FC_WINOGRAD_2_3,
+    FC_WINOGRAD_2_5,
+    FC_WINOGRAD_COUNT
+} fc_winograd_kind;
+
+/* winograd_input: v[i*alpha + j][tile] = (B^T d B)[i][j] of a row of tiles that are m pixels apart
+ */
+typedef struct {
+    const void *x; /* x[alpha][(tiles - 1)*m + alpha][lanes], rows x_row apart */
+    void *v;       /* v[alpha*alpha][tiles][lanes], positions v_p apart */
+    ptrdiff_t x_row, v_p, tiles;
+} fc_winograd_input;
+
+/* winograd_tile[nv][mr]: y[m][o] (+)= sum_b sum_c x[b*x_b + m*lanes + c] * w[(b*lanes + c)*NR + o],
+ * c < lanes; it adds to y without FC_FIRST */
+typedef struct {
+    const void *x, *w;
+    void *y; /* y[mr][NR] */
+    ptrdiff_t x_b, blocks;
+    int flags;
+} fc_winograd_tile;
+
+/* winograd_output: y = act(A^T sums A + bias + residual) of a row of tiles, `lanes` output channels
+ */
+typedef struct {
+    const void *sums;     /* sums[alpha*alpha][tiles][...], s_p and s_t apart */
+    void *y;              /* NCHW: channels y_oc apart, rows y_row apart */
+    const void *bias;     /* bias[oc] or NULL */
+    const void *residual; /* same strides as y, or NULL */
+    ptrdiff_t s_p, s_t, tiles, y_oc, y_row;
+    ptrdiff_t rows, cols; /* pixels of y to store: at most m and tiles*m */
+    int oc;               /* valid output channels, 1..lanes */
+    int flags;
+    int *nonfinite; /* set to 1 when some A^T sums A is not finite */
+} fc_winograd_output;
+
 /* dot_tile[mr]: acc[m] += sum_r sum_p a[r*a_row + p] * b[m][r*b_row + p] */
 typedef struct {
     const void *a;
@@ -94,6 +134,11 @@ typedef void (*fc_conv_tile_fn)(const fc_conv_tile *);
 typedef void (*fc_pixel_tile_fn)(const fc_pixel_tile *);
 typedef void (*fc_wgrad_tile_fn)(const fc_wgrad_tile *);
 typedef void (*fc_dot_tile_fn)(const fc_dot_tile *);
+typedef void (*fc_winograd_input_fn)(const fc_winograd_input *);
+typedef void (*fc_winograd_tile_fn)(const fc_winograd_tile *);
+typedef void (*fc_winograd_output_fn)(const fc_winograd_output *);
+/* u[i*alpha + j] = (G g G^T)[i][j] for `lanes` output channels: positions u_p, taps g_t apart */
+typedef void (*fc_winograd_weight_fn)(void *u, ptrdiff_t u_p, const void *g, ptrdiff_t g_t);
 typedef void (*fc_pool_fn)(const fc_pool *);
 typedef void (*fc_map_fn)(void *y, const void *x, ptrdiff_t n);
 typedef void (*fc_map2_fn)(void *dx, const void *dy, const void *x, ptrdiff_t n);
@@ -111,6 +156,11 @@ typedef struct {
     fc_pixel_tile_fn gemm_tile[FC_NV_MAX + 1][FC_MR_MAX + 1];
     fc_wgrad_tile_fn wgrad_tile[FC_NV_MAX + 1][FC_WGRAD_MR_MAX + 1];
     fc_dot_tile_fn dot_tile[FC_DOT_MR + 1];
+
+    fc_winograd_input_fn winograd_input[FC_WINOGRAD_COUNT];
+    fc_winograd_tile_fn winograd_tile[FC_NV_MAX + 1][FC_MR_MAX + 1]; /* up to conv_mr[nv] */
+    fc_winograd_output_fn winograd_output[FC_WINOGRAD_COUNT];
+    fc_winograd_weight_fn winograd_weight[FC_WINOGRAD_COUNT];
 
     /* y[i] = x[i*step], i < n */
     void (*copy_strided)(void *y, const void *x, ptrdiff_t n, ptrdiff_t step);

@@ -10,13 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 
-from fastconv.kernels import conv_direct, conv_im2col, conv_linear, conv_pixel, isa
+from fastconv.kernels import conv_direct, conv_im2col, conv_linear, conv_pixel, conv_winograd, isa
 from fastconv.kernels.lattice import Lattice
-from fastconv.problem import Conv, LatticeSpec, choice
+from fastconv.problem import Conv, LatticeSpec, Sizes, choice
 
 # Below this many flops one thread is faster: waking a team costs microseconds, the work takes as long.
 SERIAL_FLOPS = 2.5e6
@@ -26,31 +26,50 @@ SERIAL_FLOPS = 2.5e6
 class Shape:
     """What the choice looks at: one group of the convolution that will run (for the input gradient the transposed one)."""
 
+    itemsize: int
     channels: int
     outputs: int
-    pixels: int
-    taps: int
+    images: int  # times the planes of each
+    size: Sizes  # output pixels of a plane
+    kernel: Sizes
+    is_plain: bool  # stride and dilation 1
     is_linear: bool
+
+    @property
+    def pixels(self) -> int:
+        return self.images * self.size[0] * self.size[1]
+
+    @property
+    def taps(self) -> int:
+        return math.prod(self.kernel)
+
+
+def nothing(shape: Shape) -> str | None:
+    return None
 
 
 @dataclass(frozen=True)
 class Algorithm:
     """One way to compute a convolution.
 
-    `refuses(shape)` is the reason, or None, why the automatic choice passes this row by. A row that is `general` can run every
-    problem when it is forced; the others cannot run what they refuse. `error` names the tolerance class of
-    tests/tolerance.py.
+    `cannot(shape)` is the reason, or None, why this row is not able to run a problem; `refuses(shape)` the reason why the
+    automatic choice passes it by although it could. `error` names the tolerance class of tests/tolerance.py.
     """
 
     name: str
     summary: str
     error: str
-    refuses: Callable[[Shape], str | None]
     run: Callable[..., int]
-    general: bool = True
+    refuses: Callable[[Shape], str | None] = nothing
+    cannot: Callable[[Shape], str | None] = nothing
+
+    @property
+    def general(self) -> bool:
+        """Whether it can run every problem."""
+        return self.cannot is nothing
 
 
-def refuse_linear(shape: Shape) -> str | None:
+def cannot_linear(shape: Shape) -> str | None:
     return None if shape.is_linear else "the kernel does not cover the whole unpadded input"
 
 
@@ -61,13 +80,84 @@ def refuse_pixel(shape: Shape) -> str | None:
 
 
 def refuse_direct(shape: Shape) -> str | None:
-    if shape.taps == 1 and shape.pixels >= 64:
+    if shape.taps == 1 and shape.size[0] * shape.size[1] >= 64:
         return "a 1x1 convolution is a matrix product: no columns to build, and rows are stored without a transpose"
     return None
 
 
-def refuse_nothing(shape: Shape) -> str | None:
+def cannot_winograd(r: int, shape: Shape) -> str | None:
+    if shape.kernel != (1, r, r):
+        return f"the kernel is not {r}x{r}"
+    return None if shape.is_plain else "stride and dilation must be 1"
+
+
+def cycles_direct(shape: Shape) -> float:
+    """Cycles of one core that the direct kernel takes."""
+    vectors = shape.pixels * shape.channels * shape.outputs * shape.taps / isa.lanes(shape.itemsize)
+    return vectors / (FMA_PER_CYCLE * DIRECT_EFFICIENCY)
+
+
+def cycles_winograd(m: int, r: int, shape: Shape) -> float:
+    """The same for F(m, r): products, both transforms, and the weights, which are transformed once and read for each block."""
+    positions, pairs = (m + r - 1) ** 2, shape.channels * shape.outputs
+    tiles = shape.images * math.prod(-(-n // m) for n in shape.size)
+    products = (
+        positions
+        * tiles
+        * pairs
+        / isa.lanes(shape.itemsize)
+        / (FMA_PER_CYCLE * WINOGRAD_EFFICIENCY)
+    )
+    transforms = (
+        positions
+        * tiles
+        * (shape.channels + shape.outputs)
+        / isa.lanes(shape.itemsize)
+        * TRANSFORM_CYCLES
+    )
+    weights = positions * pairs * (WEIGHT_CYCLES + tiles / WEIGHT_TILES * WEIGHT_READ_CYCLES)
+    return products + transforms + weights
+
+
+def refuse_winograd(m: int, r: int, least: int, shape: Shape) -> str | None:
+    if min(shape.channels, shape.outputs) < least:
+        return (
+            f"fewer than {least} channels: its rounding errors and transforms would weigh too much"
+        )
+    others = [k for k in conv_winograd.KINDS if k[1] == r]
+    own, direct = cycles_winograd(m, r, shape), cycles_direct(shape)
+    if own > 0.9 * direct:
+        return f"too few tiles for the transform of the weights: {own / direct:.2f} of the direct time expected"
+    best = min(others, key=lambda k: cycles_winograd(k[0], k[1], shape))
+    if best != (m, r) and shape.channels >= WINOGRAD_LEAST[best]:
+        return f"F({best[0]}, {r}) should be faster"
     return None
+
+
+# Vector multiply-adds a cycle of the cores this was written for.
+FMA_PER_CYCLE = 2
+# What follows was measured on Zen 3 (AVX2): the share of the peak that the direct kernel and the products of Winograd reach on
+# layers of VGG-16 and ResNet-50; cycles a transformed vector; cycles to transform, write and read a weight in L3.
+DIRECT_EFFICIENCY = 0.86
+WINOGRAD_EFFICIENCY = 0.85
+TRANSFORM_CYCLES = 5.5
+WEIGHT_CYCLES = 1.4
+WEIGHT_READ_CYCLES = 0.7
+WEIGHT_TILES = 32
+# Fewest channels with which F(m, r) keeps the promise of docs/numerics.md: at most twice the error of a multiply-add chain.
+WINOGRAD_LEAST = {(4, 3): 48, (2, 3): 16, (2, 5): 24}
+
+
+def _winograd(kind: int) -> Algorithm:
+    m, r = conv_winograd.KINDS[kind]
+    return Algorithm(
+        f"winograd_{m}_{r}",
+        f"Winograd F({m}x{m}, {r}x{r}): {m * m * r * r / (m + r - 1) ** 2:.3g} times fewer products",
+        f"winograd_{m}_{r}",
+        partial(conv_winograd.run, kind),
+        partial(refuse_winograd, m, r, WINOGRAD_LEAST[m, r]),
+        partial(cannot_winograd, r),
+    )
 
 
 ALGORITHMS = (
@@ -75,29 +165,28 @@ ALGORITHMS = (
         "linear",
         "one matrix product over flattened images",
         "direct",
-        refuse_linear,
         conv_linear.run,
-        general=False,
+        cannot=cannot_linear,
     ),
     Algorithm(
         "pixel",
         "direct, vectorised over pixels: depthwise and few output channels",
         "direct",
-        refuse_pixel,
         conv_pixel.run,
+        refuse_pixel,
     ),
+    *map(_winograd, range(len(conv_winograd.KINDS))),
     Algorithm(
         "direct",
         "direct, vectorised over output channels",
         "direct",
-        refuse_direct,
         conv_direct.run,
+        refuse_direct,
     ),
     Algorithm(
         "im2col",
         "columns of one block of pixels, multiplied by the packed GEMM",
         "direct",
-        refuse_nothing,
         conv_im2col.run,
     ),
 )
@@ -128,10 +217,12 @@ def select(algo: str, shape: Shape) -> tuple[Algorithm, tuple[tuple[str, str], .
     choice("algo", algo, ("auto", *NAMES))
     reasons: list[tuple[str, str]] = []
     for algorithm in ALGORITHMS:
-        reason = algorithm.refuses(shape)
         if algo not in ("auto", algorithm.name):
             continue
-        if reason is None or (algo != "auto" and algorithm.general):
+        reason = algorithm.cannot(shape)
+        if reason is None and algo == "auto":
+            reason = algorithm.refuses(shape)
+        if reason is None:
             return algorithm, tuple(reasons)
         reasons.append((algorithm.name, reason))
     raise ValueError(f"algo: {algo!r} cannot run this problem: {reasons[-1][1]}")
@@ -139,32 +230,33 @@ def select(algo: str, shape: Shape) -> tuple[Algorithm, tuple[tuple[str, str], .
 
 def _lattices(algorithm: Algorithm, specs: Sequence[LatticeSpec]) -> tuple[Lattice, ...]:
     """One lattice a run; a linear layer is one product, whatever the stride."""
-    used = specs if algorithm.general else specs[:1]
+    used = specs[:1] if algorithm.name == "linear" else specs
     return tuple(Lattice(*spec) for spec in used)
+
+
+def _shape(problem: Conv, channels: int, outputs: int, out: Sizes) -> Shape:
+    return Shape(
+        problem.itemsize,
+        channels,
+        outputs,
+        problem.batch * out[0],
+        out[1:],
+        problem.kernel,
+        problem.stride == problem.dilation == (1, 1, 1),
+        problem.is_linear,
+    )
 
 
 @lru_cache(maxsize=256)
 def plan_forward(problem: Conv, algo: str, isa_name: str) -> Plan:
-    shape = Shape(
-        problem.channels,
-        problem.outputs,
-        math.prod(problem.out),
-        math.prod(problem.kernel),
-        problem.is_linear,
-    )
+    shape = _shape(problem, problem.channels, problem.outputs, problem.out)
     algorithm, reasons = select(algo, shape)
     return Plan(problem, algorithm, reasons, _lattices(algorithm, [problem.forward_lattice()]))
 
 
 @lru_cache(maxsize=256)
 def plan_input_gradient(problem: Conv, algo: str, isa_name: str) -> Plan:
-    shape = Shape(
-        problem.outputs,
-        problem.channels,
-        math.prod(problem.sizes),
-        math.prod(problem.kernel),
-        problem.is_linear,
-    )
+    shape = _shape(problem, problem.outputs, problem.channels, problem.sizes)
     algorithm, reasons = select(algo, shape)
     specs = problem.input_gradient_lattices()
     return Plan(problem, algorithm, reasons, _lattices(algorithm, specs), gradient=True)

@@ -123,7 +123,7 @@ def explain(
     --------
     >>> import fastconv
     >>> print(fastconv.explain("conv2d", (1, 64, 56, 56), (64, 64, 3, 3), padding=1).algorithm)
-    direct
+    winograd_4_3
     """
     gradient = False
     if isinstance(operation, Conv):

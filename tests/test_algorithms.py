@@ -19,7 +19,8 @@ def problem(x: tuple[int, ...], w: tuple[int, ...], **options: object) -> Conv:
 @pytest.mark.parametrize(
     ("x", "w", "options", "expected"),
     [
-        ((1, 64, 56, 56), (64, 64, 3, 3), {"padding": 1}, "direct"),
+        ((1, 64, 56, 56), (64, 64, 3, 3), {"padding": 1}, "winograd_4_3"),
+        ((1, 64, 56, 56), (64, 64, 3, 3), {"padding": 1, "stride": 2}, "direct"),
         ((1, 64, 56, 56), (64, 1, 3, 3), {"padding": 1, "groups": 64}, "pixel"),
         ((1, 1, 28, 28), (6, 1, 5, 5), {}, "pixel"),
         ((1, 64, 56, 56), (256, 64, 1, 1), {}, "im2col"),
@@ -73,16 +74,16 @@ def test_workspace_of_a_large_problem(name: str, gradient: bool) -> None:
 
 def test_explain() -> None:
     found = fastconv.explain("conv2d", (1, 64, 56, 56), (64, 64, 3, 3), padding=1)
-    assert found.algorithm == "direct"
+    assert found.algorithm == "winograd_4_3"
     assert found.flops == 2 * 64 * 64 * 9 * 56 * 56
     assert found.bytes == 4 * (2 * 64 * 56 * 56 + 64 * 64 * 9)
     assert found.workspace > 0
     assert found.expected_seconds > 0
     assert found.isa == fastconv.isa()
     text = str(found)
-    assert "direct" in text
+    assert "winograd_4_3" in text
     assert "not pixel: " in text
-    assert found.as_dict()["algorithm"] == "direct"
+    assert found.as_dict()["algorithm"] == "winograd_4_3"
     p = problem((1, 64, 56, 56), (64, 64, 3, 3), padding=1)
     assert fastconv.explain(p).algorithm == "direct"
     assert fastconv.explain("conv1d_dx", (1, 2, 90), (3, 2, 5), algo="im2col").algorithm == "im2col"

@@ -9,6 +9,30 @@
  * the NCHW store transposes VL pixels at a time. Limits: mr*nv accumulators + nv weights + 1
  * broadcast must fit the register file: FC_CONV_MR_1 and FC_CONV_MR_2 of the row's file.
  */
+/* n <= VL pixels of `rows` <= VL output channels, transposed; with literals it stays in registers
+ */
+static inline __attribute__((always_inline)) void FC_FN(conv_store_block)(
+    REAL *y, const ptrdiff_t y_oc, const REAL *sums, const ptrdiff_t nr, const REAL *residual,
+    const int relu, const int n, const int rows) {
+    V r[VL];
+#pragma GCC unroll 16
+    for (int i = 0; i < VL; i++) r[i] = i < n ? v_load(sums + i * nr) : v_zero();
+    v_transpose(r);
+#pragma GCC unroll 16
+    for (int i = 0; i < VL; i++) {
+        if (i >= rows) break;
+        V s = r[i];
+        if (residual) s = v_add(s, n == VL ? v_load(residual) : v_load_n(residual, n));
+        if (relu) s = v_max(v_zero(), s);
+        if (n == VL)
+            v_store(y, s);
+        else
+            v_store_n(y, s, n);
+        y += y_oc;
+        if (residual) residual += y_oc;
+    }
+}
+
 static __attribute__((noinline)) void FC_FN(conv_store)(const fc_conv_tile *t, const REAL *sums,
                                                         int mr, int nv) {
     const REAL *const residual = t->residual;
@@ -26,20 +50,20 @@ static __attribute__((noinline)) void FC_FN(conv_store)(const fc_conv_tile *t, c
             }
         return;
     }
+    const ptrdiff_t y_oc = t->y_oc;
+    const int relu = t->flags & FC_RELU;
     for (int o0 = 0; o0 < t->oc; o0 += VL)
         for (int p0 = 0; p0 < mr; p0 += VL) {
             const int n = mr - p0 < VL ? mr - p0 : VL, rows = t->oc - o0 < VL ? t->oc - o0 : VL;
-            V r[VL];
-            for (int i = 0; i < VL; i++)
-                r[i] = i < n ? v_load(sums + (p0 + i) * nr + o0) : v_zero();
-            v_transpose(r);
-            for (int i = 0; i < rows; i++) {
-                const ptrdiff_t at = (o0 + i) * t->y_oc + p0;
-                V s = r[i];
-                if (residual) s = v_add(s, v_load_n(residual + at, n));
-                if (t->flags & FC_RELU) s = v_max(v_zero(), s);
-                v_store_n(y + at, s, n);
-            }
+            const ptrdiff_t at = o0 * y_oc + p0;
+            const REAL *const from = sums + p0 * nr + o0;
+            if (n < VL || rows < VL || residual)
+                FC_FN(conv_store_block)(y + at, y_oc, from, nr, residual ? residual + at : NULL,
+                                        relu, n, rows);
+            else if (relu)
+                FC_FN(conv_store_block)(y + at, y_oc, from, nr, NULL, 1, VL, VL);
+            else
+                FC_FN(conv_store_block)(y + at, y_oc, from, nr, NULL, 0, VL, VL);
         }
 }
 
@@ -51,17 +75,10 @@ static inline __attribute__((always_inline)) void FC_FN(conv_tile_body)(const fc
     const ptrdiff_t *const off = t->off;
     const ptrdiff_t taps = t->taps, x_c = t->x_c;
     REAL *const partial = t->acc;
-    if (t->flags & FC_FIRST) {
 #pragma GCC unroll 14
-        for (int p = 0; p < mr; p++)
+    for (int p = 0; p < mr; p++)
 #pragma GCC unroll 2
-            for (int v = 0; v < nv; v++) acc[p][v] = v_zero();
-    } else {
-#pragma GCC unroll 14
-        for (int p = 0; p < mr; p++)
-#pragma GCC unroll 2
-            for (int v = 0; v < nv; v++) acc[p][v] = v_load(partial + (p * nv + v) * VL);
-    }
+        for (int v = 0; v < nv; v++) acc[p][v] = v_zero();
     for (ptrdiff_t c = t->channels; c > 0; c--) {
         for (ptrdiff_t k = 0; k < taps; k++) {
             const REAL *xs = x + off[k];
@@ -78,6 +95,13 @@ static inline __attribute__((always_inline)) void FC_FN(conv_tile_body)(const fc
             w += nv * VL;
         }
         x += x_c;
+    }
+    if (!(t->flags & FC_FIRST)) {
+#pragma GCC unroll 14
+        for (int p = 0; p < mr; p++)
+#pragma GCC unroll 2
+            for (int v = 0; v < nv; v++)
+                acc[p][v] = v_add(acc[p][v], v_load(partial + (p * nv + v) * VL));
     }
     const int last = t->flags & FC_LAST;
     if (last && t->bias) {

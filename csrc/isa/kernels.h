@@ -5,6 +5,7 @@
 #include "body/conv_tile.h"
 #include "body/pixel_tile.h"
 #include "body/wgrad_tile.h"
+#include "body/winograd.h"
 #include "body/pack.h"
 #include "body/elementwise.h"
 #include "body/pool.h"
@@ -14,6 +15,11 @@
 #define FC_ENTRY_CONV(mr, nv) [mr] = FC_FN(conv_tile_##mr##x##nv),
 #define FC_ENTRY_PIXEL(mr, nv) [mr] = FC_FN(pixel_tile_##mr##x##nv),
 #define FC_ENTRY_GEMM(mr, nv) [mr] = FC_FN(gemm_tile_##mr##x##nv),
+#define FC_ENTRY_WINOGRAD(mr, nv) [mr] = FC_FN(winograd_tile_##mr##x##nv),
+#define FC_EACH_WINOGRAD(op) \
+    {[FC_WINOGRAD_4_3] = FC_FN(op##_4_3), \
+     [FC_WINOGRAD_2_3] = FC_FN(op##_2_3), \
+     [FC_WINOGRAD_2_5] = FC_FN(op##_2_5)}
 #define FC_ENTRY_WGRAD(mr, nv) [mr] = FC_FN(wgrad_tile_##mr##x##nv),
 
 static const fc_kernels FC_FN(kernels) = {
@@ -30,6 +36,11 @@ static const fc_kernels FC_FN(kernels) = {
     .wgrad_tile = {[1] = {FC_TILES_1(FC_ENTRY_WGRAD, FC_WGRAD_MR)},
                    [2] = {FC_TILES_2(FC_ENTRY_WGRAD, FC_WGRAD_MR)}},
     .dot_tile = {NULL, FC_FN(dot_tile_1), FC_FN(dot_tile_2), FC_FN(dot_tile_3), FC_FN(dot_tile_4)},
+    .winograd_input = FC_EACH_WINOGRAD(winograd_input),
+    .winograd_tile = {[1] = {FC_TILES_1(FC_ENTRY_WINOGRAD, FC_CONV_MR_1)},
+                      [2] = {FC_TILES_2(FC_ENTRY_WINOGRAD, FC_CONV_MR_2)}},
+    .winograd_output = FC_EACH_WINOGRAD(winograd_output),
+    .winograd_weight = FC_EACH_WINOGRAD(winograd_weight),
     .copy_strided = FC_FN(copy_strided),
     .transpose = FC_FN(transpose),
     .add = FC_FN(add),
@@ -57,3 +68,8 @@ static const fc_kernels FC_FN(kernels) = {
 #undef FC_ENTRY_PIXEL
 #undef FC_ENTRY_GEMM
 #undef FC_ENTRY_WGRAD
+#undef FC_ENTRY_WINOGRAD
+#undef FC_EACH_WINOGRAD
+#undef FC_WINOGRAD
+#undef FC_WINOGRAD_TILE
+#undef FC_INLINE

@@ -203,22 +203,26 @@ static inline float FC_FN(hmax)(__m256 a) {
     s = _mm_max_ps(s, _mm_movehl_ps(s, s));
     return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
 }
-static inline void FC_FN(transpose_v)(__m256 *r) {
+static inline __attribute__((always_inline)) void FC_FN(transpose_v)(__m256 *r) {
     __m256 t[8];
+#pragma GCC unroll 16
     for (int i = 0; i < 8; i += 2) {
         t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
         t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
     }
+#pragma GCC unroll 16
     for (int i = 0; i < 8; i += 4) {
         r[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
         r[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);
         r[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
         r[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
     }
+#pragma GCC unroll 16
     for (int i = 0; i < 4; i++) {
         t[i] = _mm256_permute2f128_ps(r[i], r[i + 4], 0x20);
         t[i + 4] = _mm256_permute2f128_ps(r[i], r[i + 4], 0x31);
     }
+#pragma GCC unroll 16
     for (int i = 0; i < 8; i++) r[i] = t[i];
 }
 
@@ -277,7 +281,7 @@ static inline double FC_FN(hmax)(__m256d a) {
     const __m128d s = _mm_max_pd(_mm256_castpd256_pd128(a), _mm256_extractf128_pd(a, 1));
     return _mm_cvtsd_f64(_mm_max_sd(s, _mm_unpackhi_pd(s, s)));
 }
-static inline void FC_FN(transpose_v)(__m256d *r) {
+static inline __attribute__((always_inline)) void FC_FN(transpose_v)(__m256d *r) {
     const __m256d t0 = _mm256_unpacklo_pd(r[0], r[1]), t1 = _mm256_unpackhi_pd(r[0], r[1]);
     const __m256d t2 = _mm256_unpacklo_pd(r[2], r[3]), t3 = _mm256_unpackhi_pd(r[2], r[3]);
     r[0] = _mm256_permute2f128_pd(t0, t2, 0x20);
@@ -329,18 +333,21 @@ static inline float FC_FN(hmax)(__m512 a) {
     s = _mm_max_ps(s, _mm_movehl_ps(s, s));
     return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
 }
-static inline void FC_FN(transpose_v)(__m512 *r) {
+static inline __attribute__((always_inline)) void FC_FN(transpose_v)(__m512 *r) {
     __m512 t[16];
+#pragma GCC unroll 16
     for (int i = 0; i < 16; i += 2) {
         t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
         t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
     }
+#pragma GCC unroll 16
     for (int i = 0; i < 16; i += 4) { /* r[i+k] = column k of each 4x4 block of rows i..i+3 */
         r[i] = _mm512_shuffle_ps(t[i], t[i + 2], 0x44);
         r[i + 1] = _mm512_shuffle_ps(t[i], t[i + 2], 0xee);
         r[i + 2] = _mm512_shuffle_ps(t[i + 1], t[i + 3], 0x44);
         r[i + 3] = _mm512_shuffle_ps(t[i + 1], t[i + 3], 0xee);
     }
+#pragma GCC unroll 16
     for (int k = 0; k < 4; k++) { /* 4x4 transpose of the 128-bit lanes of r[k], r[k+4], ... */
         const __m512 a = _mm512_shuffle_f32x4(r[k], r[k + 4], 0x88);
         const __m512 b = _mm512_shuffle_f32x4(r[k], r[k + 4], 0xdd);
@@ -351,6 +358,7 @@ static inline void FC_FN(transpose_v)(__m512 *r) {
         t[k + 8] = _mm512_shuffle_f32x4(a, c, 0xdd);
         t[k + 12] = _mm512_shuffle_f32x4(b, d, 0xdd);
     }
+#pragma GCC unroll 16
     for (int i = 0; i < 16; i++) r[i] = t[i];
 }
 
@@ -395,12 +403,14 @@ static inline double FC_FN(hmax)(__m512d a) {
     const __m128d s = _mm_max_pd(_mm256_castpd256_pd128(h), _mm256_extractf128_pd(h, 1));
     return _mm_cvtsd_f64(_mm_max_sd(s, _mm_unpackhi_pd(s, s)));
 }
-static inline void FC_FN(transpose_v)(__m512d *r) {
+static inline __attribute__((always_inline)) void FC_FN(transpose_v)(__m512d *r) {
     __m512d t[8];
+#pragma GCC unroll 16
     for (int i = 0; i < 8; i += 2) { /* t[i+k] = column k of each 2x2 block of rows i, i+1 */
         t[i] = _mm512_unpacklo_pd(r[i], r[i + 1]);
         t[i + 1] = _mm512_unpackhi_pd(r[i], r[i + 1]);
     }
+#pragma GCC unroll 16
     for (int k = 0; k < 2; k++) { /* 4x4 transpose of the 128-bit lanes of t[k], t[k+2], ... */
         const __m512d a = _mm512_shuffle_f64x2(t[k], t[k + 2], 0x88);
         const __m512d b = _mm512_shuffle_f64x2(t[k], t[k + 2], 0xdd);

@@ -26,6 +26,7 @@ cdef struct Job:
     Py_ssize_t panel
     bint padded
     Py_ssize_t panels              # in a group
+    size_t column                  # bytes of one packed output
     char *packed
     size_t packed_group            # bytes of one packed group
     # the part of the weights packed now: groups [group0, group1), panels [panel0, panel1)
@@ -50,5 +51,8 @@ cdef void merge_rows(const Job *job, const Task *t, Py_ssize_t *rows, Py_ssize_t
 cdef void activate(const Job *job, const Task *t) noexcept nogil
 cdef int start_job(Job *job, Lattice lattice, object x, object w, object y, Py_ssize_t groups,
                    bint transposed, object bias, object residual, int activation) except -1
+cdef void split_panels(const Job *job, Py_ssize_t split, Py_ssize_t *panel0, Py_ssize_t *panel1) noexcept nogil
+cdef int run_rounds(Job *job, task_fn pack, size_t pack_workspace, size_t limit, Py_ssize_t tasks, task_fn task,
+                    size_t workspace, int threads) except -1
 cdef int run_job(Job *job, task_fn task, size_t workspace, int threads) except -1
 cdef size_t band_budget(object max_workspace) except? 0

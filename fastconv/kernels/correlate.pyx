@@ -49,9 +49,7 @@ cdef Py_ssize_t packed_width(const Job *job, Py_ssize_t i) noexcept nogil:
 cdef const char *packed_panel(const Job *job, Py_ssize_t group, Py_ssize_t start) noexcept nogil:
     """The packed panel that begins with output `start` of `group`."""
     cdef Py_ssize_t first = packed_width(job, job.panel0)
-    return job.packed + (group - job.group0) * job.packed_group + (
-        (start - first) * job.channels * job.taps * job.itemsize
-    )
+    return job.packed + (group - job.group0) * job.packed_group + (start - first) * job.column
 
 
 cdef void pack_task(void *argument, Py_ssize_t task, char *workspace) noexcept nogil:
@@ -81,7 +79,7 @@ cdef void pack_task(void *argument, Py_ssize_t task, char *workspace) noexcept n
 
 cdef void decode(const Job *job, Py_ssize_t task, Task *t) noexcept nogil:
     """Task number -> image, group, panels and block of outputs; blocks vary fastest, panel ranges slowest."""
-    cdef Py_ssize_t i, at, split
+    cdef Py_ssize_t i, at
     for i in range(2, -1, -1):
         at = task % job.blocks[i]
         task //= job.blocks[i]
@@ -90,9 +88,13 @@ cdef void decode(const Job *job, Py_ssize_t task, Task *t) noexcept nogil:
     t.n = task % job.batch
     task //= job.batch
     t.group = job.group0 + task % (job.group1 - job.group0)
-    split = task // (job.group1 - job.group0)
-    t.panel0 = job.panel0 + split * (job.panel1 - job.panel0) // job.splits
-    t.panel1 = job.panel0 + (split + 1) * (job.panel1 - job.panel0) // job.splits
+    split_panels(job, task // (job.group1 - job.group0), &t.panel0, &t.panel1)
+
+
+cdef void split_panels(const Job *job, Py_ssize_t split, Py_ssize_t *panel0, Py_ssize_t *panel1) noexcept nogil:
+    """The panels [panel0, panel1) of one of job.splits ranges."""
+    panel0[0] = job.panel0 + split * (job.panel1 - job.panel0) // job.splits
+    panel1[0] = job.panel0 + (split + 1) * (job.panel1 - job.panel0) // job.splits
 
 
 cdef const char *source_plane(const Job *job, const Task *t) noexcept nogil:
@@ -176,20 +178,20 @@ cdef int start_job(Job *job, Lattice lattice, object x, object w, object y, Py_s
     return 0
 
 
-cdef int run_job(Job *job, task_fn task, size_t workspace, int threads) except -1:
-    """Pack as many weights as PACKED_LIMIT holds, run all tasks on them, and so on to the last output."""
-    cdef size_t column = job.channels * job.taps * job.itemsize
-    cdef size_t group_bytes = column * packed_width(job, job.panels)
-    cdef Py_ssize_t groups_at_once = 1, panels_at_once = job.panels, base, i, total = 1
-    for i in range(3):
-        job.blocks[i] = (job.axis[i].out + job.band.block[i] - 1) // job.band.block[i]
-        total *= job.blocks[i]
-    if group_bytes <= PACKED_LIMIT:
-        groups_at_once = max(1, min(job.groups, PACKED_LIMIT // max(group_bytes, 1)))
+cdef int run_rounds(Job *job, task_fn pack, size_t pack_workspace, size_t limit, Py_ssize_t tasks, task_fn task,
+                    size_t workspace, int threads) except -1:
+    """Pack as many weights as `limit` bytes hold, run all tasks on them, and so on to the last output.
+
+    `tasks` is their number for one group and all outputs; job.column the bytes of one packed output.
+    """
+    cdef size_t group_bytes = job.column * packed_width(job, job.panels)
+    cdef Py_ssize_t groups_at_once = 1, panels_at_once = job.panels, base, i
+    if group_bytes <= limit:
+        groups_at_once = max(1, min(job.groups, limit // max(group_bytes, 1)))
         job.packed_group = group_bytes
     else:
-        panels_at_once = max(1, PACKED_LIMIT // (column * job.panel))
-        job.packed_group = column * panels_at_once * job.panel
+        panels_at_once = max(1, limit // (job.column * job.panel))
+        job.packed_group = job.column * panels_at_once * job.panel
     job.packed = <char *>block_alloc(job.packed_group * groups_at_once)
     if job.packed == NULL:
         raise MemoryError(f"fastconv: no memory for {job.packed_group * groups_at_once} bytes of packed weights")
@@ -199,9 +201,9 @@ cdef int run_job(Job *job, task_fn task, size_t workspace, int threads) except -
             for job.panel0 in range(0, job.panels, panels_at_once):
                 job.panel1 = min(job.panels, job.panel0 + panels_at_once)
                 i = (job.group1 - job.group0) * (job.panel1 - job.panel0)
-                run_tasks(pack_task, job, i, job.w_taps * job.panel * job.itemsize,
+                run_tasks(pack, job, i, pack_workspace,
                           threads if job.packed_group * groups_at_once > PACK_SERIAL else 1)
-                base = (job.group1 - job.group0) * job.batch * total
+                base = (job.group1 - job.group0) * tasks
                 job.splits = 1
                 if base < 2 * threads:
                     job.splits = max(1, min(job.panel1 - job.panel0, (2 * threads + base - 1) // base))
@@ -209,6 +211,17 @@ cdef int run_job(Job *job, task_fn task, size_t workspace, int threads) except -
     finally:
         block_free(job.packed)
     return 0
+
+
+cdef int run_job(Job *job, task_fn task, size_t workspace, int threads) except -1:
+    """run_rounds over the blocks of job.band, with weights packed as [channel][tap][width]."""
+    cdef Py_ssize_t i, tasks = job.batch
+    for i in range(3):
+        job.blocks[i] = (job.axis[i].out + job.band.block[i] - 1) // job.band.block[i]
+        tasks *= job.blocks[i]
+    job.column = job.channels * job.taps * job.itemsize
+    return run_rounds(job, pack_task, job.w_taps * job.panel * job.itemsize, PACKED_LIMIT, tasks, task, workspace,
+                      threads)
 
 
 cdef size_t band_budget(object max_workspace) except? 0:

@@ -39,6 +39,31 @@ cdef extern from "fastconv.h" nogil:
         void *acc
         Py_ssize_t x_row, rows, cols
 
+    ctypedef enum fc_winograd_kind:
+        FC_WINOGRAD_4_3, FC_WINOGRAD_2_3, FC_WINOGRAD_2_5, FC_WINOGRAD_COUNT
+
+    ctypedef struct fc_winograd_input:
+        const void *x
+        void *v
+        Py_ssize_t x_row, v_p, tiles
+
+    ctypedef struct fc_winograd_tile:
+        const void *x
+        const void *w
+        void *y
+        Py_ssize_t x_b, blocks
+        int flags
+
+    ctypedef struct fc_winograd_output:
+        const void *sums
+        void *y
+        const void *bias
+        const void *residual
+        Py_ssize_t s_p, s_t, tiles, y_oc, y_row
+        Py_ssize_t rows, cols
+        int oc, flags
+        int *nonfinite
+
     ctypedef struct fc_dot_tile:
         const void *a
         const void *b[4]
@@ -66,6 +91,10 @@ cdef extern from "fastconv.h" nogil:
     ctypedef void (*fc_copy_fn)(void *, const void *, Py_ssize_t, Py_ssize_t) noexcept nogil
     ctypedef void (*fc_transpose_fn)(void *, Py_ssize_t, const void *, Py_ssize_t, Py_ssize_t,
                                      Py_ssize_t, Py_ssize_t) noexcept nogil
+    ctypedef void (*fc_winograd_input_fn)(const fc_winograd_input *) noexcept nogil
+    ctypedef void (*fc_winograd_tile_fn)(const fc_winograd_tile *) noexcept nogil
+    ctypedef void (*fc_winograd_output_fn)(const fc_winograd_output *) noexcept nogil
+    ctypedef void (*fc_winograd_weight_fn)(void *, Py_ssize_t, const void *, Py_ssize_t) noexcept nogil
     ctypedef void (*fc_pool_fn)(const fc_pool *) noexcept nogil
     ctypedef double (*fc_sum_fn)(const void *, Py_ssize_t) noexcept nogil
     ctypedef double (*fc_sum_dev_fn)(const void *, Py_ssize_t, double) noexcept nogil
@@ -87,6 +116,10 @@ cdef extern from "fastconv.h" nogil:
         fc_pixel_tile_fn gemm_tile[3][15]
         fc_wgrad_tile_fn wgrad_tile[3][8]
         fc_dot_tile_fn dot_tile[5]
+        fc_winograd_input_fn winograd_input[3]
+        fc_winograd_tile_fn winograd_tile[3][15]
+        fc_winograd_output_fn winograd_output[3]
+        fc_winograd_weight_fn winograd_weight[3]
         fc_copy_fn copy_strided
         fc_transpose_fn transpose
         fc_map_fn add

@@ -52,6 +52,11 @@ def current() -> str:
     return active.name.decode()
 
 
+def lanes(int itemsize) -> int:
+    """Elements of `itemsize` bytes in a vector of the active row."""
+    return active_kernels(itemsize).lanes
+
+
 def select(str name) -> None:
     """Make `name` the active row. ValueError when it is unknown or this machine cannot run it."""
     global active

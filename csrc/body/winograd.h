@@ -1,0 +1,249 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Winograd's minimal filtering F(m x m, r x r): the transforms of a tile of alpha x alpha pixels
+ * (alpha = m + r - 1), and the products between them. All of it is vectorised over channels: a
+ * pixel is a vector of VL channels, so maps of any size fill the vectors.
+ *
+ *   winograd_input    V = B^T d B   for each tile of a row
+ *   winograd_tile     M += V U      for each of the alpha^2 positions: mr tiles x NR output
+ * channels winograd_output   Y = A^T M A   for each tile of a row, with the epilogue and the NCHW
+ * store winograd_weight   U = G g G^T
+ *
+ * The 1-D transforms are written for points 0, +-p_k, infinity: each +- pair shares its even and
+ * its odd part. winograd_points.py derives the tables. Limits: alpha <= FC_ALPHA_MAX.
+ */
+#ifndef FC_WINOGRAD_TABLES
+#define FC_WINOGRAD_TABLES
+enum { FC_ALPHA_MAX = 6, FC_PAIRS_MAX = 2, FC_R_MAX = 5, FC_M_MAX = 4 };
+/* Tiles transformed at a time: the columns between the two passes, alpha * (8*m + r - 1) vectors of
+ * 32 bytes, are 6.5 KiB and stay in L1. */
+enum { FC_TILE_RUN = 8 };
+typedef struct {
+    int m, r, pairs;
+    double point[FC_PAIRS_MAX];
+    double q[FC_PAIRS_MAX], q_k[FC_PAIRS_MAX][FC_PAIRS_MAX - 1]; /* without the leading 1 */
+    double g_0[1], g_k[FC_PAIRS_MAX][FC_R_MAX];
+    double power[FC_PAIRS_MAX][FC_M_MAX];
+} fc_winograd;
+#include "body/winograd_points.h"
+#endif
+
+#define FC_INLINE inline __attribute__((always_inline))
+
+/* sum_{j < n} c[j] * x[2j] + x[2n] */
+static FC_INLINE V FC_FN(winograd_poly)(const double *c, const V *x, const int n) {
+    V s = x[2 * n];
+#pragma GCC unroll 2
+    for (int j = n - 1; j >= 0; j--) s = v_fma(v_set1(c[j]), x[2 * j], s);
+    return s;
+}
+
+static FC_INLINE void FC_FN(winograd_bt)(V *y, const V *x, const fc_winograd *k) {
+    const int pairs = k->pairs;
+    y[0] = FC_FN(winograd_poly)(k->q, x, pairs);
+    y[2 * pairs + 1] = FC_FN(winograd_poly)(k->q, x + 1, pairs);
+#pragma GCC unroll 2
+    for (int i = 0; i < pairs; i++) {
+        const V even = FC_FN(winograd_poly)(k->q_k[i], x + 2, pairs - 1);
+        const V odd = FC_FN(winograd_poly)(k->q_k[i], x + 1, pairs - 1);
+        y[2 * i + 1] = v_fma(v_set1(k->point[i]), odd, even);
+        y[2 * i + 2] = v_fnma(v_set1(k->point[i]), odd, even);
+    }
+}
+
+static FC_INLINE void FC_FN(winograd_at)(V *y, const V *s, const fc_winograd *k) {
+    const int pairs = k->pairs, m = k->m;
+    V even[FC_PAIRS_MAX], odd[FC_PAIRS_MAX];
+#pragma GCC unroll 2
+    for (int i = 0; i < pairs; i++) {
+        even[i] = v_add(s[2 * i + 1], s[2 * i + 2]);
+        odd[i] = v_sub(s[2 * i + 1], s[2 * i + 2]);
+    }
+#pragma GCC unroll 4
+    for (int j = 0; j < m; j++) {
+        V sum =
+            j == 0 ? v_add(s[0], even[0]) : v_mul(v_set1(k->power[0][j]), j % 2 ? odd[0] : even[0]);
+#pragma GCC unroll 2
+        for (int i = 1; i < pairs; i++)
+            sum = v_fma(v_set1(k->power[i][j]), j % 2 ? odd[i] : even[i], sum);
+        y[j] = j == m - 1 ? v_add(sum, s[2 * pairs + 1]) : sum;
+    }
+}
+
+static FC_INLINE void FC_FN(winograd_g)(V *y, const V *g, const fc_winograd *k) {
+    const int pairs = k->pairs, r = k->r;
+    y[0] = v_mul(v_set1(k->g_0[0]), g[0]);
+    y[2 * pairs + 1] = g[r - 1];
+#pragma GCC unroll 2
+    for (int i = 0; i < pairs; i++) {
+        V even = v_mul(v_set1(k->g_k[i][0]), g[0]), odd = v_mul(v_set1(k->g_k[i][1]), g[1]);
+#pragma GCC unroll 5
+        for (int j = 2; j < r; j++) {
+            if (j % 2)
+                odd = v_fma(v_set1(k->g_k[i][j]), g[j], odd);
+            else
+                even = v_fma(v_set1(k->g_k[i][j]), g[j], even);
+        }
+        y[2 * i + 1] = v_add(even, odd);
+        y[2 * i + 2] = v_sub(even, odd);
+    }
+}
+
+/* The columns of FC_TILE_RUN tiles first (neighbouring tiles share alpha - m of them), then rows.
+ */
+static FC_INLINE void FC_FN(winograd_input_body)(const fc_winograd_input *t, const fc_winograd *k) {
+    const int m = k->m, r = k->r, alpha = m + r - 1;
+    _Alignas(64) REAL columns[FC_ALPHA_MAX][(FC_TILE_RUN * FC_M_MAX + FC_R_MAX - 1) * VL];
+    for (ptrdiff_t first = 0; first < t->tiles; first += FC_TILE_RUN) {
+        const ptrdiff_t n = t->tiles - first < FC_TILE_RUN ? t->tiles - first : FC_TILE_RUN;
+        const REAL *const x = (const REAL *)t->x + first * m * VL;
+        REAL *const v = (REAL *)t->v + first * VL;
+        for (ptrdiff_t j = 0; j < n * m + r - 1; j++) {
+            V in[FC_ALPHA_MAX], out[FC_ALPHA_MAX];
+#pragma GCC unroll 6
+            for (int i = 0; i < alpha; i++) in[i] = v_load(x + i * t->x_row + j * VL);
+            FC_FN(winograd_bt)(out, in, k);
+#pragma GCC unroll 6
+            for (int i = 0; i < alpha; i++) v_store(columns[i] + j * VL, out[i]);
+        }
+        for (int i = 0; i < alpha; i++)
+            for (ptrdiff_t p = 0; p < n; p++) {
+                V in[FC_ALPHA_MAX], out[FC_ALPHA_MAX];
+#pragma GCC unroll 6
+                for (int j = 0; j < alpha; j++) in[j] = v_load(columns[i] + (p * m + j) * VL);
+                FC_FN(winograd_bt)(out, in, k);
+#pragma GCC unroll 6
+                for (int j = 0; j < alpha; j++)
+                    v_store(v + (i * alpha + j) * t->v_p + p * VL, out[j]);
+            }
+    }
+}
+
+/* Rows of sums first, then columns; a row of finished pixels is transposed to NCHW by conv_store.
+ */
+static FC_INLINE void FC_FN(winograd_output_body)(const fc_winograd_output *t,
+                                                  const fc_winograd *k) {
+    const int m = k->m, alpha = m + k->r - 1;
+    _Alignas(64) REAL pixels[FC_M_MAX][FC_TILE_RUN * FC_M_MAX * VL];
+    const V bias = t->bias ? v_load_n((const REAL *)t->bias, t->oc) : v_zero();
+    V check[FC_M_MAX];
+#pragma GCC unroll 4
+    for (int i = 0; i < m; i++) check[i] = v_zero();
+    for (ptrdiff_t first = 0; first < t->tiles; first += FC_TILE_RUN) {
+        const ptrdiff_t n = t->tiles - first < FC_TILE_RUN ? t->tiles - first : FC_TILE_RUN;
+        const ptrdiff_t cols = t->cols - first * m < n * m ? t->cols - first * m : n * m;
+        for (ptrdiff_t p = 0; p < n; p++) {
+            const REAL *const s = (const REAL *)t->sums + (first + p) * t->s_t;
+            V rows[FC_ALPHA_MAX][FC_M_MAX];
+#pragma GCC unroll 6
+            for (int i = 0; i < alpha; i++) {
+                V in[FC_ALPHA_MAX];
+#pragma GCC unroll 6
+                for (int j = 0; j < alpha; j++) in[j] = v_load(s + (i * alpha + j) * t->s_p);
+                FC_FN(winograd_at)(rows[i], in, k);
+            }
+#pragma GCC unroll 4
+            for (int j = 0; j < m; j++) {
+                V in[FC_ALPHA_MAX], out[FC_M_MAX];
+#pragma GCC unroll 6
+                for (int i = 0; i < alpha; i++) in[i] = rows[i][j];
+                FC_FN(winograd_at)(out, in, k);
+#pragma GCC unroll 4
+                for (int i = 0; i < m; i++) {
+                    check[i] = v_fma(out[i], v_zero(), check[i]); /* NaN once a sum is not finite */
+                    v_store(pixels[i] + (p * m + j) * VL, v_add(out[i], bias));
+                }
+            }
+        }
+        fc_conv_tile store = {.y_oc = t->y_oc, .y_px = 1, .oc = t->oc, .flags = t->flags};
+        for (int i = 0; i < t->rows; i++) {
+            store.y = (REAL *)t->y + i * t->y_row + first * m;
+            if (t->residual) store.residual = (const REAL *)t->residual + i * t->y_row + first * m;
+            FC_FN(conv_store)(&store, pixels[i], (int)cols, 1);
+        }
+    }
+#pragma GCC unroll 4
+    for (int i = 1; i < m; i++) check[0] = v_add(check[0], check[i]);
+    if (v_hsum(check[0]) != 0) *t->nonfinite = 1;
+}
+
+static FC_INLINE void FC_FN(winograd_weight_body)(void *vu, ptrdiff_t u_p, const void *vg,
+                                                  ptrdiff_t g_t, const fc_winograd *k) {
+    const int r = k->r, alpha = k->m + r - 1;
+    const REAL *const g = vg;
+    REAL *const u = vu;
+    V columns[FC_ALPHA_MAX][FC_R_MAX];
+#pragma GCC unroll 5
+    for (int j = 0; j < r; j++) {
+        V in[FC_R_MAX], out[FC_ALPHA_MAX];
+#pragma GCC unroll 5
+        for (int i = 0; i < r; i++) in[i] = v_load(g + (i * r + j) * g_t);
+        FC_FN(winograd_g)(out, in, k);
+#pragma GCC unroll 6
+        for (int i = 0; i < alpha; i++) columns[i][j] = out[i];
+    }
+#pragma GCC unroll 6
+    for (int i = 0; i < alpha; i++) {
+        V out[FC_ALPHA_MAX];
+        FC_FN(winograd_g)(out, columns[i], k);
+#pragma GCC unroll 6
+        for (int j = 0; j < alpha; j++) v_store(u + (i * alpha + j) * u_p, out[j]);
+    }
+}
+
+#define FC_WINOGRAD(m, r) \
+    static void FC_FN(winograd_input_##m##_##r)(const fc_winograd_input *t) { \
+        FC_FN(winograd_input_body)(t, &fc_winograd_##m##_##r); \
+    } \
+    static void FC_FN(winograd_output_##m##_##r)(const fc_winograd_output *t) { \
+        FC_FN(winograd_output_body)(t, &fc_winograd_##m##_##r); \
+    } \
+    static void FC_FN(winograd_weight_##m##_##r)(void *u, ptrdiff_t u_p, const void *g, \
+                                                 ptrdiff_t g_t) { \
+        FC_FN(winograd_weight_body)(u, u_p, g, g_t, &fc_winograd_##m##_##r); \
+    }
+FC_WINOGRAD(4, 3)
+FC_WINOGRAD(2, 3)
+FC_WINOGRAD(2, 5)
+
+static FC_INLINE void FC_FN(winograd_tile_body)(const fc_winograd_tile *t, const int mr,
+                                                const int nv) {
+    V acc[FC_MR_MAX][FC_NV_MAX];
+    const REAL *x = t->x, *w = t->w;
+    REAL *const y = t->y;
+    const int first = t->flags & FC_FIRST;
+#pragma GCC unroll 14
+    for (int p = 0; p < mr; p++)
+#pragma GCC unroll 2
+        for (int v = 0; v < nv; v++) acc[p][v] = v_zero();
+    for (ptrdiff_t b = t->blocks; b > 0; b--) {
+#pragma GCC unroll 16
+        for (int c = 0; c < VL; c++) {
+            V u[FC_NV_MAX];
+#pragma GCC unroll 2
+            for (int v = 0; v < nv; v++) u[v] = v_load(w + (c * nv + v) * VL);
+#pragma GCC unroll 14
+            for (int p = 0; p < mr; p++) {
+                const V a = v_set1(x[p * VL + c]);
+#pragma GCC unroll 2
+                for (int v = 0; v < nv; v++) acc[p][v] = v_fma(a, u[v], acc[p][v]);
+            }
+        }
+        x += t->x_b;
+        w += nv * VL * VL;
+    }
+#pragma GCC unroll 14
+    for (int p = 0; p < mr; p++)
+#pragma GCC unroll 2
+        for (int v = 0; v < nv; v++) {
+            REAL *const to = y + (p * nv + v) * VL;
+            v_store(to, first ? acc[p][v] : v_add(acc[p][v], v_load(to)));
+        }
+}
+
+#define FC_WINOGRAD_TILE(mr, nv) \
+    static void FC_FN(winograd_tile_##mr##x##nv)(const fc_winograd_tile *t) { \
+        FC_FN(winograd_tile_body)(t, mr, nv); \
+    }
+FC_TILES_1(FC_WINOGRAD_TILE, FC_CONV_MR_1)
+FC_TILES_2(FC_WINOGRAD_TILE, FC_CONV_MR_2)

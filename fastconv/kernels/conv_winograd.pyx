@@ -1,0 +1,328 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Winograd convolution: F(4x4, 3x3), F(2x2, 3x3) and F(2x2, 5x5), stride 1.
+
+A task owns a block of tiles and keeps all that happens to it in its workspace: it packs the block's band a vector of channels
+at a time and transforms it to V[position][channel block][tile][lanes], multiplies each of the alpha^2 positions with the
+transformed weights to M[position][panel][tile][width], and transforms M back to output pixels. Tiles are numbered along
+the rows of tiles of all images, so that small maps fill a block too.
+
+An infinity, a NaN or an overflow anywhere in a tile would reach outputs that do not depend on it. Sums that are not
+finite are noticed before the epilogue, and the whole call runs again on the direct kernel.
+"""
+
+cimport numpy as cnp
+from libc.string cimport memcpy, memset
+
+from fastconv.kernels.correlate cimport (
+    Job,
+    packed_panel,
+    panel_bounds,
+    run_rounds,
+    split_panels,
+    start_job,
+)
+from fastconv.kernels.fastconv cimport (
+    FC_FIRST,
+    FC_NV_MAX,
+    FC_RELU,
+    fc_winograd_input,
+    fc_winograd_output,
+    fc_winograd_tile,
+)
+from fastconv.kernels.isa cimport cache_bytes
+from fastconv.kernels.lattice cimport Axis, Lattice, source_at
+
+from fastconv.kernels import conv_direct
+
+cnp.import_array()
+
+# (m, r) of each fc_winograd_kind
+KINDS = ((4, 3), (2, 3), (2, 5))
+
+cdef enum:
+    # Channels summed in registers before the partial sums go to memory. Short chains keep the rounding errors below those of
+    # the transforms, and 32 channels of a panel (2 or 4 KiB) stay in L1 while the block's tiles pass. A constant, because
+    # it shows in the last bits.
+    CHAIN = 32
+    # Tiles of a block: each transformed weight that is read serves that many multiply-adds. With 32 that is 16 flops a byte,
+    # which an L3 cache delivers (measured: 48 and 64 are no faster); more than 96 gain nothing.
+    TILES_MIN = 32
+    TILES_MAX = 96
+    # Bound on V and M of one thread.
+    WORKSPACE_LIMIT = 32 << 20
+    # A packed band of one vector of channels, which the input transform reads from L1.
+    BAND_BYTES = 20 << 10
+    # Transformed weights at a time; less where the L3 is smaller than twice that.
+    PACKED_LIMIT = 24 << 20
+
+cdef struct Winograd:
+    Job job                            # first: tasks get a pointer to it
+    int kind, nonfinite
+    Py_ssize_t m, r, alpha, positions  # positions = alpha^2
+    Py_ssize_t channel_blocks          # vectors of channels
+    Py_ssize_t u_rows                  # rows of one position of U: the channels and one more, see lines()
+    Py_ssize_t tile_rows, tile_cols    # of one output plane
+    Py_ssize_t rows                    # rows of tiles of all images and depths
+    Py_ssize_t row_block, col_block, row_blocks, col_blocks
+    Py_ssize_t tiles                   # of a full block
+    Py_ssize_t run                     # rows of tiles that share one band
+    Py_ssize_t band_row                # elements of a row of the band
+    Py_ssize_t v_p, m_p                # elements from position to position of V and M
+    size_t band_bytes, v_bytes
+    Py_ssize_t tap[25]                 # tap[i*r + j]: where the weights keep it
+
+
+cdef void pack_task(void *argument, Py_ssize_t task, char *workspace) noexcept nogil:
+    """Transformed weights of one panel: U[position][channel][width]."""
+    cdef const Winograd *g = <const Winograd *>argument
+    cdef const Job *job = &g.job
+    cdef Py_ssize_t panels = job.panel1 - job.panel0, item = job.itemsize, lanes = job.kernels.lanes
+    cdef Py_ssize_t group = job.group0 + task // panels, start, size, width, c, t, v, u_p
+    cdef const char *w
+    cdef char *taps
+    cdef char *to
+    panel_bounds(job, job.panel0 + task % panels, &start, &size, &width)
+    to = <char *>packed_panel(job, group, start)
+    w = job.w + (group * job.w_g + start * job.w_o) * item
+    taps = workspace + job.w_taps * width * item
+    u_p = g.u_rows * width
+    for c in range(job.channels):
+        job.kernels.transpose(workspace, width, w + c * job.w_c * item, job.w_o, size, job.w_taps, width)
+        for t in range(job.w_taps):
+            memcpy(taps + t * width * item, workspace + g.tap[t] * width * item, width * item)
+        for v in range(width // lanes):
+            job.kernels.winograd_weight[g.kind](to + (c * width + v * lanes) * item, u_p,
+                                                taps + v * lanes * item, width)
+    for t in range(g.positions):
+        memset(to + (t * u_p + job.channels * width) * item, 0, (u_p - job.channels * width) * item)
+
+
+cdef void pack_row(const Job *job, const char *row, Py_ssize_t channels, Py_ssize_t q, Py_ssize_t count,
+                   char *to) noexcept nogil:
+    """to[i][lanes] = padded row at coordinate q + i, i < count, of `channels` planes."""
+    cdef const Axis *axis = &job.axis[2]
+    cdef Py_ssize_t item = job.itemsize, lanes = job.kernels.lanes, i, at
+    cdef Py_ssize_t left = min(max(axis.inner_start - q, 0), count)
+    cdef Py_ssize_t right = max(left, min(axis.inner_stop - q, count))
+    for i in range(count):
+        if left <= i < right:
+            continue
+        at = source_at(axis, q + i)
+        if at < 0:
+            memset(to + i * lanes * item, 0, lanes * item)
+        else:
+            job.kernels.transpose(to + i * lanes * item, lanes, row + at * item, job.x_c, channels, 1, lanes)
+    if right > left:
+        job.kernels.transpose(to + left * lanes * item, lanes, row + (q + left + axis.inner_shift) * item, job.x_c,
+                              channels, right - left, lanes)
+
+
+cdef void transform_input(const Winograd *g, Py_ssize_t group, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t col,
+                          Py_ssize_t cols, char *band, char *v) noexcept nogil:
+    """V of the tiles in rows [row, row + rows) and columns [col, col + cols)."""
+    cdef const Job *job = &g.job
+    cdef fc_winograd_input t
+    cdef Py_ssize_t item = job.itemsize, lanes = job.kernels.lanes, b, i, r, run, plane, top, h, d, channels
+    cdef Py_ssize_t width = (cols - 1) * g.m + g.alpha
+    cdef const char *x
+    cdef char *line
+    t.x_row = g.band_row
+    t.v_p = g.v_p
+    t.tiles = cols
+    for b in range(g.channel_blocks):
+        channels = min(lanes, job.channels - b * lanes)
+        r = 0
+        while r < rows:
+            plane = (row + r) // g.tile_rows
+            top = (row + r) % g.tile_rows
+            run = min(g.run, min(rows - r, g.tile_rows - top))
+            d = source_at(&job.axis[0], plane % job.axis[0].out * job.axis[0].step)
+            x = job.x + (plane // job.axis[0].out * job.x_n + (group * job.channels + b * lanes) * job.x_c) * item
+            for i in range((run - 1) * g.m + g.alpha):
+                h = source_at(&job.axis[1], top * g.m + i)
+                line = band + i * g.band_row * item
+                if h < 0 or d < 0:
+                    memset(line, 0, width * lanes * item)
+                else:
+                    pack_row(job, x + (d * job.axis[1].size + h) * job.axis[2].size * item, channels, col * g.m, width,
+                             line)
+            for i in range(run):
+                t.x = band + i * g.m * g.band_row * item
+                t.v = v + (b * g.tiles + (r + i) * cols) * lanes * item
+                job.kernels.winograd_input[g.kind](&t)
+            r += run
+
+
+cdef void multiply(const Winograd *g, Py_ssize_t group, Py_ssize_t panel0, Py_ssize_t panel1, Py_ssize_t tiles,
+                   const char *v, char *m) noexcept nogil:
+    """M[position] = V[position] U[position] for each panel."""
+    cdef const Job *job = &g.job
+    cdef fc_winograd_tile t
+    cdef Py_ssize_t item = job.itemsize, lanes = job.kernels.lanes, p, b, panel, start, size, width, first, j, n, at
+    cdef int nv, mr
+    cdef const char *u
+    panel_bounds(job, panel0, &at, &size, &width)
+    t.x_b = g.tiles * lanes
+    for p in range(g.positions):
+        for panel in range(panel0, panel1):
+            panel_bounds(job, panel, &start, &size, &width)
+            u = packed_panel(job, group, start)
+            nv = <int>(width // lanes)
+            n = (tiles + job.kernels.conv_mr[nv] - 1) // job.kernels.conv_mr[nv]
+            b = 0
+            while b < g.channel_blocks:
+                t.blocks = min(g.channel_blocks - b, max(CHAIN // lanes, 1))
+                t.flags = FC_FIRST if b == 0 else 0
+                t.w = u + (p * g.u_rows + b * lanes) * width * item
+                for j in range(n):
+                    first = j * tiles // n
+                    mr = <int>((j + 1) * tiles // n - first)
+                    t.x = v + (p * g.v_p + (b * g.tiles + first) * lanes) * item
+                    t.y = m + (p * g.m_p + (start - at) * g.tiles + first * width) * item
+                    job.kernels.winograd_tile[nv][mr](&t)
+                b += t.blocks
+
+
+cdef void transform_output(const Winograd *g, Py_ssize_t group, Py_ssize_t panel0, Py_ssize_t panel1, Py_ssize_t row,
+                           Py_ssize_t rows, Py_ssize_t col, Py_ssize_t cols, const char *m) noexcept nogil:
+    cdef const Job *job = &g.job
+    cdef fc_winograd_output t
+    cdef Py_ssize_t item = job.itemsize, lanes = job.kernels.lanes, panel, start, size, width, v, r, plane, top, at, o, i
+    cdef Py_ssize_t first, out_h = job.axis[1].out, out_w = job.axis[2].out
+    cdef char *line
+    panel_bounds(job, panel0, &first, &size, &width)
+    t.s_p = g.m_p
+    t.tiles = cols
+    t.y_oc = job.y_c
+    t.y_row = out_w
+    t.cols = min(cols * g.m, out_w - col * g.m)
+    t.flags = FC_RELU if job.relu else 0
+    t.nonfinite = <int *>&g.nonfinite
+    for panel in range(panel0, panel1):
+        panel_bounds(job, panel, &start, &size, &width)
+        t.s_t = width
+        for v in range(width // lanes):
+            o = group * job.outputs + start + v * lanes
+            t.oc = <int>min(lanes, size - v * lanes)
+            t.bias = NULL if job.bias == NULL else job.bias + o * item
+            for r in range(rows):
+                plane = (row + r) // g.tile_rows
+                top = (row + r) % g.tile_rows * g.m
+                t.rows = min(g.m, out_h - top)
+                at = (plane // job.axis[0].out * job.y_n + o * job.y_c
+                      + (plane % job.axis[0].out * out_h + top) * out_w + col * g.m)
+                t.y = job.y + at * item
+                t.residual = NULL if job.residual == NULL else job.residual + at * item
+                t.sums = m + ((start - first) * g.tiles + r * cols * width + v * lanes) * item
+                job.kernels.winograd_output[g.kind](&t)
+                if job.activation >= 0:
+                    for o in range(t.oc):
+                        for i in range(t.rows):
+                            line = job.y + (at + o * job.y_c + i * out_w) * item
+                            job.kernels.act[job.activation](line, line, t.cols)
+                    o = group * job.outputs + start + v * lanes
+
+
+cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
+    cdef const Winograd *g = <const Winograd *>argument
+    cdef const Job *job = &g.job
+    cdef Py_ssize_t row, rows, col, cols, group, panel0, panel1
+    cdef char *v = workspace + g.band_bytes
+    cdef char *m = v + g.v_bytes
+    if g.nonfinite:
+        return  # the direct kernel will do it all again
+    col = number % g.col_blocks * g.col_block
+    number //= g.col_blocks
+    row = number % g.row_blocks * g.row_block
+    number //= g.row_blocks
+    group = job.group0 + number % (job.group1 - job.group0)
+    split_panels(job, number // (job.group1 - job.group0), &panel0, &panel1)
+    rows = min(g.row_block, g.rows - row)
+    cols = min(g.col_block, g.tile_cols - col)
+    transform_input(g, group, row, rows, col, cols, workspace, v)
+    multiply(g, group, panel0, panel1, rows * cols, v, m)
+    transform_output(g, group, panel0, panel1, row, rows, col, cols, m)
+
+
+cdef void order_taps(Winograd *g, const Py_ssize_t *tap_index) noexcept nogil:
+    """Lattice taps run in any order along each axis; F(m, r) wants them by ascending offset."""
+    cdef const Axis *h = &g.job.axis[1]
+    cdef const Axis *w = &g.job.axis[2]
+    cdef Py_ssize_t i, j
+    for i in range(g.r):
+        for j in range(g.r):
+            g.tap[h.offset[i] * g.r + w.offset[j]] = tap_index[i * g.r + j]
+
+
+cdef Py_ssize_t pieces(Py_ssize_t size, Py_ssize_t block) noexcept nogil:
+    """The size of equal pieces of at most `block`."""
+    cdef Py_ssize_t count = (size + block - 1) // block
+    return (size + count - 1) // max(count, 1)
+
+
+cdef void choose_tiles(Winograd *g, Py_ssize_t columns, size_t budget) noexcept nogil:
+    """Blocks of tiles whose V and M stay in L2 where a block of TILES_MIN allows it."""
+    cdef Job *job = &g.job
+    cdef size_t each = g.positions * job.itemsize * (g.channel_blocks * job.kernels.lanes + columns)
+    cdef Py_ssize_t tiles = max(<Py_ssize_t>TILES_MIN, min(<Py_ssize_t>TILES_MAX,
+                                                           <Py_ssize_t>(cache_bytes(2) * 7 // 8 // each)))
+    tiles = max(1, min(tiles, <Py_ssize_t>(budget // each)))
+    g.col_block = pieces(g.tile_cols, tiles)
+    g.row_block = pieces(g.rows, max(1, tiles // max(g.col_block, 1)))
+    g.row_blocks = (g.rows + g.row_block - 1) // max(g.row_block, 1)
+    g.col_blocks = (g.tile_cols + g.col_block - 1) // max(g.col_block, 1)
+    g.tiles = g.row_block * g.col_block
+
+
+cdef size_t lines(size_t size) noexcept nogil:
+    """An odd number of cache lines: no power-of-two stride that would map all positions to one set."""
+    return ((size + 63) // 64 | 1) * 64
+
+
+def run(int kind, Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, residual, int activation,
+        int threads, max_workspace):
+    """y = act(correlation of x with w over the lattice + bias + residual); see correlate.start_job for the shapes.
+
+    `kind` is an index of KINDS. Returns the bytes of workspace a thread needs. With threads=0 that is all it does.
+    """
+    cdef Winograd g
+    cdef Job *job = &g.job
+    cdef Py_ssize_t lanes, columns
+    cdef size_t workspace, limit, budget = WORKSPACE_LIMIT
+    memset(&g, 0, sizeof(Winograd))
+    start_job(job, lattice, x, w, y, groups, transposed, bias, residual, activation)
+    lanes = job.kernels.lanes
+    g.kind = kind
+    g.m, g.r = KINDS[kind]
+    g.alpha = g.m + g.r - 1
+    g.positions = g.alpha * g.alpha
+    order_taps(&g, lattice.tap_index)
+    job.padded = True
+    job.panel = lanes * FC_NV_MAX
+    job.panels = (job.outputs + job.panel - 1) // job.panel
+    g.channel_blocks = (job.channels + lanes - 1) // lanes
+    g.u_rows = g.channel_blocks * lanes + 1
+    job.column = g.positions * g.u_rows * job.itemsize
+    limit = max(<size_t>4 << 20, min(<size_t>PACKED_LIMIT, cache_bytes(3) // 2))
+    columns = min(job.panels, max(<Py_ssize_t>1, <Py_ssize_t>(limit // (job.column * job.panel)))) * job.panel
+    g.tile_rows = (job.axis[1].out + g.m - 1) // g.m
+    g.tile_cols = (job.axis[2].out + g.m - 1) // g.m
+    g.rows = job.batch * job.axis[0].out * g.tile_rows
+    if max_workspace is not None:
+        budget = min(budget, <size_t>max_workspace)
+    choose_tiles(&g, columns, budget)
+    g.band_row = ((g.col_block - 1) * g.m + g.alpha) * lanes
+    g.run = max(<Py_ssize_t>1, (<Py_ssize_t>BAND_BYTES // (g.band_row * job.itemsize) - (g.r - 1)) // g.m)
+    g.run = min(g.run, g.row_block)
+    g.band_bytes = lines(((g.run - 1) * g.m + g.alpha) * g.band_row * job.itemsize)
+    g.v_p = lines(g.channel_blocks * g.tiles * lanes * job.itemsize) // job.itemsize
+    g.m_p = lines(g.tiles * columns * job.itemsize) // job.itemsize
+    g.v_bytes = g.positions * g.v_p * job.itemsize
+    workspace = g.band_bytes + g.v_bytes + g.positions * g.m_p * job.itemsize
+    if threads == 0:
+        return workspace
+    run_rounds(job, pack_task, 2 * job.w_taps * job.panel * job.itemsize, limit, g.row_blocks * g.col_blocks, task,
+               workspace, threads)
+    if g.nonfinite:
+        conv_direct.run(lattice, x, w, y, groups, transposed, bias, residual, activation, threads, max_workspace)
+    return workspace

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Winograd convolution: its tables, its results, its errors, and what it does with values that are not finite."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastconv
+from fastconv import algorithms, reference
+from fastconv.kernels import conv_winograd, isa
+from tests.conftest import THREADS
+from tests.data import Array, integers, reals, rng, trusted
+from tests.tolerance import assert_close
+
+KINDS = {f"winograd_{m}_{r}": (m, r) for m, r in conv_winograd.KINDS}
+POINTS = Path(__file__).parents[1] / "csrc/body/winograd_points.py"
+
+# x shape, outputs, options: whole and cut tiles, images of one tile, several images a block, one pixel, channel and output
+# tails, several blocks of channels, groups, a depth, padding of every kind and size
+CASES: dict[str, tuple[tuple[int, ...], int, dict[str, Any]]] = {
+    "whole": ((1, 16, 12, 12), 16, {}),
+    "tails": ((2, 5, 13, 35), 19, {"padding": 1}),
+    "small-maps": ((9, 20, 7, 7), 40, {"padding": 1}),
+    "one-pixel": ((3, 8, 1, 1), 8, {"padding": 2}),
+    "one-channel": ((1, 1, 9, 30), 1, {"padding": 1}),
+    "deep": ((1, 75, 8, 9), 33, {"padding": 1}),
+    "wide": ((1, 3, 6, 450), 8, {"padding": 1}),
+    "groups": ((2, 12, 9, 9), 15, {"padding": 1, "groups": 3}),
+    "one-sided": ((1, 8, 9, 11), 8, {"padding": ((3, 0), (0, 2))}),
+    "reflect": ((1, 8, 9, 11), 8, {"padding": 2, "padding_mode": "reflect"}),
+    "replicate": ((1, 8, 9, 11), 8, {"padding": 7, "padding_mode": "replicate"}),
+    "circular": ((1, 8, 9, 11), 8, {"padding": 5, "padding_mode": "circular"}),
+}
+
+
+@pytest.fixture(params=KINDS)
+def winograd(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def operands(name: str, algo: str, dtype: str, make: Any) -> tuple[Array, Array, Array, Array, Any]:
+    x_shape, outputs, options = CASES[name]
+    r = KINDS[algo][1]
+    if x_shape[2] < r and "padding" not in options:
+        options = {**options, "padding": r}
+    g = rng(len(name))
+    w_shape = (outputs, x_shape[1] // options.get("groups", 1), r, r)
+    x, w, b = make(g, x_shape, dtype), make(g, w_shape, dtype), make(g, (outputs,), dtype)
+    dy = make(g, reference.conv(x, w, **options).shape, dtype)
+    return x, w, b, dy, options
+
+
+def points() -> Any:
+    spec = importlib.util.spec_from_file_location("winograd_points", POINTS)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_tables_are_generated() -> None:
+    text = subprocess.run([sys.executable, POINTS], check=True, capture_output=True, text=True)
+    assert text.stdout == POINTS.with_suffix(".h").read_text()
+
+
+@pytest.mark.parametrize(("m", "r"), conv_winograd.KINDS)
+def test_matrices_compute_a_correlation(m: int, r: int) -> None:
+    """A^T [(G g) * (B^T x)] is the correlation of x with g, in exact rationals, for each pair of unit vectors."""
+    a_t, g, b_t = points().matrices(m, r)
+    alpha = m + r - 1
+    for j in range(r):
+        for k in range(alpha):
+            y = [sum(a_t[i][p] * g[p][j] * b_t[p][k] for p in range(alpha)) for i in range(m)]
+            assert y == [Fraction(i + j == k) for i in range(m)]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_against_the_reference(name: str, winograd: str, dtype: str, isa_row: str) -> None:
+    """Forward and input gradient, the same bits at every thread count."""
+    x, w, b, dy, options = operands(name, winograd, dtype, reals)
+    y = reference.conv(x, w, b, **options)
+    trusted(y)
+    dx = reference.conv_backward(dy, x, w, **options)[0]
+    scale = reference.abs_conv(x, w, b, **options)
+    dx_scale = reference.conv_backward(abs(dy), abs(x), abs(w), **options)[0]
+    bits = set()
+    for threads in THREADS:
+        with fastconv.threads(threads):
+            found = fastconv.conv2d(x, w, b, algo=winograd, **options)
+            found_dx = fastconv.conv2d_backward(
+                dy, x, w, algo=winograd, needs=(True, False, False), **options
+            )[0]
+            bits.add(found.tobytes() + found_dx.tobytes())
+    assert len(bits) == 1
+    assert_close(found, y, np.maximum(scale, scale.mean()), winograd)
+    assert_close(found_dx, dx, np.maximum(dx_scale, dx_scale.mean()), winograd)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_by_two_is_exact(name: str, dtype: str, isa_row: str) -> None:
+    """F(2, 3) multiplies by powers of two only: small integers come out ==."""
+    x, w, b, dy, options = operands(name, "winograd_2_3", dtype, integers)
+    y = fastconv.conv2d(x, w, b, algo="winograd_2_3", **options)
+    assert np.array_equal(y, reference.conv(x, w, b, **options))
+    dx = fastconv.conv2d_backward(dy, x, w, algo="winograd_2_3", **options)[0]
+    assert np.array_equal(dx, reference.conv_backward(dy, x, w, **options)[0])
+
+
+@pytest.mark.parametrize("activation", [None, "relu", "tanh", "sigmoid"])
+def test_epilogue(activation: str | None, winograd: str, dtype: str, isa_row: str) -> None:
+    x, w, b, dy, options = operands("tails", winograd, dtype, reals)
+    options = {**options, "residual": dy}
+    y = fastconv.conv2d(x, w, b, activation=activation, algo=winograd, **options)
+    scale = reference.abs_conv(x, w, b, **options)
+    assert_close(y, reference.conv(x, w, b, activation=activation, **options), scale, winograd)
+
+
+def test_a_depth_of_one(winograd: str, isa_row: str) -> None:
+    r = KINDS[winograd][1]
+    g = rng(1)
+    x, w = reals(g, (2, 9, 3, 8, 9), "float64"), reals(g, (10, 9, 1, r, r), "float64")
+    options = {"padding": (0, 1, 2)}
+    y = fastconv.conv3d(x, w, algo=winograd, **options)
+    assert_close(y, reference.conv(x, w, **options), reference.abs_conv(x, w, **options), winograd)
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 2e38])
+def test_values_that_are_not_finite(value: float, winograd: str, isa_row: str) -> None:
+    """An infinity reaches the outputs of its own window and no others: the direct kernel's bits."""
+    x, w, b, dy, options = operands("tails", winograd, "float32", reals)
+    x[1, 2, 3, 7] = dy[0, 3, 2, 1] = value
+    y = fastconv.conv2d(x, w, b, algo=winograd, **options)
+    assert not np.isfinite(y).all() or abs(value) < np.inf
+    assert np.isfinite(y).mean() > 0.9
+    np.testing.assert_array_equal(y, fastconv.conv2d(x, w, b, algo="direct", **options))
+    found = fastconv.conv2d_backward(dy, x, w, algo=winograd, **options)
+    expected = fastconv.conv2d_backward(dy, x, w, algo="direct", **options)
+    for a, e in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(a, e)
+    w[0, 0, 1, 1] = value
+    y = fastconv.conv2d(reals(rng(2), x.shape, "float32"), w, b, algo=winograd, **options)
+    assert np.isfinite(y[:, 1:]).all()
+
+
+def test_what_it_cannot_run() -> None:
+    x = np.ones((1, 4, 9, 9))
+    with pytest.raises(ValueError, match=r"algo: 'winograd_4_3' .* the kernel is not 3x3"):
+        fastconv.conv2d(x, np.ones((4, 4, 5, 5)), algo="winograd_4_3")
+    for options in ({"stride": 2}, {"dilation": 2}):
+        with pytest.raises(ValueError, match="stride and dilation must be 1"):
+            fastconv.conv2d(x, np.ones((4, 4, 3, 3)), algo="winograd_2_3", **options)
+
+
+def test_workspace(winograd: str) -> None:
+    for channels in (64, 2048):
+        r = KINDS[winograd][1]
+        for dtype in ("float32", "float64"):
+            found = fastconv.explain(
+                "conv2d", (8, channels, 112, 112), (channels, channels, r, r), algo=winograd, dtype=dtype
+            )  # fmt: skip
+            assert 0 < found.workspace <= 64 << 20
+
+
+def chain(x: Array, w: Array) -> Array:
+    """The sum over (channel, tap) as one float32 multiply-add chain, no padding; x is one image."""
+    r, (height, width) = w.shape[-1], x.shape[1:]
+    rows, cols = height - r + 1, width - r + 1
+    y = np.zeros((len(w), rows, cols), np.float32)
+    for c in range(len(x)):
+        for i in range(r):
+            for j in range(r):
+                factor = w[:, c, i, j].astype(np.float64)[:, None, None]
+                y = (y + factor * x[c, i : i + rows, j : j + cols]).astype(np.float32)
+    return y
+
+
+@pytest.mark.parametrize("data", ["normal", "relu"])
+@pytest.mark.parametrize("channels", [16, 48, 128])
+def test_the_promise(channels: int, data: str, isa_row: str) -> None:
+    """Where the automatic choice may take Winograd, rms error at most twice that of a plain multiply-add chain."""
+    g = rng(5)
+    x = reals(g, (channels, 16, 16), "float32")
+    x = np.maximum(x, 0) if data == "relu" else x
+    for name, (m, r) in KINDS.items():
+        if channels < algorithms.WINOGRAD_LEAST[m, r]:
+            continue
+        w = reals(g, (16, channels, r, r), "float32")
+        exact = reference.conv(x[None], w)[0]
+        y = fastconv.conv2d(x[None], w, algo=name)[0]
+        errors = [np.sqrt(((a - exact) ** 2).mean()) for a in (y, chain(x, w))]
+        assert errors[0] <= 2 * errors[1], name
+
+
+def test_choice() -> None:
+    """Many tiles: F(4, 3); few tiles: F(2, 3), whose weights are smaller; few channels or tiles: direct."""
+    if isa.current() == "scalar":
+        pytest.skip("the costs are those of vector rows")
+    for x, w, expected in (
+        ((1, 64, 56, 56), (64, 64, 3, 3), "winograd_4_3"),
+        ((1, 256, 14, 14), (256, 256, 3, 3), "winograd_2_3"),
+        ((8, 32, 28, 28), (32, 32, 3, 3), "winograd_2_3"),
+        ((8, 32, 28, 28), (96, 32, 5, 5), "winograd_2_5"),
+        ((1, 512, 7, 7), (512, 512, 3, 3), "direct"),
+        ((8, 12, 28, 28), (32, 12, 3, 3), "direct"),
+    ):
+        assert fastconv.explain("conv2d", x, w, padding=w[2] // 2).algorithm == expected
