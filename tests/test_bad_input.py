@@ -16,7 +16,7 @@ from numpy.testing import assert_array_equal
 import fastconv
 from fastconv import reference
 from tests import data
-from tests.test_runtime import run_python
+from tests.calls import run_python
 
 Array = data.Array
 RANKS = (1, 2, 3)

@@ -16,8 +16,7 @@ from numpy.testing import assert_array_equal
 import fastconv.functional as F
 from fastconv import reference as ref
 from fastconv.functional.shape import SERIAL_ELEMENTS
-from tests.data import Array, hostile, integers, reals, rng
-from tests.test_shape import (
+from tests.checks import (
     BAD_ARRAYS,
     BAD_INTS,
     SEEDS,
@@ -29,6 +28,7 @@ from tests.test_shape import (
     same_bytes,
     slope,
 )
+from tests.data import Array, hostile, integers, reals, rng
 from tests.tolerance import assert_close
 
 SHAPES = ((5,), (1, 7), (8, 3), (4, 5, 6), (2, 9, 3, 4), (2, 3, 2, 2, 2))

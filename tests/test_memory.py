@@ -16,7 +16,7 @@ import fastconv
 from fastconv import algorithms, reference
 from fastconv.kernels import memory
 from tests import data
-from tests.test_runtime import run_python
+from tests.calls import run_python
 
 ALGORITHMS = algorithms.GENERAL_NAMES
 MIB = 1 << 20
