@@ -8,6 +8,7 @@ import csv
 import inspect
 import io
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -46,9 +47,9 @@ def big_operands() -> tuple[Array, Array]:
 
 @pytest.fixture(autouse=True)
 def same_threads_afterwards() -> Iterator[None]:
-    before = runtime._global_threads
+    before = runtime._process_threads
     yield
-    runtime._global_threads = before
+    runtime._process_threads = before
 
 
 # ------------------------------------------------------------------------------------- threads
@@ -175,7 +176,36 @@ def test_default_threads_from_the_environment(
         expected = usable()
     elif "FASTCONV_NUM_THREADS" not in env:
         expected = min(expected, usable())
+    assert runtime._default_threads()[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("cpus", "omp", "quota", "expected"),
+    [
+        (8, "", None, (8, "affinity")),
+        (8, "4", None, (4, "OMP_NUM_THREADS")),
+        (8, "4", 3, (3, "cgroup quota")),
+        (2, "2", 2, (2, "affinity, OMP_NUM_THREADS, cgroup quota")),
+    ],
+)
+def test_the_number_of_threads_says_where_it_comes_from(
+    cpus: int,
+    omp: str,
+    quota: int | None,
+    expected: tuple[int, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("FASTCONV_NUM_THREADS", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", omp)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cpus)))
+    monkeypatch.setattr(runtime, "_cgroup_cpus", lambda: quota)
     assert runtime._default_threads() == expected
+    monkeypatch.setenv("FASTCONV_NUM_THREADS", "5")
+    assert runtime._default_threads() == (5, "FASTCONV_NUM_THREADS")
+    fastconv.set_num_threads(6)
+    assert runtime.config()["threads_reason"] == "set_num_threads"
+    with fastconv.threads(3):
+        assert runtime.config()["threads_reason"] == "threads(...)"
 
 
 @pytest.mark.parametrize(
@@ -350,7 +380,10 @@ def rows_of_isa_def() -> dict[str, str]:
     text = (ROOT / "csrc/isa/isa.def").read_text()
     rows = re.findall(r'^FC_ISA\((\w+), .*, "(.*)"\)$', text, re.M)
     modelled = any("avx512_model.h" in row["flags"] for row in isa.rows())
-    return dict(reversed(rows) if modelled else rows)  # the model's row stands before the real one
+    flags = dict(reversed(rows) if modelled else rows)  # the model's row stands before the real one
+    if platform.machine() in ("x86_64", "AMD64"):
+        flags["scalar"] = "-march=x86-64-v2"
+    return flags
 
 
 def test_config_tells_the_truth() -> None:
@@ -362,6 +395,8 @@ def test_config_tells_the_truth() -> None:
     assert facts["precision"] == "high"
     assert facts["isa"] == fastconv.isa()
     assert facts["openmp"] == team.openmp()["version"]
+    assert bool(facts["openmp"]) <= bool(facts["openmp_runtimes"])
+    assert all(Path(file).is_file() for file in facts["openmp_runtimes"])
     assert set(facts["caches"]) == {"L1", "L2", "L3"}
     assert all(size > 0 for size in facts["caches"].values())
     assert set(facts["memory"]) == set(fastconv.memory_stats())
@@ -376,7 +411,8 @@ def test_show_config_prints_it(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     lines = {line.split()[0]: line for line in text.splitlines()}
     assert fastconv.__version__ in lines["fastconv"]
-    assert lines["threads"].split()[1] == "3"
+    assert lines["threads"].split()[1:] == ["3", "(threads(...))"]
+    assert all(file in lines["openmp"] for file in runtime._openmp_runtimes())
     assert lines["isa"].split()[1] == fastconv.isa()
     for name, flags in rows_of_isa_def().items():
         assert (flags or "none") in lines[name]
