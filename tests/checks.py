@@ -30,6 +30,7 @@ BAD_ARRAYS = {
     "text": np.array([[[["1"]]]]),
     "date": np.zeros((1, 1, 1, 1), "M8[s]"),
     "longdouble": np.ones((1, 1, 1, 1), np.longdouble),
+    "masked": np.ma.ones((1, 1, 1, 1), np.float32),
 }
 # Not integers, or not ones any array can have.
 TOO_LARGE = (2**62 + 1, -(2**62) - 1, 2**64)

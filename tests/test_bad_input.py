@@ -83,6 +83,7 @@ NO_NUMBERS = {
     "dates": np.zeros((2, 4, 8, 9), "datetime64[s]"),
     "times": np.zeros((2, 4, 8, 9), "timedelta64[s]"),
     "records": np.zeros((2, 4), [("a", "f4")]),
+    "masked": np.ma.masked_equal(np.zeros((2, 4, 8, 9), "f4"), 1),
     "long double": np.zeros((2, 4, 8, 9), np.longdouble),
     "ragged": [[1.0], [1.0, 2.0]],
     "dictionary": {"a": 1},
@@ -231,6 +232,7 @@ def test_an_unbatched_call_takes_unbatched_arrays(rank: int) -> None:
 def test_bad_out(rank: int) -> None:
     for bad in (1.0, [1.0], "out", gradient(rank).tolist(), gradient(rank).astype("i4")):
         refused("forward", rank, "out", out=bad)
+    refused("forward", rank, "out", out=np.ma.asarray(gradient(rank)))
     readonly = gradient(rank)
     readonly.flags.writeable = False
     refused("forward", rank, "out", out=readonly)
@@ -258,7 +260,11 @@ def test_bad_max_workspace(direction: str, bad: Any) -> None:
     refused(direction, 2, "max_workspace", max_workspace=bad)
 
 
-@pytest.mark.parametrize("bad", [(), (True,), (True, True), (True,) * 4, None, True, 3], ids=repr)
+@pytest.mark.parametrize(
+    "bad",
+    [(), (True,), (True, True), (True,) * 4, None, True, 3, ("no", 1, 1), (1, 2, 1)],
+    ids=repr,
+)
 def test_bad_needs(rank: int, bad: Any) -> None:
     refused("backward", rank, "needs", needs=bad)
 

@@ -338,6 +338,7 @@ def test_what_is_no_array(f, kind):
     if bad is not None and kind != "longdouble":
         with named("weight"):
             f(LOGITS, TARGET, bad.ravel().repeat(3))
+    if bad is not None and kind not in ("longdouble", "masked"):  # an element has no mask
         with named("dloss"):
             F.cross_entropy_backward(LOGITS, TARGET, dloss=bad[0, 0, 0, 0])
 

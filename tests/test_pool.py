@@ -572,6 +572,41 @@ def test_the_largest_windows_that_do_fit(isa_row):
     assert_array_equal(F.avg_pool1d(x, 2**59, padding=2**58, count_include_pad=False), [[[2.5]]])
 
 
+@pytest.mark.parametrize("bad", ["no", "yes", None, 3, -1, 0.5, (True,), np.ones(2)])
+def test_bad_flags(bad):
+    x, dy = np.zeros((1, 1, 6)), np.zeros((1, 1, 3))
+    with named("ceil_mode"):
+        F.max_pool1d(x, 2, ceil_mode=bad)
+    with named("return_indices"):
+        F.max_pool1d(x, 2, return_indices=bad)
+    with named("return_indices"):
+        F.adaptive_max_pool1d(x, 2, return_indices=bad)
+    for name in ("ceil_mode", "count_include_pad"):
+        with named(name):
+            F.avg_pool1d(x, 2, **{name: bad})
+        with named(name):
+            F.avg_pool1d_backward(dy, (1, 1, 6), 2, **{name: bad})
+
+
+@pytest.mark.parametrize("flag", [1, 0, np.True_, np.int8(0)])
+def test_flags_may_be_one_and_zero(flag):
+    x = integers(rng(), (1, 2, 7), "f4")
+    same_bytes(F.avg_pool1d(x, 2, ceil_mode=flag), F.avg_pool1d(x, 2, ceil_mode=bool(flag)))
+
+
+@pytest.mark.parametrize(
+    "padding", ["same", "valid", ((1, 0), (0, 1)), ((1, 1), (1, 1)), np.ones((2, 2), int)]
+)
+def test_poolings_pad_both_ends_alike(padding):
+    """Pairs and words are conv2d's; the error says what to do instead, and that does it."""
+    x = integers(rng(), (1, 2, 5, 6), "f4")
+    for pool in (F.max_pool2d, F.avg_pool2d):
+        with pytest.raises(TypeError, match=r"(?s)padding: .*fastconv\.pad"):
+            pool(x, 2, padding=padding)
+    padded = F.pad(x, ((1, 0), (0, 1)), value=-np.inf)
+    assert_array_equal(F.max_pool2d(padded, 2), ref.max_pool2d(padded, 2))
+
+
 @pytest.mark.parametrize("rank", RANKS)
 def test_bad_ranks(rank):
     for axes in {0, 1, 2, 3, 4, 5, 6} - {rank + 1, rank + 2}:

@@ -556,6 +556,22 @@ def test_flatten_backward_names_dy():
         F.flatten_backward(np.zeros(6), (5,))
 
 
+@pytest.mark.parametrize("bad", ["no", None, 3, 0.5])
+def test_dropout_refuses_bad_flags(bad):
+    x = np.ones((2, 3, 4), "f4")
+    for drop in (F.dropout, F.dropout2d):
+        with named("training"):
+            drop(x, 0.5, bad)
+    for backward in (F.dropout_backward, F.dropout2d_backward):
+        with named("training"):
+            backward(x, np.ones(x.shape, bool), 0.5, bad)
+
+
+def test_every_function_carries_its_own_name():
+    for name in F.__all__:
+        assert getattr(F, name).__name__ == name
+
+
 @pytest.mark.parametrize("seed", ["a", -1, 1.5])
 def test_dropout_refuses_bad_generators(seed):
     with named("rng"):

@@ -14,10 +14,12 @@ from fastconv import runtime
 from fastconv.functional._arrays import (
     Array,
     as_array,
+    axis_of,
     check_out,
     common_dtypes,
     contiguous,
     deliver,
+    generator,
     result,
     shape_of,
     slices,
@@ -34,7 +36,7 @@ from fastconv.problem import (
     choice,
     describe,
     elements,
-    integer,
+    flag,
     integers,
     is_sequence,
     lattice_axis,
@@ -390,7 +392,7 @@ def flatten(x: Any, start_dim: int = 1, end_dim: int = -1) -> Array:
     x = as_array("x", x)
     if x.ndim == 0:
         return x.reshape(1)
-    start, end = _axis("start_dim", start_dim, x.ndim), _axis("end_dim", end_dim, x.ndim)
+    start, end = axis_of("start_dim", start_dim, x.ndim), axis_of("end_dim", end_dim, x.ndim)
     if start > end:
         raise ValueError(f"start_dim: must not come after end_dim, got {start_dim} and {end_dim}")
     shape = (*x.shape[:start], math.prod(x.shape[start : end + 1]), *x.shape[end + 1 :])
@@ -407,30 +409,20 @@ def flatten_backward(dy: Any, x_shape: Sequence[int]) -> Array:
     return dy.reshape(shape)
 
 
-def _axis(name: str, value: Any, ndim: int) -> int:
-    axis = integer(name, value)
-    if not -ndim <= axis < ndim:
-        raise ValueError(f"{name}: expected an axis of an array with {ndim}, got {axis}")
-    return axis % ndim
-
-
 def _drop(
     x: Array, p: float, training: bool, rng: Any, mask_shape: tuple[int, ...]
 ) -> tuple[Array, Array]:
     p = number("p", p, 0, 1)
     dtype, result_dtype = common_dtypes(x=x)
-    if not training or p == 0.0:
+    if not flag("training", training) or p == 0.0:
         return x.astype(result_dtype), np.ones(mask_shape, dtype=bool)
-    try:
-        generator = np.random.default_rng(rng)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"rng: {error}") from None
+    numbers = generator(rng)
     mask = np.empty(mask_shape, dtype=bool)
     drawn = mask.reshape(-1)
     for part in slices(
         drawn.size, 8
     ):  # the generator gives the same numbers in any number of draws
-        np.greater_equal(generator.random(len(drawn[part])), p, out=drawn[part])
+        np.greater_equal(numbers.random(len(drawn[part])), p, out=drawn[part])
     return _apply_mask(x, mask, p, dtype).astype(result_dtype, copy=False), mask
 
 
@@ -484,8 +476,7 @@ def dropout2d(
     return _drop(x, p, training, rng, x.shape[:2] + (1,) * (x.ndim - 2))
 
 
-def dropout_backward(dy: Any, mask: Any, p: float = 0.5, training: bool = True) -> Array:
-    """Gradient of :func:`dropout` and :func:`dropout2d`: dy * mask / (1 - p)."""
+def _drop_backward(dy: Any, mask: Any, p: float, training: bool) -> Array:
     dy = as_array("dy", dy)
     dtype, result_dtype = common_dtypes(dy=dy)
     mask = as_array("mask", mask)
@@ -495,9 +486,17 @@ def dropout_backward(dy: Any, mask: Any, p: float = 0.5, training: bool = True) 
         raise ValueError(
             f"mask: expected bools of shape {dy.shape}{whole}, got {mask.dtype} of shape {mask.shape}"
         )
-    if not training or number("p", p, 0, 1) == 0.0:
+    p = number("p", p, 0, 1)
+    if not flag("training", training) or p == 0.0:
         return dy.astype(result_dtype)
     return _apply_mask(dy, mask, p, dtype).astype(result_dtype, copy=False)
 
 
-dropout2d_backward = dropout_backward
+def dropout_backward(dy: Any, mask: Any, p: float = 0.5, training: bool = True) -> Array:
+    """Gradient of :func:`dropout`: dy * mask / (1 - p)."""
+    return _drop_backward(dy, mask, p, training)
+
+
+def dropout2d_backward(dy: Any, mask: Any, p: float = 0.5, training: bool = True) -> Array:
+    """Gradient of :func:`dropout2d`: dy * mask / (1 - p), a mask of whole channels."""
+    return _drop_backward(dy, mask, p, training)
