@@ -101,7 +101,12 @@ def receptive_field(layers: nn.Module | Iterable[Any]) -> ReceptiveField:
     >>> receptive_field([(11, 4), (3, 2)]).size
     19
     """
-    windows = list(_windows(layers.modules() if isinstance(layers, nn.Module) else layers))
+    try:
+        chain = iter(layers.modules() if isinstance(layers, nn.Module) else layers)
+    except TypeError:
+        expected = "a Module or an iterable of layers"
+        raise TypeError(f"layers: expected {expected}, got {layers!r}") from None
+    windows = list(_windows(chain))
     found = _rank(*(value for window in windows for value in window))
     rank = found or 1
     size, jump = [1] * rank, [1] * rank
@@ -135,4 +140,6 @@ def _windows(layers: Iterable[Any]) -> Iterator[tuple[Any, Any, Any]]:
 
 def count_parameters(module: nn.Module) -> int:
     """How many numbers the parameters of `module` hold; shared ones count once."""
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"module: expected a Module, got {module!r}")
     return sum(parameter.size for parameter in module.parameters())

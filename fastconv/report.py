@@ -11,7 +11,7 @@ import numpy as np
 
 from fastconv import algorithms, runtime
 from fastconv.kernels import peak
-from fastconv.problem import Conv, choice, conv_problem, integer, is_sequence
+from fastconv.problem import Conv, choice, conv_problem, float_dtype, integer, is_sequence
 
 # Share of the multiply-add peak that the kernels reach on layers of networks (VGG conv3 to conv5 on AVX2: 59 to 89 % of it).
 EFFICIENCY = 0.75
@@ -83,7 +83,7 @@ def _conv(rank: int, x_shape: Any, w_shape: Any, options: dict[str, Any]) -> Con
         )
     chosen = {**OPTIONS, **options}
     return conv_problem(
-        choice("dtype", np.dtype(chosen["dtype"]).name, ("float32", "float64")),
+        float_dtype(chosen["dtype"]).name,
         _shape("x_shape", x_shape),
         _shape("w_shape", w_shape),
         chosen["stride"],

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv import nn
+from fastconv.functional._arrays import generator
 from fastconv.nn.init import Rng
 
 
@@ -48,7 +49,7 @@ class LeNet5(nn.Sequential):
         dtype: npt.DTypeLike = np.float32,
         rng: Rng = None,
     ) -> None:
-        rng = np.random.default_rng(rng)
+        rng = generator(rng)
         super().__init__(
             {
                 "c1": nn.Conv2d(in_channels, 6, 5, dtype=dtype, rng=rng),
