@@ -177,6 +177,34 @@ def output_size(size: int, kernel: int, stride: int, pair: tuple[int, int], dila
     return (size + sum(pair) - dilation * (kernel - 1) - 1) // stride + 1
 
 
+class Windows(NamedTuple):
+    """Sliding windows over spatial axes, checked: one entry for each axis."""
+
+    kernel: Sizes
+    stride: Sizes
+    pads: Pairs
+    dilation: Sizes
+    out: Sizes
+
+
+def sliding_windows(
+    sizes: Sizes, kernel_size: Any, stride: Any, padding: Any, dilation: Any
+) -> Windows:
+    """Check windows that slide over axes of these sizes; at least one must fit."""
+    rank = len(sizes)
+    kernel = integers("kernel_size", kernel_size, rank, 1)
+    strides = integers("stride", stride, rank, 1)
+    dilations = integers("dilation", dilation, rank, 1)
+    pads = resolve_padding(padding, sizes, kernel, strides, dilations)
+    outs = tuple(output_size(*a) for a in zip(sizes, kernel, strides, pads, dilations, strict=True))
+    if min(outs) < 1:
+        raise ValueError(
+            f"kernel_size: windows of {kernel} with dilation {dilations} do not fit sizes {sizes} "
+            f"with padding {pads}"
+        )
+    return Windows(kernel, strides, pads, dilations, outs)
+
+
 class LatticeAxis(NamedTuple):
     """One axis of a lattice, as kernels/lattice.pxd documents it."""
 

@@ -51,6 +51,16 @@ def run_python(
     return done
 
 
+def refused_import(variable: str, value: str) -> str:
+    """The last line of an `import fastconv` that this environment stops; it names the variable and the value."""
+    done = run_python("import fastconv", env={variable: value}, check=False)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith(f"ValueError: environment variable {variable}: ")
+    assert repr(value) in last
+    return last
+
+
 def conv_calls(dtype: str, place: Place) -> Calls:
     """name -> call: convolutions of odd sizes, on integers."""
     made = data.rng(7)

@@ -42,8 +42,7 @@ from fastconv.problem import (
     lattice_axis,
     lattice_spec,
     number,
-    output_size,
-    resolve_padding,
+    sliding_windows,
 )
 
 # Elements below which one thread moves them faster than a team wakes up.
@@ -191,26 +190,16 @@ def _windows(
     sizes: tuple[int, ...], kernel_size: Any, dilation: Any, padding: Any, stride: Any
 ) -> tuple[Lattice, tuple[int, ...], int]:
     """(lattice, output sizes, taps) of unfold's sliding windows over the trailing `sizes`."""
-    rank = len(sizes)
-    kernel = integers("kernel_size", kernel_size, rank, 1)
-    strides = integers("stride", stride, rank, 1)
-    dilations = integers("dilation", dilation, rank, 1)
-    pads = resolve_padding(padding, sizes, kernel, strides, dilations)
-    outs = tuple(output_size(*a) for a in zip(sizes, kernel, strides, pads, dilations, strict=True))
-    if min(outs) < 1:
-        raise ValueError(
-            f"kernel_size: windows of {kernel} with dilation {dilations} do not fit an input of {sizes} "
-            f"with padding {pads}"
-        )
-    elements("kernel_size", (*outs, *kernel))
+    windows = sliding_windows(sizes, kernel_size, stride, padding, dilation)
+    elements("kernel_size", (*windows.out, *windows.kernel))
     lattice = _unfold_lattice(
         _three(sizes, 1),
-        _three(kernel, 1),
-        _three(strides, 1),
-        _three(pads, (0, 0)),
-        _three(dilations, 1),
+        _three(windows.kernel, 1),
+        _three(windows.stride, 1),
+        _three(windows.pads, (0, 0)),
+        _three(windows.dilation, 1),
     )
-    return lattice, outs, math.prod(kernel)
+    return lattice, windows.out, math.prod(windows.kernel)
 
 
 def _window_rank(kernel_size: Any, ndim: int) -> int:
