@@ -74,6 +74,8 @@ class Optimizer:
         ValueError
             When the settings, the number of parameters or the shapes differ.
         """
+        if not isinstance(state_dict, Mapping) or not {"settings", "state"} <= set(state_dict):
+            raise TypeError(f"state_dict: expected what state_dict() gave, got {state_dict!r}")
         settings, state = dict(state_dict["settings"]), list(state_dict["state"])
         if set(settings) != set(self.settings):
             raise ValueError(

@@ -96,7 +96,7 @@ def float_dtype(value: Any) -> np.dtype[Any]:
     """The `dtype` argument of what computes in float32 or float64 alone."""
     try:
         dtype = np.dtype(value)
-    except TypeError:
+    except (TypeError, ValueError):
         dtype = None
     if value is None or dtype not in (np.float32, np.float64):
         raise TypeError(f"dtype: expected float32 or float64, got {value!r}")
@@ -145,7 +145,7 @@ def _padding_pairs(
         return tuple(
             same_padding(*axis) for axis in zip(sizes, kernel, stride, dilation, strict=True)
         )
-    if is_sequence(padding) and any(is_sequence(p) for p in padding):
+    if is_sequence(padding) and any(is_sequence(p) for p in padding[: rank + 1]):
         if len(padding) != rank:
             raise ValueError(f"padding: expected {rank} (low, high) pairs, got {padding!r}")
         pairs = []
@@ -541,7 +541,7 @@ def pool_windows(
     """Check what sliding windows are whatever the input: (kernel, strides, pads, dilations)."""
     kernel = integers("kernel_size", kernel_size, rank, 1)
     strides = kernel if stride is None else integers("stride", stride, rank, 1)
-    if isinstance(padding, str) or (is_sequence(padding) and any(map(is_sequence, padding))):
+    if isinstance(padding, str) or (is_sequence(padding) and any(map(is_sequence, padding[:rank]))):
         raise TypeError(
             f"padding: poolings pad both ends alike: expected an integer or {rank} integers, got {padding!r}; "
             "fastconv.pad does the rest"

@@ -72,7 +72,7 @@ OPTIONS: dict[str, Any] = {
 def _shape(name: str, value: Any) -> tuple[int, ...]:
     if not is_sequence(value):
         raise TypeError(f"{name}: expected a shape, got {value!r}")
-    return tuple(integer(name, n, 0) for n in value)
+    return tuple(integer(name, n, 0) for n in value[:9])  # no convolution has as many axes
 
 
 def _conv(rank: int, x_shape: Any, w_shape: Any, options: dict[str, Any]) -> Conv:
@@ -136,6 +136,7 @@ def explain(
         if x_shape is None or w_shape is None:
             raise ValueError(f"x_shape, w_shape: explain({name!r}, ...) needs both")
         problem = _conv(int(name[4]), x_shape, w_shape, options)
+    choice("algo", algo, ("auto", *algorithms.NAMES))
     plan = algorithms.plan(problem, algo, gradient)
     team = plan.threads(runtime.get_num_threads())
     seconds = max(

@@ -274,6 +274,33 @@ def test_unknown_arguments_are_refused(rank: int) -> None:
     refused("backward", rank, "activation", activation="relu")
 
 
+def test_endless_sequences_are_refused_at_once(rank: int) -> None:
+    """10^12 numbers: no list is made of them, and each argument is named."""
+    endless = range(10**12)
+    for name in ("stride", "padding", "dilation"):
+        refused("forward", rank, name, **{name: endless})
+    x, dy = good(rank)["x"], gradient(rank)
+    for pool in ("max_pool", "avg_pool"):
+        with pytest.raises((TypeError, ValueError), match="padding"):
+            getattr(fastconv, f"{pool}{rank}d")(x, 2, padding=endless)
+    with pytest.raises(ValueError, match="x_shape"):
+        getattr(fastconv, f"adaptive_avg_pool{rank}d_backward")(dy, endless)
+    with pytest.raises(ValueError, match="x_shape"):
+        fastconv.flatten_backward(dy, endless)
+
+
+def test_a_gradient_of_another_shape_is_refused_before_its_windows_are_made() -> None:
+    with pytest.raises(ValueError, match="dy"):
+        fastconv.avg_pool1d_backward(np.zeros((2, 4, 4)), (2, 4, 2**40), 2)
+
+
+def test_explain_names_its_arguments() -> None:
+    shapes = ((1, 4, 8, 8), (4, 4, 3, 3))
+    for options in ({"algo": []}, {"algo": "fft"}, {"dtype": "f2"}, {"dtype": "\ud800"}):
+        with pytest.raises((TypeError, ValueError), match=next(iter(options))):
+            fastconv.explain("conv2d", *shapes, **options)
+
+
 def test_after_all_that_it_still_works(rank: int) -> None:
     assert_array_equal(call("forward", rank), reference.conv(**good(rank)))
 

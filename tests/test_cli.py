@@ -79,6 +79,13 @@ def test_bench_runs_the_report(capsys, monkeypatch, tmp_path):
     assert "no results" in json.loads(capsys.readouterr().out)["error"]
 
 
+def test_bench_refuses_an_output_that_is_a_file(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(cli, "_benchmarks", lambda: tmp_path)
+    (tmp_path / "out").write_text("")
+    assert cli.main(["bench", "--output", str(tmp_path / "out"), "--json"]) == 1
+    assert "--output" in json.loads(capsys.readouterr().out)["error"]
+
+
 @pytest.mark.parametrize("arguments", [[], ["fly"], ["demo", "--epochs", "0"]])
 def test_wrong_arguments(arguments, capsys):
     with pytest.raises(SystemExit) as error:

@@ -125,6 +125,8 @@ def shape_of(name: str, value: Any) -> tuple[int, ...]:
     """A shape argument as a tuple of sizes >= 0."""
     if not is_sequence(value):
         raise TypeError(f"{name}: expected a shape, got {value!r}")
+    if len(value) > 64:
+        raise ValueError(f"{name}: arrays have at most 64 axes, got a shape of {len(value)}")
     return tuple(integer(name, n, 0) for n in value)
 
 

@@ -92,18 +92,18 @@ def _max_backward(dy: Any, indices: Any, x_shape: Sequence[int], rank: int) -> A
     return deliver(dx, None, result_dtype)
 
 
-def _avg(x: Array, problem: Pool, scale: Array, out: Array | None) -> Array:
+def _avg(x: Array, problem: Pool, scale: Divide, out: Array | None) -> Array:
     dtype, result_dtype = common_dtypes(x=x)
     shape, planes = _shapes(x.shape, problem)
     check_out(out, shape, result_dtype)
     xc = contiguous(x, dtype)
     y = target(out, shape, dtype, xc)
     if y.size:
-        launch("avg_pool", xc, x.size, _pool.avg_pool, _windows(problem), xc, y, scale, planes)
+        launch("avg_pool", xc, x.size, _pool.avg_pool, _windows(problem), xc, y, scale(), planes)
     return deliver(y, out, result_dtype)
 
 
-def _avg_backward(dy: Array, x_shape: tuple[int, ...], problem: Pool, scale: Array) -> Array:
+def _avg_backward(dy: Array, x_shape: tuple[int, ...], problem: Pool, scale: Divide) -> Array:
     shape, planes = _shapes(x_shape, problem)
     if dy.shape != shape:
         raise ValueError(
@@ -120,7 +120,7 @@ def _avg_backward(dy: Array, x_shape: tuple[int, ...], problem: Pool, scale: Arr
             _windows(problem),
             contiguous(dy, dtype),
             dx,
-            scale,
+            scale(),
             planes,
         )
     return deliver(dx, None, result_dtype)
@@ -145,14 +145,14 @@ def _average_windows(
     ceil_mode: bool,
     count_include_pad: bool,
     divisor_override: int | None,
-) -> tuple[Pool, Array]:
-    """The windows and 1/divisor of each (OD, OH, OW)."""
+) -> tuple[Pool, Divide]:
+    """The windows, and what computes 1/divisor of each (OD, OH, OW) once the shapes are known to fit."""
     problem = pool_problem(x_shape, rank, kernel_size, stride, padding, 1, ceil_mode)
     padded = flag("count_include_pad", count_include_pad)
     divisor = pool_divisor(divisor_override)
     if divisor is None:
-        return problem, 1.0 / (problem.padded_counts() if padded else problem.counts())
-    return problem, np.full(problem.out, 1.0 / divisor)
+        return problem, lambda: 1.0 / (problem.padded_counts() if padded else problem.counts())
+    return problem, lambda: np.full(problem.out, 1.0 / divisor)
 
 
 def _words(rank: int) -> dict[str, Any]:
@@ -341,7 +341,7 @@ def _adaptive_avg_pool_of(rank: int):  # type: ignore[no-untyped-def]
     def adaptive_avg_pool(x: Any, output_size: Any, *, out: Array | None = None) -> Array:
         x = as_array("x", x)
         problem = adaptive_pool_problem(x.shape, rank, output_size)
-        return _avg(x, problem, 1.0 / problem.counts(), out)
+        return _avg(x, problem, lambda: 1.0 / problem.counts(), out)
 
     return public(
         adaptive_avg_pool,
@@ -354,7 +354,7 @@ def _adaptive_avg_pool_backward_of(rank: int):  # type: ignore[no-untyped-def]
     def adaptive_avg_pool_backward(dy: Any, x_shape: Sequence[int]) -> Array:
         dy, shape = as_array("dy", dy), shape_of("x_shape", x_shape)
         problem = _adaptive_of(dy, shape, rank)
-        return _avg_backward(dy, shape, problem, 1.0 / problem.counts())
+        return _avg_backward(dy, shape, problem, lambda: 1.0 / problem.counts())
 
     return public(
         adaptive_avg_pool_backward,

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from fastconv.functional._arrays import generator
 from fastconv.nn.module import Array, Parameter
-from fastconv.problem import flag, float_dtype
+from fastconv.problem import elements, flag, float_dtype
 
 Rng = np.random.Generator | int | None
 
@@ -58,6 +58,7 @@ def affine(
     The weight is ``kaiming_uniform(a=sqrt(5))``, which is uniform in ``1/sqrt(fan_in)``, and so is
     the bias.
     """
+    elements("weight", shape)
     rng, bias = generator(rng), flag("bias", bias)
     weight = Parameter(kaiming_uniform(shape, math.sqrt(5), dtype, rng))
     bound = 1 / math.sqrt(fans(shape)[0])

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from fastconv import functional as F
 from fastconv.nn.module import Array, Module, Parameter, accumulate, data_of
-from fastconv.problem import finite, flag, float_dtype, integer
+from fastconv.problem import elements, finite, flag, float_dtype, integer
 
 
 class _BatchNorm(Module):
@@ -58,6 +58,7 @@ class _BatchNorm(Module):
         dtype: npt.DTypeLike = np.float32,
     ) -> None:
         c = self.num_features = integer("num_features", num_features, 1)
+        elements("num_features", (c,))
         self.eps = finite("eps", eps, 0)
         self.momentum = None if momentum is None else finite("momentum", momentum)
         affine, tracked = flag("affine", affine), flag("track_running_stats", track_running_stats)
