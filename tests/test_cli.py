@@ -86,7 +86,16 @@ def test_bench_refuses_an_output_that_is_a_file(capsys, monkeypatch, tmp_path):
     assert "--output" in json.loads(capsys.readouterr().out)["error"]
 
 
-@pytest.mark.parametrize("arguments", [[], ["fly"], ["demo", "--epochs", "0"]])
+def test_the_demo_refuses_an_output_that_is_a_file_before_it_trains(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(cli.demo, "run", lambda options: pytest.fail("trained"))
+    (tmp_path / "out").write_text("")
+    assert cli.main(["demo", "--output", str(tmp_path / "out")]) == 1
+    assert "File exists" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["fly"], ["demo", "--epochs", "0"], ["demo", "--seed", "-1"]]
+)
 def test_wrong_arguments(arguments, capsys):
     with pytest.raises(SystemExit) as error:
         cli.main(arguments)
