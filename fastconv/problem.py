@@ -48,7 +48,9 @@ def integer(name: str, value: Any, least: int | None = None) -> int:
 
 def flag(name: str, value: Any) -> bool:
     """`value` as a bool: True, False, 1 or 0, but no other truth, so that a "no" is not taken for a yes."""
-    if not isinstance(value, (bool, np.bool_, int, np.integer)) or value not in (0, 1):
+    if value is True or value is False:  # nearly always
+        return bool(value)
+    if not isinstance(value, (np.bool_, int, np.integer)) or value not in (0, 1):
         raise TypeError(f"{name}: expected True or False, got {value!r}")
     return bool(value)
 
