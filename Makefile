@@ -31,7 +31,7 @@ lint: $(VENV)/.test $(VENV)/.lint ## ruff, mypy, cython-lint and clang-format
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/cython-lint fastconv/kernels
-	$(VENV)/bin/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.[ch]')
+	$(VENV)/bin/clang-format --dry-run --Werror $(wildcard csrc/*.[ch] csrc/*/*.[ch])
 
 bench: $(VENV)/.bench ## time the layers of known networks against the peers; results in bench-output/
 	$(RUN) -m benchmarks.report --output bench-output $(BENCH)
@@ -39,7 +39,8 @@ bench: $(VENV)/.bench ## time the layers of known networks against the peers; re
 docs: $(VENV)/.test ## run the examples of README and docstrings
 	$(RUN) -m pytest -q --doctest-modules --doctest-glob='*.md' README.md docs fastconv
 
-# The tests of the kernels with address and undefined-behaviour checks, in a copy so that the installed build stays.
+# The tests of the kernels with address and undefined-behaviour checks, in a copy so that the installed build stays. No
+# memory is recycled, so that a freed block is known as such; --capture=sys leaves the sanitizers' reports visible.
 sanitize: $(VENV)/.test ## run the kernels' tests under AddressSanitizer and UBSan
 	rm -rf build/sanitize && mkdir -p build/sanitize
 	cp -r setup.py pyproject.toml README.md LICENSE csrc fastconv tests benchmarks build/sanitize
@@ -47,8 +48,9 @@ sanitize: $(VENV)/.test ## run the kernels' tests under AddressSanitizer and UBS
 	$(RUN) -m pip install --quiet "setuptools>=77" cython numpy
 	cd build/sanitize && CFLAGS="-fsanitize=address,undefined -fno-sanitize-recover=undefined -g" \
 	  LDFLAGS="-fsanitize=address,undefined" $(abspath $(RUN)) setup.py -q build_ext --inplace
-	cd build/sanitize && ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" \
-	  $(abspath $(RUN)) -m pytest -q tests/test_conv.py tests/test_pool.py tests/test_norm.py \
+	cd build/sanitize && ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 FASTCONV_CACHE_BYTES=0 \
+	  LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" \
+	  $(abspath $(RUN)) -m pytest -q --capture=sys tests/test_conv.py tests/test_pool.py tests/test_norm.py \
 	  tests/test_activation.py tests/test_dense.py tests/test_shape.py -k "not bits and not rounds"
 
 clean: ## remove what the other targets made

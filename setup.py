@@ -17,7 +17,8 @@ ROOT = Path(__file__).parent
 KERNELS = Path("fastconv/kernels")
 X86_64 = platform.machine().lower() in ("x86_64", "amd64")
 COMMON_FLAGS = ["-std=c11", "-O2", "-fno-math-errno", "-ffp-contract=off", "-fvisibility=hidden"]
-BASE_FLAGS = COMMON_FLAGS + (["-march=x86-64-v2"] if X86_64 else [])
+BASELINE = ["-march=x86-64-v2"] if X86_64 else []
+BASE_FLAGS = COMMON_FLAGS + BASELINE
 OPENMP = os.environ.get("FASTCONV_NO_OPENMP", "0") in ("", "0")
 MODEL_AVX512 = os.environ.get("FASTCONV_MODEL_AVX512", "0") not in ("", "0")
 MODEL_MACROS = [("FC_MODEL_AVX512", "1")] if MODEL_AVX512 else []
@@ -29,13 +30,13 @@ CC=..., or set FASTCONV_NO_OPENMP=1 to build a single-threaded fastconv."""
 
 
 def isa_rows() -> list[tuple[str, list[str]]]:
-    """(name, compiler flags) of each row of isa.def that this platform can compile."""
+    """(name, its own compiler flags) of each row of isa.def that this platform can compile."""
     text = (ROOT / "csrc/isa/isa.def").read_text()
     portable, x86 = text.split("#if defined(__x86_64__)")
     x86, avx512 = x86.split("#if defined(FC_MODEL_AVX512)")
     x86 += avx512.split("#else")[0 if MODEL_AVX512 else 1]
     rows = re.findall(r'^FC_ISA\((\w+), .*, "(.*)"\)$', portable + (x86 if X86_64 else ""), re.M)
-    return [(name, flags.split()) for name, flags in rows]
+    return [(name, flags.split() or BASELINE) for name, flags in rows]
 
 
 class BuildExt(build_ext):
@@ -57,14 +58,13 @@ class BuildExt(build_ext):
     def isa_objects(self) -> list[str]:
         objects = []
         for name, flags in isa_rows():
-            base = [] if flags else BASE_FLAGS[len(COMMON_FLAGS) :]
             text = " ".join(flags)
             objects += self.compiler.compile(
                 [f"csrc/isa/{name}.c"],
                 output_dir=self.build_temp,
                 include_dirs=["csrc"],
                 macros=[("FC_ISA_FLAGS", f'"{text}"')],
-                extra_postargs=COMMON_FLAGS + base + flags,
+                extra_postargs=COMMON_FLAGS + flags,
             )
         return objects
 
@@ -76,10 +76,10 @@ class BuildExt(build_ext):
             )
             try:
                 objects = self.compiler.compile(
-                    [str(source)], output_dir=folder, extra_postargs=["-fopenmp"]
+                    [str(source)], output_dir=folder, extra_postargs=["-fPIC", "-fopenmp"]
                 )
-                self.compiler.link_executable(
-                    objects, str(Path(folder, "openmp")), extra_postargs=["-fopenmp"]
+                self.compiler.link_shared_object(
+                    objects, str(Path(folder, "openmp.so")), extra_postargs=["-fopenmp"]
                 )
             except (CompileError, LinkError) as error:
                 raise SystemExit(NO_OPENMP_MESSAGE.format(error=error)) from None

@@ -310,13 +310,19 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dtype", choices=roofline.DTYPES, default="float32")
     parser.add_argument("--threads", type=int, default=fastconv.get_num_threads())
     parser.add_argument("--output", type=Path, default=Path("bench-output"), metavar="DIR")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.threads < 1:
+        parser.error(f"argument --threads: expected an integer >= 1, got {options.threads}")
+    return options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
+    try:
+        options.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:  # before minutes of work
+        raise SystemExit(f"--output: {error}") from None
     report = run(options)
-    options.output.mkdir(parents=True, exist_ok=True)
     page = markdown(report, options.peers)
     (options.output / "results.json").write_text(json.dumps(report, indent=2) + "\n")
     (options.output / "results.md").write_text(page)

@@ -116,17 +116,27 @@ def _benchmarks() -> Path | None:
     return tree if (tree / "benchmarks" / "report.py").is_file() else None
 
 
+def _refuse(message: str, options: argparse.Namespace) -> int:
+    print(json.dumps({"error": message}) if options.json else message)
+    return 1
+
+
 def bench(options: argparse.Namespace) -> int:
     tree = _benchmarks()
     if tree is None:
         message = "the benchmarks live in the source tree: run this in a checkout of fastconv"
-        print(json.dumps({"error": message}) if options.json else message)
-        return 1
-    command = [sys.executable, "-m", "benchmarks.report", "--quick"]
-    command += ["--output", str(options.output.resolve())]
+        return _refuse(message, options)
+    output = options.output.resolve()
+    results = output / "results.json"
+    try:
+        results.unlink(missing_ok=True)  # an earlier report must not pass for this one
+    except OSError as error:
+        return _refuse(f"--output: {error}", options)
+    command = [sys.executable, "-m", "benchmarks.report", "--quick", "--output", str(output)]
     done = subprocess.run(command, cwd=tree, stdout=sys.stderr if options.json else None)
     if options.json:
-        print(json.dumps({"exit": done.returncode, "output": str(options.output)}, indent=2))
+        failed = {"error": f"benchmarks.report wrote no results (exit {done.returncode})"}
+        print(results.read_text() if results.is_file() else json.dumps(failed))
     return done.returncode
 
 

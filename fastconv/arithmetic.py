@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from fastconv import nn
-from fastconv.problem import integers, is_sequence, output_size, resolve_padding
+from fastconv.problem import integers, is_sequence, sliding_windows
 
 Sizes = int | tuple[int, ...]
 
@@ -52,16 +52,7 @@ def conv_output_size(
     found = _rank(size, kernel_size, stride, padding, dilation)
     rank = found or 1
     sizes = integers("size", size, rank, 0)
-    kernel = integers("kernel_size", kernel_size, rank, 1)
-    strides = integers("stride", stride, rank, 1)
-    dilations = integers("dilation", dilation, rank, 1)
-    pads = resolve_padding(padding, sizes, kernel, strides, dilations)
-    outs = tuple(output_size(*a) for a in zip(sizes, kernel, strides, pads, dilations, strict=True))
-    if min(outs) < 1:
-        raise ValueError(
-            f"kernel_size: windows of {kernel} with dilation {dilations} do not fit sizes {sizes} "
-            f"with padding {pads}"
-        )
+    outs = sliding_windows(sizes, kernel_size, stride, padding, dilation).out
     return outs[0] if found is None else outs
 
 
@@ -101,7 +92,12 @@ def receptive_field(layers: nn.Module | Iterable[Any]) -> ReceptiveField:
     >>> receptive_field([(11, 4), (3, 2)]).size
     19
     """
-    windows = list(_windows(layers.modules() if isinstance(layers, nn.Module) else layers))
+    try:
+        chain = iter(layers.modules() if isinstance(layers, nn.Module) else layers)
+    except TypeError:
+        expected = "a Module or an iterable of layers"
+        raise TypeError(f"layers: expected {expected}, got {layers!r}") from None
+    windows = list(_windows(chain))
     found = _rank(*(value for window in windows for value in window))
     rank = found or 1
     size, jump = [1] * rank, [1] * rank
@@ -135,4 +131,6 @@ def _windows(layers: Iterable[Any]) -> Iterator[tuple[Any, Any, Any]]:
 
 def count_parameters(module: nn.Module) -> int:
     """How many numbers the parameters of `module` hold; shared ones count once."""
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"module: expected a Module, got {module!r}")
     return sum(parameter.size for parameter in module.parameters())

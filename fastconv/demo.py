@@ -508,15 +508,19 @@ def report(facts: dict[str, Any]) -> str:
     return "\n".join([*lines, *(f"wrote      {file}" for file in facts["files"])])
 
 
-def _count(text: str) -> int:
+def _count(text: str, least: int = 1) -> int:
     value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected an integer >= 1, got {text}")
+    if value < least:
+        raise argparse.ArgumentTypeError(f"expected an integer >= {least}, got {text}")
     return value
 
 
+def _seed(text: str) -> int:
+    return _count(text, 0)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seed", type=int, default=0, help="of weights, order and shifts (0)")
+    parser.add_argument("--seed", type=_seed, default=0, help="of weights, order and shifts (0)")
     parser.add_argument("--epochs", type=_count, default=EPOCHS, help=f"default {EPOCHS}")
     parser.add_argument("--images", type=_count, help="train on the first so many digits only")
     parser.add_argument(
@@ -531,8 +535,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     try:
+        options.output.mkdir(parents=True, exist_ok=True)  # or an error, before the training
         facts = run(options)
-    except (ImportError, ArithmeticError) as error:
+    except (ImportError, ArithmeticError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     print(json.dumps(facts, indent=2) if options.json else report(facts))

@@ -17,7 +17,7 @@ import numpy as np
 
 from fastconv import functional
 from fastconv.functional._arrays import Array, as_array, common_dtypes
-from fastconv.problem import choice, integer
+from fastconv.problem import choice, integer, number
 
 __all__ = ["KERNELS", "apply", "convolution", "correlation", "gaussian"]
 
@@ -44,8 +44,7 @@ def gaussian(size: int, sigma: float) -> Array:
         When size is not such an int or sigma not such a finite number.
     """
     size = integer("size", size, 1)
-    if not isinstance(sigma, (int, float, np.integer, np.floating)):
-        raise TypeError(f"sigma: expected a number, got {sigma!r}")
+    sigma = number("sigma", sigma)
     if not 0 < sigma < np.inf:
         raise ValueError(f"sigma: expected a finite number above 0, got {sigma!r}")
     # The nearest cell has exponent 0, so that a small sigma does not underflow to 0/0.

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.nn.module import Parameter
-from fastconv.problem import number
+from fastconv.problem import flag, is_sequence, number
 
 Array = npt.NDArray[Any]
 State = dict[str, Any]
@@ -34,7 +34,10 @@ class Optimizer:
     lr: float
 
     def __init__(self, params: Iterable[Parameter]) -> None:
-        self.params = list(params)
+        try:
+            self.params = list(params)
+        except TypeError:
+            raise TypeError(f"params: expected Parameters, got {params!r}") from None
         if not self.params:
             raise ValueError("params: expected at least one parameter, got none")
         for parameter in self.params:
@@ -71,6 +74,8 @@ class Optimizer:
         ValueError
             When the settings, the number of parameters or the shapes differ.
         """
+        if not isinstance(state_dict, Mapping) or not {"settings", "state"} <= set(state_dict):
+            raise TypeError(f"state_dict: expected what state_dict() gave, got {state_dict!r}")
         settings, state = dict(state_dict["settings"]), list(state_dict["state"])
         if set(settings) != set(self.settings):
             raise ValueError(
@@ -124,7 +129,7 @@ class SGD(Optimizer):
         self.momentum = _setting("momentum", momentum)
         self.dampening = _setting("dampening", dampening)
         self.weight_decay = _setting("weight_decay", weight_decay)
-        self.nesterov = bool(nesterov)
+        self.nesterov = flag("nesterov", nesterov)
         if self.nesterov and (self.momentum == 0 or self.dampening != 0):
             raise ValueError("nesterov: expected a momentum > 0 and dampening = 0")
 
@@ -169,7 +174,7 @@ class Adam(Optimizer):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__(params)
-        if len(betas) != 2:
+        if not is_sequence(betas) or len(betas) != 2:
             raise ValueError(f"betas: expected two numbers, got {betas!r}")
         self.lr = _setting("lr", lr)
         self.betas = (_setting("betas", betas[0], 1.0), _setting("betas", betas[1], 1.0))

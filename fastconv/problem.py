@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import operator
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -45,6 +46,15 @@ def integer(name: str, value: Any, least: int | None = None) -> int:
     return number
 
 
+def flag(name: str, value: Any) -> bool:
+    """`value` as a bool: True, False, 1 or 0, but no other truth, so that a "no" is not taken for a yes."""
+    if value is True or value is False:  # nearly always
+        return bool(value)
+    if not isinstance(value, (np.bool_, int, np.integer)) or value not in (0, 1):
+        raise TypeError(f"{name}: expected True or False, got {value!r}")
+    return bool(value)
+
+
 def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> float:
     """`value` as a float in [low, high]; a NaN is in no range but the whole line."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(
@@ -53,7 +63,15 @@ def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf
         raise TypeError(f"{name}: expected a number, got {value!r}")
     if (low, high) != (-math.inf, math.inf) and not low <= value <= high:
         raise ValueError(f"{name}: expected a number in [{low:g}, {high:g}], got {value}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name}: expected a number that a float64 can hold") from None
+
+
+def finite(name: str, value: Any, low: float = -sys.float_info.max) -> float:
+    """`value` as a float >= `low`, neither infinite nor NaN."""
+    return number(name, value, low, sys.float_info.max)
 
 
 def is_sequence(value: Any) -> bool:
@@ -74,6 +92,17 @@ def integers(name: str, value: Any, count: int, least: int | None = None) -> Siz
             raise ValueError(f"{name}: expected an integer or {count} integers, got {value!r}")
         return tuple(integer(name, v, least) for v in value)
     return (integer(name, value, least),) * count
+
+
+def float_dtype(value: Any) -> np.dtype[Any]:
+    """The `dtype` argument of what computes in float32 or float64 alone."""
+    try:
+        dtype = np.dtype(value)
+    except (TypeError, ValueError):
+        dtype = None
+    if value is None or dtype not in (np.float32, np.float64):
+        raise TypeError(f"dtype: expected float32 or float64, got {value!r}")
+    return dtype
 
 
 def choice(name: str, value: Any, allowed: Sequence[Any]) -> Any:
@@ -118,7 +147,7 @@ def _padding_pairs(
         return tuple(
             same_padding(*axis) for axis in zip(sizes, kernel, stride, dilation, strict=True)
         )
-    if is_sequence(padding) and any(is_sequence(p) for p in padding):
+    if is_sequence(padding) and any(is_sequence(p) for p in padding[: rank + 1]):
         if len(padding) != rank:
             raise ValueError(f"padding: expected {rank} (low, high) pairs, got {padding!r}")
         pairs = []
@@ -148,6 +177,34 @@ def check_padding_mode(sizes: Sizes, pads: Pairs, mode: str, name: str = "paddin
 def output_size(size: int, kernel: int, stride: int, pair: tuple[int, int], dilation: int) -> int:
     """floor((size + low + high - dilation*(kernel - 1) - 1)/stride) + 1; may be <= 0."""
     return (size + sum(pair) - dilation * (kernel - 1) - 1) // stride + 1
+
+
+class Windows(NamedTuple):
+    """Sliding windows over spatial axes, checked: one entry for each axis."""
+
+    kernel: Sizes
+    stride: Sizes
+    pads: Pairs
+    dilation: Sizes
+    out: Sizes
+
+
+def sliding_windows(
+    sizes: Sizes, kernel_size: Any, stride: Any, padding: Any, dilation: Any
+) -> Windows:
+    """Check windows that slide over axes of these sizes; at least one must fit."""
+    rank = len(sizes)
+    kernel = integers("kernel_size", kernel_size, rank, 1)
+    strides = integers("stride", stride, rank, 1)
+    dilations = integers("dilation", dilation, rank, 1)
+    pads = resolve_padding(padding, sizes, kernel, strides, dilations)
+    outs = tuple(output_size(*a) for a in zip(sizes, kernel, strides, pads, dilations, strict=True))
+    if min(outs) < 1:
+        raise ValueError(
+            f"kernel_size: windows of {kernel} with dilation {dilations} do not fit sizes {sizes} "
+            f"with padding {pads}"
+        )
+    return Windows(kernel, strides, pads, dilations, outs)
 
 
 class LatticeAxis(NamedTuple):
@@ -480,6 +537,34 @@ def pool_sizes(x_shape: Sizes, rank: int) -> Sizes:
     return x_shape[-rank:]
 
 
+def pool_windows(
+    rank: int, kernel_size: Any, stride: Any, padding: Any, dilation: Any
+) -> tuple[Sizes, Sizes, Sizes, Sizes]:
+    """Check what sliding windows are whatever the input: (kernel, strides, pads, dilations)."""
+    kernel = integers("kernel_size", kernel_size, rank, 1)
+    strides = kernel if stride is None else integers("stride", stride, rank, 1)
+    if isinstance(padding, str) or (is_sequence(padding) and any(map(is_sequence, padding[:rank]))):
+        raise TypeError(
+            f"padding: poolings pad both ends alike: expected an integer or {rank} integers, got {padding!r}; "
+            "fastconv.pad does the rest"
+        )
+    pads = integers("padding", padding, rank, 0)
+    for k, p in zip(kernel, pads, strict=True):
+        if p > k // 2:
+            raise ValueError(f"padding: expected at most half the kernel size {k}, got {p}")
+    return kernel, strides, pads, integers("dilation", dilation, rank, 1)
+
+
+def pool_divisor(value: Any) -> int | None:
+    """The `divisor_override` of an average: any integer but zero, or None."""
+    if value is None:
+        return None
+    divisor = integer("divisor_override", value)
+    if divisor == 0:
+        raise ValueError("divisor_override: must not be zero")
+    return divisor
+
+
 def pool_problem(
     x_shape: Sizes,
     rank: int,
@@ -491,18 +576,12 @@ def pool_problem(
 ) -> Pool:
     """Check sliding windows over x."""
     sizes = pool_sizes(x_shape, rank)
-    kernel = integers("kernel_size", kernel_size, rank, 1)
-    strides = kernel if stride is None else integers("stride", stride, rank, 1)
-    pads = integers("padding", padding, rank, 0)
-    dilations = integers("dilation", dilation, rank, 1)
+    kernel, strides, pads, dilations = pool_windows(rank, kernel_size, stride, padding, dilation)
+    ceil_mode = flag("ceil_mode", ceil_mode)
     outs = []
     for axis, size, k, s, p, d in zip(
         AXES[rank], sizes, kernel, strides, pads, dilations, strict=True
     ):
-        if p > k // 2:
-            raise ValueError(
-                f"padding: expected at most half the kernel size {k}, got {p} along {axis}"
-            )
         span = d * (k - 1) + 1
         out = pool_output_size(size, k, s, p, d, ceil_mode)
         if out < 1 or span > ELEMENTS_MAX:
@@ -524,17 +603,20 @@ def pool_problem(
     )
 
 
+def adaptive_sizes(rank: int, output_size: Any) -> tuple[int | None, ...]:
+    """The windows of an adaptive pooling along each axis; None keeps the input's size."""
+    if output_size is None:
+        return (None,) * rank
+    if is_sequence(output_size) and len(output_size) == rank:
+        return tuple(None if n is None else integer("output_size", n, 1) for n in output_size)
+    return integers("output_size", output_size, rank, 1)
+
+
 def adaptive_pool_problem(x_shape: Sizes, rank: int, output_size: Any) -> Pool:
-    """Check PyTorch's adaptive windows over x. None keeps the input's size along an axis."""
+    """Check PyTorch's adaptive windows over x."""
     sizes = pool_sizes(x_shape, rank)
-    if is_sequence(output_size):
-        if len(output_size) == rank:
-            output_size = tuple(
-                s if o is None else o for o, s in zip(output_size, sizes, strict=True)
-            )
-        outs = integers("output_size", output_size, rank, 1)
-    else:
-        outs = sizes if output_size is None else integers("output_size", output_size, rank, 1)
+    wanted = adaptive_sizes(rank, output_size)
+    outs = tuple(s if o is None else o for o, s in zip(wanted, sizes, strict=True))
     if max(outs) > CELLS_MAX:
         raise ValueError(f"output_size: expected at most {CELLS_MAX} windows, got {outs}")
     one = (1,) * (3 - rank)

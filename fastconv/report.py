@@ -11,7 +11,7 @@ import numpy as np
 
 from fastconv import algorithms, runtime
 from fastconv.kernels import peak
-from fastconv.problem import Conv, choice, conv_problem, integer, is_sequence
+from fastconv.problem import Conv, choice, conv_problem, float_dtype, integer, is_sequence
 
 # Share of the multiply-add peak that the kernels reach on layers of networks (VGG conv3 to conv5 on AVX2: 59 to 89 % of it).
 EFFICIENCY = 0.75
@@ -72,7 +72,7 @@ OPTIONS: dict[str, Any] = {
 def _shape(name: str, value: Any) -> tuple[int, ...]:
     if not is_sequence(value):
         raise TypeError(f"{name}: expected a shape, got {value!r}")
-    return tuple(integer(name, n, 0) for n in value)
+    return tuple(integer(name, n, 0) for n in value[:9])  # no convolution has as many axes
 
 
 def _conv(rank: int, x_shape: Any, w_shape: Any, options: dict[str, Any]) -> Conv:
@@ -83,7 +83,7 @@ def _conv(rank: int, x_shape: Any, w_shape: Any, options: dict[str, Any]) -> Con
         )
     chosen = {**OPTIONS, **options}
     return conv_problem(
-        choice("dtype", np.dtype(chosen["dtype"]).name, ("float32", "float64")),
+        float_dtype(chosen["dtype"]).name,
         _shape("x_shape", x_shape),
         _shape("w_shape", w_shape),
         chosen["stride"],
@@ -136,6 +136,7 @@ def explain(
         if x_shape is None or w_shape is None:
             raise ValueError(f"x_shape, w_shape: explain({name!r}, ...) needs both")
         problem = _conv(int(name[4]), x_shape, w_shape, options)
+    choice("algo", algo, ("auto", *algorithms.NAMES))
     plan = algorithms.plan(problem, algo, gradient)
     team = plan.threads(runtime.get_num_threads())
     seconds = max(

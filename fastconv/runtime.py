@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -74,11 +75,11 @@ def _cgroup_cpus(root: Path = Path("/sys/fs/cgroup")) -> int | None:
     return max(1, math.ceil(min(quotas))) if quotas else None
 
 
-def _default_threads() -> int:
-    """FASTCONV_NUM_THREADS, else the least of OMP_NUM_THREADS, the affinity mask and the cgroup quota."""
+def _default_threads() -> tuple[int, str]:
+    """FASTCONV_NUM_THREADS, else the least of OMP_NUM_THREADS, the affinity mask and the cgroup quota; and which it was."""
     own = _environment_integer("FASTCONV_NUM_THREADS", 1, THREADS_MAX)
     if own is not None:
-        return own
+        return own, "FASTCONV_NUM_THREADS"
     usable = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
@@ -86,11 +87,13 @@ def _default_threads() -> int:
         wanted = _environment_integer("OMP_NUM_THREADS", 1, 2**31 - 1)
     except ValueError:  # not our variable: what OpenMP ignores, so do we
         wanted = None
-    limits = [usable, wanted, _cgroup_cpus()]
-    return max(1, min(n for n in limits if n is not None))
+    limits = {"affinity": usable, "OMP_NUM_THREADS": wanted, "cgroup quota": _cgroup_cpus()}
+    least = min(n for n in limits.values() if n is not None)
+    return least, ", ".join(name for name, n in limits.items() if n == least)
 
 
-_global_threads = _default_threads()
+# the number for the whole process, and where it comes from
+_process_threads: tuple[int, str] = _default_threads()
 _threads: ContextVar[int | None] = ContextVar("fastconv_threads", default=None)
 _default_precision: str = choice(
     "environment variable FASTCONV_PRECISION",
@@ -108,8 +111,8 @@ _header_printed = False
 
 def set_num_threads(n: int) -> None:
     """Let every call of this process use up to `n` threads, except inside `threads(...)`."""
-    global _global_threads
-    _global_threads = _checked_threads(n)
+    global _process_threads
+    _process_threads = _checked_threads(n), "set_num_threads"
 
 
 def _checked_threads(n: int) -> int:
@@ -124,7 +127,7 @@ def get_num_threads() -> int:
 
     The default is the least of the affinity mask, the cgroup quota and OMP_NUM_THREADS; FASTCONV_NUM_THREADS overrides it.
     """
-    return _threads.get() or _global_threads
+    return _threads.get() or _process_threads[0]
 
 
 @contextmanager
@@ -171,6 +174,16 @@ def memory_stats() -> dict[str, int]:
     return dict(_memory.stats())
 
 
+def _openmp_runtimes() -> list[str]:
+    """The OpenMP run times that this process has loaded, ours or another library's; none where there is no /proc."""
+    try:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+    except OSError:
+        return []
+    files = {columns[5] for line in lines if len(columns := line.split(maxsplit=5)) == 6}
+    return sorted(f for f in files if re.match(r"lib(gomp|i?omp5?)\b", Path(f).name))
+
+
 def config() -> dict[str, Any]:
     """Everything show_config() prints, as a dictionary."""
     import fastconv
@@ -185,14 +198,16 @@ def config() -> dict[str, Any]:
         "isa_reason": f"FASTCONV_ISA={asked}" if asked else "the fastest row this machine can run",
         "rows": _isa.rows(),
         "openmp": _team.openmp()["version"],
+        "openmp_runtimes": _openmp_runtimes(),
         "threads": get_num_threads(),
+        "threads_reason": "threads(...)" if _threads.get() else _process_threads[1],
         "precision": resolve_precision(None),
         "memory": memory_stats(),
     }
 
 
 def show_config(file: TextIO | None = None) -> None:
-    """Print versions, compiler, rows with their flags, the ISA chosen and why, threads, caches and memory."""
+    """Print versions, compiler, rows with their flags, the ISA and threads chosen and why, OpenMP, caches and memory."""
     facts = config()
     out = file or sys.stdout
     for name in ("fastconv", "python", "numpy", "compiler", "cpu"):
@@ -204,8 +219,11 @@ def show_config(file: TextIO | None = None) -> None:
         state = f"not here: needs {row['missing']}" if row["missing"] else "available"
         print(f"  {row['name']:8} {state}; flags: {row['flags'] or 'none'}", file=out)
     openmp = facts["openmp"] or "none (built with FASTCONV_NO_OPENMP)"
-    print(f"{'openmp':10} {openmp}", file=out)
-    print(f"{'threads':10} {facts['threads']}", file=out)
+    print(
+        f"{'openmp':10} {openmp}; run time: {', '.join(facts['openmp_runtimes']) or 'none'}",
+        file=out,
+    )
+    print(f"{'threads':10} {facts['threads']} ({facts['threads_reason']})", file=out)
     print(f"{'precision':10} {facts['precision']}", file=out)
     print(
         f"{'memory':10} {facts['memory']['in_use']} bytes in use, {facts['memory']['cached']} cached, "

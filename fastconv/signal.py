@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from fastconv import functional
-from fastconv.functional._arrays import Array
+from fastconv.functional._arrays import Array, plain
 from fastconv.problem import Pairs, choice
 
 __all__ = ["convolve", "convolve2d", "correlate", "correlate2d"]
@@ -182,7 +182,7 @@ def convolve(in1: Any, in2: Any, mode: str = "full", method: str = "auto") -> Ar
 
 def _operand(name: str, value: Any) -> Array:
     """`value` as an array of numbers that is not empty."""
-    array = np.asarray(value)
+    array = plain(name, value)
     if array.dtype.kind not in "biufc":
         raise TypeError(f"{name}: expected an array of numbers, got dtype {array.dtype}")
     if array.size == 0:

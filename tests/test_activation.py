@@ -17,8 +17,7 @@ from numpy.testing import assert_array_equal
 import fastconv.functional as F
 from fastconv import reference as ref
 from fastconv.functional.shape import SERIAL_ELEMENTS
-from tests.data import Array, integers, reals, rng
-from tests.test_shape import (
+from tests.checks import (
     BAD_ARRAYS,
     BAD_INTS,
     SEEDS,
@@ -34,6 +33,7 @@ from tests.test_shape import (
     same_bytes,
     slope,
 )
+from tests.data import Array, integers, reals, rng
 from tests.tolerance import assert_close
 
 ELEMENTWISE = ("relu", "tanh", "sigmoid")

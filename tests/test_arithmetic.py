@@ -110,3 +110,11 @@ def test_count_parameters():
     assert count_parameters(LeNet5()) == 61_706
     assert count_parameters(nn.Linear(3, 2, bias=False)) == 6
     assert count_parameters(nn.ReLU()) == 0
+
+
+@pytest.mark.parametrize("bad", [3, None, 1.5, object(), np.array(5)])
+def test_what_is_no_network_is_named(bad):
+    with pytest.raises(TypeError, match=r"^layers: "):
+        receptive_field(bad)
+    with pytest.raises(TypeError, match=r"^module: "):
+        count_parameters(bad)

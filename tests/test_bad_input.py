@@ -16,7 +16,7 @@ from numpy.testing import assert_array_equal
 import fastconv
 from fastconv import reference
 from tests import data
-from tests.test_runtime import run_python
+from tests.calls import run_python
 
 Array = data.Array
 RANKS = (1, 2, 3)
@@ -83,6 +83,7 @@ NO_NUMBERS = {
     "dates": np.zeros((2, 4, 8, 9), "datetime64[s]"),
     "times": np.zeros((2, 4, 8, 9), "timedelta64[s]"),
     "records": np.zeros((2, 4), [("a", "f4")]),
+    "masked": np.ma.masked_equal(np.zeros((2, 4, 8, 9), "f4"), 1),
     "long double": np.zeros((2, 4, 8, 9), np.longdouble),
     "ragged": [[1.0], [1.0, 2.0]],
     "dictionary": {"a": 1},
@@ -231,6 +232,7 @@ def test_an_unbatched_call_takes_unbatched_arrays(rank: int) -> None:
 def test_bad_out(rank: int) -> None:
     for bad in (1.0, [1.0], "out", gradient(rank).tolist(), gradient(rank).astype("i4")):
         refused("forward", rank, "out", out=bad)
+    refused("forward", rank, "out", out=np.ma.asarray(gradient(rank)))
     readonly = gradient(rank)
     readonly.flags.writeable = False
     refused("forward", rank, "out", out=readonly)
@@ -258,7 +260,11 @@ def test_bad_max_workspace(direction: str, bad: Any) -> None:
     refused(direction, 2, "max_workspace", max_workspace=bad)
 
 
-@pytest.mark.parametrize("bad", [(), (True,), (True, True), (True,) * 4, None, True, 3], ids=repr)
+@pytest.mark.parametrize(
+    "bad",
+    [(), (True,), (True, True), (True,) * 4, None, True, 3, ("no", 1, 1), (1, 2, 1)],
+    ids=repr,
+)
 def test_bad_needs(rank: int, bad: Any) -> None:
     refused("backward", rank, "needs", needs=bad)
 
@@ -266,6 +272,33 @@ def test_bad_needs(rank: int, bad: Any) -> None:
 def test_unknown_arguments_are_refused(rank: int) -> None:
     refused("forward", rank, "strides", strides=1)
     refused("backward", rank, "activation", activation="relu")
+
+
+def test_endless_sequences_are_refused_at_once(rank: int) -> None:
+    """10^12 numbers: no list is made of them, and each argument is named."""
+    endless = range(10**12)
+    for name in ("stride", "padding", "dilation"):
+        refused("forward", rank, name, **{name: endless})
+    x, dy = good(rank)["x"], gradient(rank)
+    for pool in ("max_pool", "avg_pool"):
+        with pytest.raises((TypeError, ValueError), match="padding"):
+            getattr(fastconv, f"{pool}{rank}d")(x, 2, padding=endless)
+    with pytest.raises(ValueError, match="x_shape"):
+        getattr(fastconv, f"adaptive_avg_pool{rank}d_backward")(dy, endless)
+    with pytest.raises(ValueError, match="x_shape"):
+        fastconv.flatten_backward(dy, endless)
+
+
+def test_a_gradient_of_another_shape_is_refused_before_its_windows_are_made() -> None:
+    with pytest.raises(ValueError, match="dy"):
+        fastconv.avg_pool1d_backward(np.zeros((2, 4, 4)), (2, 4, 2**40), 2)
+
+
+def test_explain_names_its_arguments() -> None:
+    shapes = ((1, 4, 8, 8), (4, 4, 3, 3))
+    for options in ({"algo": []}, {"algo": "fft"}, {"dtype": "f2"}, {"dtype": "\ud800"}):
+        with pytest.raises((TypeError, ValueError), match=next(iter(options))):
+            fastconv.explain("conv2d", *shapes, **options)
 
 
 def test_after_all_that_it_still_works(rank: int) -> None:

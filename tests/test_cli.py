@@ -56,11 +56,16 @@ def test_bench_without_a_source_tree(capsys, monkeypatch):
 
 
 def test_bench_runs_the_report(capsys, monkeypatch, tmp_path):
+    """--json prints this run's results, and neither an earlier run's nor nothing."""
     calls = []
+    report = {"machine": {"cpu": "abacus"}, "results": []}
 
     def run(command, **options):
         calls.append((command, options))
-        return subprocess.CompletedProcess(command, 0)
+        if report is not None:
+            (tmp_path / "out").mkdir(exist_ok=True)
+            (tmp_path / "out/results.json").write_text(json.dumps(report))
+        return subprocess.CompletedProcess(command, 0 if report else 1)
 
     monkeypatch.setattr(cli, "_benchmarks", lambda: tmp_path)
     monkeypatch.setattr(subprocess, "run", run)
@@ -68,10 +73,29 @@ def test_bench_runs_the_report(capsys, monkeypatch, tmp_path):
     command = calls[0][0]
     assert command[1:4] == ["-m", "benchmarks.report", "--quick"]
     assert command[-2:] == ["--output", str(tmp_path / "out")]
-    assert json.loads(capsys.readouterr().out)["exit"] == 0
+    assert json.loads(capsys.readouterr().out) == report
+    report = None
+    assert cli.main(["bench", "--output", str(tmp_path / "out"), "--json"]) == 1
+    assert "no results" in json.loads(capsys.readouterr().out)["error"]
 
 
-@pytest.mark.parametrize("arguments", [[], ["fly"], ["demo", "--epochs", "0"]])
+def test_bench_refuses_an_output_that_is_a_file(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(cli, "_benchmarks", lambda: tmp_path)
+    (tmp_path / "out").write_text("")
+    assert cli.main(["bench", "--output", str(tmp_path / "out"), "--json"]) == 1
+    assert "--output" in json.loads(capsys.readouterr().out)["error"]
+
+
+def test_the_demo_refuses_an_output_that_is_a_file_before_it_trains(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(cli.demo, "run", lambda options: pytest.fail("trained"))
+    (tmp_path / "out").write_text("")
+    assert cli.main(["demo", "--output", str(tmp_path / "out")]) == 1
+    assert "File exists" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["fly"], ["demo", "--epochs", "0"], ["demo", "--seed", "-1"]]
+)
 def test_wrong_arguments(arguments, capsys):
     with pytest.raises(SystemExit) as error:
         cli.main(arguments)

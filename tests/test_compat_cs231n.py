@@ -470,3 +470,23 @@ def test_install_rejects_what_is_no_name():
             cs231n.install(name)
     with pytest.raises(TypeError, match="package"):
         cs231n.install(None)
+
+
+@pytest.mark.parametrize("cache", [None, 3, (), "four", [1, 2, 3, 4], (1, 2, 3, 4, 5)])
+def test_a_cache_of_another_function_is_named(cache):
+    for backward in (
+        cs231n.conv_backward_fast,
+        cs231n.max_pool_backward_fast,
+        cs231n.spatial_batchnorm_backward,
+    ):
+        with pytest.raises(TypeError, match=r"^cache: "):
+            backward(np.ones((1, 1, 2, 2)), cache)
+
+
+@pytest.mark.parametrize("key", ["eps", "momentum", "running_mean", "running_var"])
+@pytest.mark.parametrize("bad", ["0.1", None, 1j])
+def test_bad_batch_norm_settings_are_named(key, bad):
+    x = np.ones((2, 3, 2, 2))
+    for mode in ("train", "test"):
+        with pytest.raises((TypeError, ValueError), match=key):
+            cs231n.spatial_batchnorm_forward(x, np.ones(3), np.ones(3), {"mode": mode, key: bad})

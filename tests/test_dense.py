@@ -17,8 +17,7 @@ import fastconv
 import fastconv.functional as F
 from fastconv import reference as ref
 from fastconv.algorithms import SERIAL_FLOPS
-from tests.data import Array, integers, reals, rng, trusted
-from tests.test_shape import (
+from tests.checks import (
     BAD_ARRAYS,
     SEEDS,
     adjoint,
@@ -32,6 +31,7 @@ from tests.test_shape import (
     named,
     same_bytes,
 )
+from tests.data import Array, integers, reals, rng, trusted
 from tests.tolerance import assert_close
 
 # (rows, inputs, outputs): dot products up to 4 rows, blocks of 192, chains of 256, and one over

@@ -19,8 +19,9 @@ from fastconv import reference
 from fastconv.functional import _arrays
 from fastconv.kernels import isa, memory
 from tests import data
+from tests.calls import all_calls, run_python
+from tests.checks import arrays_in
 from tests.conftest import ROWS
-from tests.test_runtime import all_calls, flat, run_python
 
 Array = data.Array
 PAGE = mmap.PAGESIZE
@@ -271,12 +272,12 @@ def run_guarded(row: str, after: bool) -> None:
     plain_empty = _arrays.empty
     for dtype in ("float32", "float64"):
         calls = all_calls(dtype)
-        expected = {name: [a.copy() for a in flat(call())] for name, call in calls.items()}
+        expected = {name: [a.copy() for a in arrays_in(call())] for name, call in calls.items()}
         _arrays.empty = lambda shape, kind: fenced(shape, kind, after)  # type: ignore[assignment]
         print(f"{row} {dtype}: set up", flush=True)
         for name, call in all_calls(dtype, place).items():
             print(f"{row} {dtype}: {name}", flush=True)
-            for a, b in zip(flat(call()), expected[name], strict=True):
+            for a, b in zip(arrays_in(call()), expected[name], strict=True):
                 assert a.dtype == b.dtype
                 assert a.tobytes() == b.tobytes(), f"{name}: another result, or not all written"
         _arrays.empty = plain_empty
@@ -410,11 +411,11 @@ def poison(array: Array) -> Array:
 def test_dirty_workspaces_do_not_show(isa_row: str, dtype: str) -> None:
     """First every call runs on NaN alone, so that the workspaces it gets back are full of them."""
     calls, poisoned = all_calls(dtype), all_calls(dtype, poison)
-    expected = {name: [a.copy() for a in flat(call())] for name, call in calls.items()}
+    expected = {name: [a.copy() for a in arrays_in(call())] for name, call in calls.items()}
     for name, call in calls.items():
         dirty_cache()
         poisoned[name]()
-        for a, b in zip(flat(call()), expected[name], strict=True):
+        for a, b in zip(arrays_in(call()), expected[name], strict=True):
             assert np.isfinite(b).all(), name
             assert a.tobytes() == b.tobytes(), name
 

@@ -16,8 +16,7 @@ from numpy.testing import assert_array_equal
 import fastconv.functional as F
 from fastconv import reference as ref
 from fastconv.functional.shape import SERIAL_ELEMENTS
-from tests.data import Array, hostile, integers, reals, rng
-from tests.test_shape import (
+from tests.checks import (
     BAD_ARRAYS,
     BAD_INTS,
     SEEDS,
@@ -29,6 +28,7 @@ from tests.test_shape import (
     same_bytes,
     slope,
 )
+from tests.data import Array, hostile, integers, reals, rng
 from tests.tolerance import assert_close
 
 SHAPES = ((5,), (1, 7), (8, 3), (4, 5, 6), (2, 9, 3, 4), (2, 3, 2, 2, 2))
@@ -338,6 +338,7 @@ def test_what_is_no_array(f, kind):
     if bad is not None and kind != "longdouble":
         with named("weight"):
             f(LOGITS, TARGET, bad.ravel().repeat(3))
+    if bad is not None and kind not in ("longdouble", "masked"):  # an element has no mask
         with named("dloss"):
             F.cross_entropy_backward(LOGITS, TARGET, dloss=bad[0, 0, 0, 0])
 

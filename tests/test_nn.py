@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
+from fastconv import functional as F
 from fastconv import nn, optim
 from fastconv import reference as ref
 from fastconv.models import LeNet5
@@ -218,7 +219,7 @@ def test_dropout(layer):
     assert not np.array_equal(drop(x), y)
     if layer is nn.Dropout2d:
         assert_array_equal(y, np.broadcast_to(y[:, :, :1, :1], y.shape))
-    with pytest.raises(ValueError, match="p: expected a probability"):
+    with pytest.raises(ValueError, match=r"p: expected a number in \[0, 1\]"):
         layer(1.5)
 
 
@@ -463,7 +464,7 @@ def test_repr_is_pytorchs():
         (lambda: nn.Conv2d(3, 4, 2.5), TypeError, "kernel_size"),
         (lambda: nn.Conv2d(3, 4, (3, 3, 3)), ValueError, "kernel_size"),
         (lambda: nn.Conv2d(3, 4, 3, padding_mode="mirror"), ValueError, "padding_mode"),
-        (lambda: nn.Conv2d(3, 4, 3, dtype=np.int32), TypeError, "floats"),
+        (lambda: nn.Conv2d(3, 4, 3, dtype=np.int32), TypeError, "dtype: expected float"),
         (lambda: nn.Linear(3, -1), ValueError, "out_features"),
         (lambda: nn.Parameter([1, 2]), TypeError, "floats"),
         (lambda: nn.Conv2d(3, 4, 3)(np.zeros((1, 2, 5, 5))), ValueError, "expected 3 channels"),
@@ -472,6 +473,109 @@ def test_repr_is_pytorchs():
 def test_errors(make, error, text):
     with pytest.raises(error, match=text):
         make()
+
+
+CONV = {"in_channels": 4, "out_channels": 6, "kernel_size": 3}
+POOL = {"kernel_size": 3}
+LINEAR = {"in_features": 4, "out_features": 6}
+WINDOWS = {"kernel_size": (0, "3", (3, 3, 3), None), "stride": (0, 1.5, "1")}
+
+
+@pytest.mark.parametrize(
+    ("layer", "good", "bad"),
+    [
+        (
+            nn.Conv2d,
+            CONV,
+            WINDOWS
+            | {"in_channels": (0, 1.5), "out_channels": (0, "6"), "dilation": (0, None)}
+            | {"padding": (-1, "some", ((1, 2),), ((1, -1), (0, 0)), None)}
+            | {"groups": (0, 3), "bias": ("no", None, 2), "padding_mode": ("mirror", None)}
+            | {"precision": ("low", 3), "algo": ("fft", None), "rng": ("seed", -1)}
+            | {"dtype": ("f2", "nonsense", np.int32, None)},
+        ),
+        (
+            nn.MaxPool2d,
+            POOL,
+            WINDOWS
+            | {"padding": (-1, 2, "same", ((1, 0), (1, 0)), None), "dilation": (0,)}
+            | {"ceil_mode": ("no", None, 3)},
+        ),
+        (
+            nn.AvgPool2d,
+            POOL,
+            WINDOWS
+            | {"padding": (-1, 2, "same", ((1, 0), (1, 0)), None), "ceil_mode": ("no", 3)}
+            | {"count_include_pad": ("no", None, 3), "divisor_override": (0, 1.5, "2")},
+        ),
+        (nn.AdaptiveAvgPool2d, {}, {"output_size": (0, -1, "1", (1, 2, 3), (1.5, 1))}),
+        (nn.AdaptiveMaxPool2d, {}, {"output_size": (0, -1, "1", (1, 2, 3), (1.5, 1))}),
+        *(
+            (
+                norm,
+                {"num_features": 3},
+                {"num_features": (0, 2.5), "eps": (-1, "1", np.nan, np.inf, None)}
+                | {"momentum": ("0.1", np.nan, np.inf), "affine": ("no", None)}
+                | {"track_running_stats": ("no", 3), "dtype": ("i4", "f2", None)},
+            )
+            for norm in (nn.BatchNorm1d, nn.BatchNorm2d)
+        ),
+        *(
+            (drop, {}, {"p": (-0.1, 1.5, "0.5", np.nan, None), "rng": ("seed", -1)})
+            for drop in (nn.Dropout, nn.Dropout2d)
+        ),
+        (
+            nn.Linear,
+            LINEAR,
+            {"in_features": (0, 1.5), "out_features": (0, "6"), "bias": ("no", None)}
+            | {"precision": ("low", 3), "dtype": ("i4", None), "rng": ("seed",)},
+        ),
+        (
+            nn.CrossEntropyLoss,
+            {},
+            {"weight": ("heavy", [1j]), "ignore_index": (1.5, None), "reduction": ("all", None)}
+            | {"label_smoothing": (-0.1, 2, "0")},
+        ),
+        (nn.Flatten, {}, {"start_dim": (1.5, None), "end_dim": ("2",)}),
+        (nn.Softmax, {}, {"dim": (1.5, None)}),
+    ],
+)
+def test_layers_check_their_arguments_when_made(layer, good, bad):
+    for name, values in bad.items():
+        for value in values:
+            with pytest.raises((TypeError, ValueError), match=rf"^{name}: "):
+                layer(**{**good, name: value})
+
+
+def test_layers_take_every_padding_that_conv2d_takes(rng):
+    x = rng.standard_normal((1, 2, 6, 6))
+    for padding in (1, (1, 2), ((1, 2), (0, 1)), ((1, 1), (2, 2)), "same", "valid", np.array([1])):
+        layer = nn.Conv2d(2, 3, 3, padding=padding, dtype=F64, rng=1)
+        wanted = F.conv2d(x, layer.weight.data, layer.bias.data, padding=padding)
+        assert_array_equal(layer(x), wanted)
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda m: m.train("yes"), "mode"),
+        (lambda m: m.load_state_dict(3), "state"),
+        (lambda m: m.load_state_dict({}, strict="no"), "strict"),
+        (lambda m: m.load_state_dict({"weight": np.ma.ones((2, 3))}, strict=False), "state"),
+        (lambda m: nn.Parameter(np.ma.ones(3)), "data"),
+        (lambda m: optim.SGD(3), "params"),
+        (lambda m: optim.SGD(m.parameters()).load_state_dict(3), "state_dict"),
+        (lambda m: optim.SGD(m.parameters()).load_state_dict({}), "state_dict"),
+        (lambda m: nn.Linear(2**40, 2**40), "weight"),
+        (lambda m: nn.BatchNorm1d(2**60), "num_features"),
+        (lambda m: LeNet5(classes=0), "classes"),
+        (lambda m: optim.SGD(m.parameters(), nesterov="no"), "nesterov"),
+        (lambda m: optim.Adam(m.parameters(), betas=3), "betas"),
+    ],
+)
+def test_the_other_errors_name_the_argument(call, name):
+    with pytest.raises((TypeError, ValueError), match=f"^{name}"):
+        call(nn.Linear(3, 2))
 
 
 # ----------------------------------------------------------------------------- initial weights

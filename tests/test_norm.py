@@ -15,8 +15,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 import fastconv.functional as F
 from fastconv import reference as ref
 from fastconv.functional.shape import SERIAL_ELEMENTS
-from tests.data import Array, hostile, integers, reals, rng
-from tests.test_shape import (
+from tests.checks import (
     BAD_ARRAYS,
     SEEDS,
     adjoint,
@@ -32,6 +31,7 @@ from tests.test_shape import (
     same_bytes,
     slope,
 )
+from tests.data import Array, hostile, integers, reals, rng
 from tests.tolerance import assert_close
 
 SHAPES = ((16, 5), (2, 3, 7), (4, 3, 5, 6), (2, 2, 3, 4, 5), (1, 3, 1030), (2, 1, 33), (300, 7))

@@ -20,8 +20,7 @@ from numpy.testing import assert_array_equal
 import fastconv.functional as F
 from fastconv import reference as ref
 from fastconv.functional.shape import SERIAL_ELEMENTS
-from tests.data import Array, hostile, integers, reals, rng
-from tests.test_shape import (
+from tests.checks import (
     BAD_ARRAYS,
     BAD_INTS,
     SEEDS,
@@ -38,6 +37,7 @@ from tests.test_shape import (
     same_bytes,
     slope,
 )
+from tests.data import Array, hostile, integers, reals, rng
 from tests.tolerance import assert_close
 
 RANKS = (1, 2, 3)
@@ -570,6 +570,41 @@ def test_the_largest_windows_that_do_fit(isa_row):
     y, index = F.max_pool1d(x, 2, 2**58, 0, 2**58, ceil_mode=True, return_indices=True)
     assert_array_equal((y, index), np.zeros((2, 1, 1, 1)))
     assert_array_equal(F.avg_pool1d(x, 2**59, padding=2**58, count_include_pad=False), [[[2.5]]])
+
+
+@pytest.mark.parametrize("bad", ["no", "yes", None, 3, -1, 0.5, (True,), np.ones(2)])
+def test_bad_flags(bad):
+    x, dy = np.zeros((1, 1, 6)), np.zeros((1, 1, 3))
+    with named("ceil_mode"):
+        F.max_pool1d(x, 2, ceil_mode=bad)
+    with named("return_indices"):
+        F.max_pool1d(x, 2, return_indices=bad)
+    with named("return_indices"):
+        F.adaptive_max_pool1d(x, 2, return_indices=bad)
+    for name in ("ceil_mode", "count_include_pad"):
+        with named(name):
+            F.avg_pool1d(x, 2, **{name: bad})
+        with named(name):
+            F.avg_pool1d_backward(dy, (1, 1, 6), 2, **{name: bad})
+
+
+@pytest.mark.parametrize("flag", [1, 0, np.True_, np.int8(0)])
+def test_flags_may_be_one_and_zero(flag):
+    x = integers(rng(), (1, 2, 7), "f4")
+    same_bytes(F.avg_pool1d(x, 2, ceil_mode=flag), F.avg_pool1d(x, 2, ceil_mode=bool(flag)))
+
+
+@pytest.mark.parametrize(
+    "padding", ["same", "valid", ((1, 0), (0, 1)), ((1, 1), (1, 1)), np.ones((2, 2), int)]
+)
+def test_poolings_pad_both_ends_alike(padding):
+    """Pairs and words are conv2d's; the error says what to do instead, and that does it."""
+    x = integers(rng(), (1, 2, 5, 6), "f4")
+    for pool in (F.max_pool2d, F.avg_pool2d):
+        with pytest.raises(TypeError, match=r"(?s)padding: .*fastconv\.pad"):
+            pool(x, 2, padding=padding)
+    padded = F.pad(x, ((1, 0), (0, 1)), value=-np.inf)
+    assert_array_equal(F.max_pool2d(padded, 2), ref.max_pool2d(padded, 2))
 
 
 @pytest.mark.parametrize("rank", RANKS)

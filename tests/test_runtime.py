@@ -8,14 +8,13 @@ import csv
 import inspect
 import io
 import os
+import platform
 import re
 import shutil
 import subprocess
-import sys
-import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
@@ -27,157 +26,14 @@ import pytest
 from numpy.testing import assert_array_equal
 
 import fastconv
-from fastconv import algorithms, reference, runtime
+from fastconv import reference, runtime
 from fastconv.kernels import isa, team
 from tests import data
+from tests.calls import ROOT, all_calls, refused_import, run_python
+from tests.checks import arrays_in
 from tests.conftest import MISSING
 
-ROOT = Path(__file__).parents[1]
-ALGORITHMS = algorithms.GENERAL_NAMES
 Array = data.Array
-Place = Callable[[Array], Array]
-Calls = dict[str, Callable[[], Any]]
-
-# ------------------------------------------------ helpers, also of test_hostile and test_memory
-
-
-def run_python(
-    code: str,
-    *,
-    env: Mapping[str, str] | None = None,
-    prefix: tuple[str, ...] = (),
-    stdin: str = "",
-    timeout: float = 120,
-    check: bool = True,
-) -> subprocess.CompletedProcess[str]:
-    """Run `code` in a fresh interpreter that inherits none of the variables that we read."""
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("FASTCONV_", "OMP_"))}
-    clean["PYTHONPATH"] = str(ROOT)
-    done = subprocess.run(
-        [*prefix, sys.executable, "-X", "faulthandler", "-c", textwrap.dedent(code)],
-        env=clean | dict(env or {}),
-        cwd=ROOT,
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
-    if check:
-        assert done.returncode == 0, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done
-
-
-def flat(result: Any) -> list[Array]:
-    """The arrays of a result, which may be nested in tuples."""
-    if isinstance(result, tuple):
-        return [a for part in result for a in flat(part)]
-    return [np.asarray(result)]
-
-
-def conv_calls(dtype: str, place: Place) -> Calls:
-    """name -> call: convolutions of odd sizes, on integers."""
-    made = data.rng(7)
-    calls: Calls = {}
-
-    def ints(*shape: int) -> Array:
-        return place(data.integers(made, shape, dtype))
-
-    def add(name: str, x: Array, w: Array, **options: Any) -> None:
-        rank = x.ndim - 2
-        forward = getattr(fastconv, f"conv{rank}d")
-        backward = getattr(fastconv, f"conv{rank}d_backward")
-        y = forward(x, w, **options).shape
-        extra = {"b": ints(y[1]), "residual": ints(*y), "activation": "relu"}
-        dy = ints(*y)
-        for algo in ALGORITHMS:
-            forced = {**options, "algo": algo}
-            calls[f"conv{rank}d {name} {algo}"] = partial(forward, x, w, **forced)
-            calls[f"conv{rank}d {name} {algo} epilogue"] = partial(forward, x, w, **extra, **forced)
-            calls[f"conv{rank}d {name} {algo} backward"] = partial(backward, dy, x, w, **forced)
-
-    add("3x3", ints(2, 5, 9, 11), ints(19, 5, 3, 3), padding=1)
-    add("valid", ints(1, 3, 9, 23), ints(7, 3, 3, 3))
-    add("few outputs", ints(1, 3, 7, 37), ints(3, 3, 5, 3), padding=2)
-    add("stride 2", ints(2, 3, 9, 7), ints(5, 3, 3, 3), stride=2, padding=1)
-    add("stride 3 dilation 2", ints(1, 2, 11, 13), ints(9, 2, 3, 2), stride=3, dilation=2)
-    add("depthwise", ints(2, 5, 7, 17), ints(5, 1, 3, 3), padding=1, groups=5)
-    add("grouped", ints(1, 6, 7, 5), ints(9, 2, 3, 3), groups=3)
-    add("1x1", ints(2, 7, 5, 13), ints(17, 7, 1, 1))
-    add("reflect", ints(1, 3, 7, 9), ints(4, 3, 3, 3), padding=2, padding_mode="reflect")
-    add("many channels", ints(1, 37, 5, 5), ints(33, 37, 3, 3), padding=1)
-    add("line", ints(2, 3, 131), ints(4, 3, 7), padding=3)
-    add("volume", ints(1, 2, 5, 4, 7), ints(3, 2, 2, 3, 3), padding=1)
-    return calls
-
-
-def other_calls(dtype: str, place: Place) -> Calls:
-    """name -> call: every other operation of the C core, of odd sizes."""
-    made = data.rng(8)
-
-    def real(*shape: int) -> Array:
-        return place(data.reals(made, shape, dtype))
-
-    f = fastconv
-    x, g = real(2, 3, 9, 13), real(2, 3, 9, 13)
-    y, index = f.max_pool2d(x, 3, 2, 1, return_indices=True)
-    z = real(*y.shape)
-    line, volume = real(3, 5, 37), real(1, 3, 5, 4, 7)
-    c, row = real(3), real(5, 37)
-    variance = place(np.abs(real(3)) + np.asarray(1, dtype))
-    saved = f.batch_norm_train(x, c, c)[1]
-    saved_rows = f.batch_norm_train(row)[1]
-    few, many, w, b = real(3, 37), real(11, 37), real(19, 37), real(19)
-    columns = f.unfold(x, 3, padding=1, stride=2)
-    calls: Calls = {
-        "max_pool2d": partial(f.max_pool2d, x, 3, 2, 1),
-        "max_pool2d indices": partial(f.max_pool2d, x, 3, 2, 1, return_indices=True),
-        "max_pool2d dilated": partial(f.max_pool2d, x, 2, 3, 1, 2),
-        "max_pool2d_backward": partial(f.max_pool2d_backward, z, place(index), x.shape, 3, 2, 1),
-        "avg_pool2d": partial(f.avg_pool2d, x, 3, 2, 1),
-        "avg_pool2d_backward": partial(f.avg_pool2d_backward, z, x.shape, 3, 2, 1),
-        "max_pool1d": partial(f.max_pool1d, line, 5, 3),
-        "max_pool3d": partial(f.max_pool3d, volume, 2, 1),
-        "avg_pool3d": partial(f.avg_pool3d, volume, 2, 1),
-        "adaptive_max_pool2d": partial(f.adaptive_max_pool2d, x, (4, 5)),
-        "adaptive_avg_pool2d": partial(f.adaptive_avg_pool2d, x, (4, 5)),
-        "adaptive_avg_pool2d_backward": partial(
-            f.adaptive_avg_pool2d_backward, real(2, 3, 4, 5), x.shape
-        ),
-        "batch_norm_train": partial(f.batch_norm_train, x, c, c),
-        "batch_norm_train rows": partial(f.batch_norm_train, row),
-        "batch_norm": partial(f.batch_norm, x, c, variance, c, c),
-        "batch_norm_backward": partial(f.batch_norm_backward, g, x, c, saved),
-        "batch_norm_backward rows": partial(
-            f.batch_norm_backward, real(5, 37), row, None, saved_rows
-        ),
-        "linear few rows": partial(f.linear, few, w, b),
-        "linear": partial(f.linear, many, w, b),
-        "linear_backward": partial(f.linear_backward, real(11, 19), many, w),
-        "unfold": partial(f.unfold, x, 3, padding=1, stride=2),
-        "fold": partial(f.fold, place(columns), (9, 13), 3, padding=1, stride=2),
-        "dropout": partial(f.dropout, x, 0.5, True, 3),
-        "cross_entropy": partial(f.cross_entropy, row, np.arange(5)),
-        "cross_entropy_backward": partial(f.cross_entropy_backward, row, np.arange(5)),
-    }
-    for name in ("relu", "tanh", "sigmoid"):
-        calls[name] = partial(getattr(f, name), x)
-        calls[f"{name}_backward"] = partial(getattr(f, f"{name}_backward"), g, x)
-    for name in ("softmax", "log_softmax"):
-        for axis in (1, -1):
-            p = place(getattr(f, name)(x, axis))
-            calls[f"{name} {axis}"] = partial(getattr(f, name), x, axis)
-            calls[f"{name}_backward {axis}"] = partial(getattr(f, f"{name}_backward"), g, p, axis)
-    for mode in ("zeros", "reflect", "replicate", "circular"):
-        pads = ((1, 2), (3, 0))
-        dy = real(2, 3, 12, 16)
-        calls[f"pad {mode}"] = partial(f.pad, x, pads, mode)
-        calls[f"pad_backward {mode}"] = partial(f.pad_backward, dy, x.shape, pads, mode)
-    return calls
-
-
-def all_calls(dtype: str, place: Place = lambda array: array) -> Calls:
-    return conv_calls(dtype, place) | other_calls(dtype, place)
 
 
 def big_operands() -> tuple[Array, Array]:
@@ -191,9 +47,9 @@ def big_operands() -> tuple[Array, Array]:
 
 @pytest.fixture(autouse=True)
 def same_threads_afterwards() -> Iterator[None]:
-    before = runtime._global_threads
+    before = runtime._process_threads
     yield
-    runtime._global_threads = before
+    runtime._process_threads = before
 
 
 # ------------------------------------------------------------------------------------- threads
@@ -320,7 +176,36 @@ def test_default_threads_from_the_environment(
         expected = usable()
     elif "FASTCONV_NUM_THREADS" not in env:
         expected = min(expected, usable())
+    assert runtime._default_threads()[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("cpus", "omp", "quota", "expected"),
+    [
+        (8, "", None, (8, "affinity")),
+        (8, "4", None, (4, "OMP_NUM_THREADS")),
+        (8, "4", 3, (3, "cgroup quota")),
+        (2, "2", 2, (2, "affinity, OMP_NUM_THREADS, cgroup quota")),
+    ],
+)
+def test_the_number_of_threads_says_where_it_comes_from(
+    cpus: int,
+    omp: str,
+    quota: int | None,
+    expected: tuple[int, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("FASTCONV_NUM_THREADS", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", omp)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cpus)))
+    monkeypatch.setattr(runtime, "_cgroup_cpus", lambda: quota)
     assert runtime._default_threads() == expected
+    monkeypatch.setenv("FASTCONV_NUM_THREADS", "5")
+    assert runtime._default_threads() == (5, "FASTCONV_NUM_THREADS")
+    fastconv.set_num_threads(6)
+    assert runtime.config()["threads_reason"] == "set_num_threads"
+    with fastconv.threads(3):
+        assert runtime.config()["threads_reason"] == "threads(...)"
 
 
 @pytest.mark.parametrize(
@@ -355,9 +240,7 @@ def test_a_bad_variable_of_openmp_is_ignored(value: str, monkeypatch: pytest.Mon
 
 
 def test_a_bad_thread_variable_stops_the_import() -> None:
-    done = run_python("import fastconv", env={"FASTCONV_NUM_THREADS": "two"}, check=False)
-    assert done.returncode == 1
-    assert "ValueError: environment variable FASTCONV_NUM_THREADS" in done.stderr
+    refused_import("FASTCONV_NUM_THREADS", "two")
 
 
 @pytest.mark.parametrize(
@@ -462,11 +345,7 @@ def test_the_default_row_is_the_fastest() -> None:
 
 
 def refused_row(name: str) -> str:
-    done = run_python("import fastconv", env={"FASTCONV_ISA": name}, check=False)
-    assert done.returncode == 1
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("ValueError: environment variable FASTCONV_ISA")
-    assert repr(name) in last
+    last = refused_import("FASTCONV_ISA", name)
     for available in isa.available():
         assert available in last
     return last
@@ -495,7 +374,10 @@ def rows_of_isa_def() -> dict[str, str]:
     text = (ROOT / "csrc/isa/isa.def").read_text()
     rows = re.findall(r'^FC_ISA\((\w+), .*, "(.*)"\)$', text, re.M)
     modelled = any("avx512_model.h" in row["flags"] for row in isa.rows())
-    return dict(reversed(rows) if modelled else rows)  # the model's row stands before the real one
+    flags = dict(reversed(rows) if modelled else rows)  # the model's row stands before the real one
+    if platform.machine() in ("x86_64", "AMD64"):
+        flags["scalar"] = "-march=x86-64-v2"
+    return flags
 
 
 def test_config_tells_the_truth() -> None:
@@ -507,6 +389,8 @@ def test_config_tells_the_truth() -> None:
     assert facts["precision"] == "high"
     assert facts["isa"] == fastconv.isa()
     assert facts["openmp"] == team.openmp()["version"]
+    assert bool(facts["openmp"]) <= bool(facts["openmp_runtimes"])
+    assert all(Path(file).is_file() for file in facts["openmp_runtimes"])
     assert set(facts["caches"]) == {"L1", "L2", "L3"}
     assert all(size > 0 for size in facts["caches"].values())
     assert set(facts["memory"]) == set(fastconv.memory_stats())
@@ -521,7 +405,8 @@ def test_show_config_prints_it(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     lines = {line.split()[0]: line for line in text.splitlines()}
     assert fastconv.__version__ in lines["fastconv"]
-    assert lines["threads"].split()[1] == "3"
+    assert lines["threads"].split()[1:] == ["3", "(threads(...))"]
+    assert all(file in lines["openmp"] for file in runtime._openmp_runtimes())
     assert lines["isa"].split()[1] == fastconv.isa()
     for name, flags in rows_of_isa_def().items():
         assert (flags or "none") in lines[name]
@@ -565,13 +450,7 @@ def test_every_precision_computes_integers_exactly(word: str) -> None:
 def test_fastconv_precision() -> None:
     code = "import fastconv; print(fastconv.runtime.resolve_precision(None))"
     assert run_python(code, env={"FASTCONV_PRECISION": "high"}).stdout == "high\n"
-    done = run_python(code, env={"FASTCONV_PRECISION": "best"}, check=False)
-    assert done.returncode == 1
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("ValueError")
-    assert "FASTCONV_PRECISION" in last
-    assert "'best'" in last
-    assert "'medium'" in last
+    assert "'medium'" in refused_import("FASTCONV_PRECISION", "best")
 
 
 # ------------------------------------------------------------------------------------ verbose
@@ -637,7 +516,7 @@ assert all(before), before
 import fastconv
 assert subnormal() == before, "import"
 from fastconv.kernels import isa
-from tests.test_runtime import all_calls, flat
+from tests.calls import all_calls
 assert subnormal() == before, "import of the tests"
 count = 0
 for row in isa.available():
@@ -714,18 +593,18 @@ def test_kernels_release_the_gil() -> None:
 def test_many_threads_at_once_compute_the_same_bits() -> None:
     """Eight Python threads, different operations, each with its own team size."""
     calls = all_calls("float32")
-    expected = {name: [a.copy() for a in flat(call())] for name, call in calls.items()}
+    expected = {name: [a.copy() for a in arrays_in(call())] for name, call in calls.items()}
     x, w = big_operands()
     calls["big"] = partial(fastconv.conv2d, x, w)
     calls["big backward"] = partial(fastconv.conv2d_backward, fastconv.conv2d(x, w), x, w)
     for name in ("big", "big backward"):
-        expected[name] = [a.copy() for a in flat(calls[name]())]
+        expected[name] = [a.copy() for a in arrays_in(calls[name]())]
     order = [*calls, "big", "big backward"] * 3
 
     def check(job: tuple[int, str]) -> str | None:
         number, name = job
         with fastconv.threads(1 + number % 3):
-            found = flat(calls[name]())
+            found = arrays_in(calls[name]())
         same = all(a.tobytes() == b.tobytes() for a, b in zip(found, expected[name], strict=True))
         return None if same else name
 

@@ -285,3 +285,11 @@ def test_bad_arguments(name):
         function(ones > 0, ones > 0)
     with pytest.raises(ValueError, match=r"boundary|method"):
         function(ones, ones, "full", "reflect")
+
+
+@pytest.mark.parametrize("name", ["correlate2d", "convolve2d", "correlate", "convolve"])
+def test_masked_arrays_are_refused(name):
+    plain, masked = np.ones((3, 3)), np.ma.masked_less(np.eye(3), 1)
+    for operands, named in (((masked, plain), "in1"), ((plain, masked), "in2")):
+        with pytest.raises(TypeError, match=rf"^{named}: .*mask"):
+            getattr(signal, name)(*operands)

@@ -23,7 +23,7 @@ import numpy as np
 
 from fastconv import functional
 from fastconv.functional._arrays import Array, as_array
-from fastconv.problem import choice, integer, output_size
+from fastconv.problem import choice, finite, integer, output_size
 
 # install() gives these to <package>.<key>, the modules which the course compiles or builds on it.
 MODULES = {
@@ -69,6 +69,13 @@ def _parameter(name: str, params: Mapping[str, Any], key: str) -> Any:
     if key not in params:
         raise ValueError(f"{name}: the key {key!r} is missing, got {sorted(params)}")
     return params[key]
+
+
+def _kept(cache: Any, count: int) -> Cache:
+    """What the forward function kept."""
+    if not isinstance(cache, tuple) or len(cache) != count:
+        raise TypeError(f"cache: expected what the forward function returned, got {cache!r}")
+    return cache
 
 
 def _conv_numbers(conv_param: Mapping[str, Any]) -> tuple[int, int]:
@@ -136,7 +143,7 @@ def conv_backward_fast(dout: Any, cache: Cache) -> tuple[Array, Array, Array]:
     ValueError
         When dout has not the shape of out.
     """
-    x, w, _, conv_param = cache
+    x, w, _, conv_param = _kept(cache, 4)
     gradients: Any = functional.conv2d_backward(dout, x, w, *_conv_numbers(conv_param))
     return gradients
 
@@ -195,7 +202,7 @@ def max_pool_backward_fast(dout: Any, cache: Cache) -> Array:
     ValueError
         When dout has not the shape of out.
     """
-    indices, x_shape, pool_param = cache
+    indices, x_shape, pool_param = _kept(cache, 3)
     return functional.max_pool2d_backward(dout, indices, x_shape, *_pool_numbers(pool_param))
 
 
@@ -239,11 +246,12 @@ def spatial_batchnorm_forward(
         No or an unknown mode, shapes which do not fit, or "train" with one value a channel.
     """
     mode = choice("bn_param['mode']", _parameter("bn_param", bn_param, "mode"), ("train", "test"))
-    eps, momentum = bn_param.get("eps", 1e-5), bn_param.get("momentum", 0.9)
+    eps = finite("bn_param['eps']", bn_param.get("eps", 1e-5), 0)
+    momentum = finite("bn_param['momentum']", bn_param.get("momentum", 0.9))
     x = as_array("x", x)
     zeros = np.zeros(x.shape[1:2])
-    running_mean = bn_param.get("running_mean", zeros)
-    running_var = bn_param.get("running_var", zeros)
+    running_mean = as_array("bn_param['running_mean']", bn_param.get("running_mean", zeros))
+    running_var = as_array("bn_param['running_var']", bn_param.get("running_var", zeros))
     if mode == "train":
         out, saved = functional.batch_norm_train(x, gamma, beta, eps=eps)
         mean, var = saved[0], np.maximum(saved[1] ** -2 - eps, 0.0)
@@ -276,7 +284,7 @@ def spatial_batchnorm_backward(dout: Any, cache: Cache) -> tuple[Array, Array, A
     ValueError
         When dout has not the shape of out.
     """
-    x, gamma, saved, training = cache
+    x, gamma, saved, training = _kept(cache, 4)
     return functional.batch_norm_backward(dout, x, gamma, saved, training=training)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fastconv.kernels.memory import empty
-from fastconv.problem import elements, integer, is_sequence
+from fastconv.problem import elements, flag, integer, is_sequence
 
 Array = np.ndarray[Any, Any]
 
@@ -18,12 +18,22 @@ Array = np.ndarray[Any, Any]
 COPY_LIMIT = 16 << 20
 
 
-def as_array(name: str, value: Any) -> Array:
-    """`value` as an array of real numbers. TypeError for object, complex, string and date arrays."""
+def plain(name: str, value: Any) -> Array:
+    """`value` as an array of NumPy's own type. TypeError for masked arrays: no sum here could skip what is masked."""
+    derived = isinstance(value, np.ndarray) and type(value) is not np.ndarray
+    if derived and isinstance(value, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name}: expected an array without a mask; fill it first, as with .filled(0)"
+        )
     try:
-        array = np.asarray(value)
+        return np.asarray(value)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
+
+
+def as_array(name: str, value: Any) -> Array:
+    """`value` as an array of real numbers. TypeError for masked, object, complex, string and date arrays."""
+    array = value if type(value) is np.ndarray else plain(name, value)  # most are: no call
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{name}: expected an array of real numbers, got dtype {array.dtype}")
     return array
@@ -75,6 +85,7 @@ def check_out(out: Any, shape: Sequence[int], dtype: np.dtype[Any]) -> None:
         return
     if not isinstance(out, np.ndarray):
         raise TypeError(f"out: expected an array, got {type(out).__name__}")
+    plain("out", out)
     if out.shape != tuple(shape):
         raise ValueError(f"out: expected shape {tuple(shape)}, got {out.shape}")
     if not out.flags.writeable:
@@ -114,7 +125,17 @@ def shape_of(name: str, value: Any) -> tuple[int, ...]:
     """A shape argument as a tuple of sizes >= 0."""
     if not is_sequence(value):
         raise TypeError(f"{name}: expected a shape, got {value!r}")
+    if len(value) > 64:
+        raise ValueError(f"{name}: arrays have at most 64 axes, got a shape of {len(value)}")
     return tuple(integer(name, n, 0) for n in value)
+
+
+def axis_of(name: str, value: Any, ndim: int) -> int:
+    """An axis of an array with `ndim`, counted from the front."""
+    axis = integer(name, value)
+    if not -ndim <= axis < ndim:
+        raise ValueError(f"{name}: expected an axis of an array with {ndim}, got {axis}")
+    return axis % ndim
 
 
 def slices(count: int, bytes_each: int) -> Iterator[slice]:
@@ -130,7 +151,15 @@ def needed(needs: Any) -> tuple[bool, bool, bool]:
         raise TypeError(f"needs: expected three flags (dx, dw, db), got {needs!r}")
     if len(needs) != 3:
         raise ValueError(f"needs: expected three flags (dx, dw, db), got {needs!r}")
-    return bool(needs[0]), bool(needs[1]), bool(needs[2])
+    return flag("needs", needs[0]), flag("needs", needs[1]), flag("needs", needs[2])
+
+
+def generator(rng: Any) -> np.random.Generator:
+    """The random generator of an `rng` argument: a generator, a seed or None."""
+    try:
+        return np.random.default_rng(rng)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"rng: {error}") from None
 
 
 def public(function: Any, name: str, doc: str) -> Any:

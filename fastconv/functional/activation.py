@@ -10,6 +10,7 @@ import numpy as np
 from fastconv.functional._arrays import (
     Array,
     as_array,
+    axis_of,
     check_out,
     common_dtypes,
     contiguous,
@@ -18,7 +19,7 @@ from fastconv.functional._arrays import (
     slices,
     target,
 )
-from fastconv.functional.shape import _axis, launch
+from fastconv.functional.shape import launch
 from fastconv.kernels import elementwise
 from fastconv.problem import ACTIVATIONS
 
@@ -94,7 +95,7 @@ def _softmax(log: bool, x: Any, axis: int, dy: Any = _FORWARD, out: Array | None
     dy = None if dy is _FORWARD else as_array("dy", dy)
     if dy is not None and dy.shape != x.shape:
         raise ValueError(f"dy: expected the shape of y {x.shape}, got {dy.shape}")
-    at = _axis("axis", axis, x.ndim)
+    at = axis_of("axis", axis, x.ndim)
     dtype, result_dtype = common_dtypes(x=x, dy=dy)
     check_out(out, x.shape, result_dtype)
     if at == x.ndim - 1:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from typing import Any
 
 import numpy as np
@@ -16,12 +15,13 @@ from fastconv.functional._arrays import (
     common_dtypes,
     contiguous,
     deliver,
+    plain,
     result,
     target,
 )
 from fastconv.functional.shape import launch
 from fastconv.kernels import norm as _norm
-from fastconv.problem import is_sequence, number
+from fastconv.problem import finite, flag, is_sequence
 
 Saved = tuple[Array, Array]
 
@@ -72,7 +72,7 @@ class _Planes:
 def _running(name: str, value: Any, channels: int) -> Array | None:
     if value is None:
         return None
-    if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
+    if not isinstance(value, np.ndarray) or plain(name, value).dtype.kind != "f":
         raise TypeError(
             f"{name}: expected an array of floats (it is updated in place), got {value!r}"
         )
@@ -128,7 +128,7 @@ def batch_norm_train(
     w, b = _parameter("weight", weight, channels), _parameter("bias", bias, channels)
     run_mean = _running("running_mean", running_mean, channels)
     run_var = _running("running_var", running_var, channels)
-    momentum = number("momentum", momentum, -sys.float_info.max, sys.float_info.max)
+    momentum = finite("momentum", momentum)
     dtype, result_dtype = common_dtypes(x=x)
     check_out(out, x.shape, result_dtype)
     planes = _Planes(x.shape)
@@ -150,7 +150,7 @@ def batch_norm_train(
         y,
         w,
         b,
-        number("eps", eps, 0, sys.float_info.max),
+        finite("eps", eps, 0),
         mean,
         var,
         invstd,
@@ -201,7 +201,7 @@ def batch_norm(
     xc = planes.inner(x, dtype)
     y = planes.output(out, dtype, xc, w, b, mean, var)
     with np.errstate(invalid="ignore", divide="ignore"):
-        invstd = 1.0 / np.sqrt(var + number("eps", eps, 0, sys.float_info.max))
+        invstd = 1.0 / np.sqrt(var + finite("eps", eps, 0))
     launch("batch_norm", xc, x.size, _norm.evaluate, xc, y, w, b, mean, invstd)
     return planes.deliver(y, out, result_dtype)
 
@@ -252,7 +252,7 @@ def batch_norm_backward(
             invstd,
             dweight,
             dbias,
-            not training,
+            not flag("training", training),
         )
     return (
         planes.deliver(dx, None, result_dtype),

@@ -24,7 +24,7 @@ from fastconv.functional._arrays import (
 )
 from fastconv.functional.shape import launch
 from fastconv.kernels import pool as _pool
-from fastconv.problem import AXES, Pool, adaptive_pool_problem, integer, pool_problem
+from fastconv.problem import AXES, Pool, adaptive_pool_problem, flag, pool_divisor, pool_problem
 
 Divide = Callable[[], Array]
 
@@ -45,6 +45,7 @@ def _max(x: Any, find: Callable[[tuple[int, ...]], Pool], indices: bool, out: Ar
     x = as_array("x", x)
     dtype, result_dtype = common_dtypes(x=x)
     problem = find(x.shape)
+    indices = flag("return_indices", indices)
     shape, planes = _shapes(x.shape, problem)
     check_out(out, shape, result_dtype)
     xc = contiguous(x, dtype)
@@ -57,7 +58,7 @@ def _max(x: Any, find: Callable[[tuple[int, ...]], Pool], indices: bool, out: Ar
 
 
 def _max_backward(dy: Any, indices: Any, x_shape: Sequence[int], rank: int) -> Array:
-    dy, index = as_array("dy", dy), np.asarray(indices)
+    dy, index = as_array("dy", dy), as_array("indices", indices)
     x_shape = shape_of("x_shape", x_shape)
     if index.dtype.kind not in "iu":
         raise TypeError(f"indices: expected integers, got dtype {index.dtype}")
@@ -91,20 +92,18 @@ def _max_backward(dy: Any, indices: Any, x_shape: Sequence[int], rank: int) -> A
     return deliver(dx, None, result_dtype)
 
 
-def _avg(x: Any, problem: Pool, scale: Array, out: Array | None) -> Array:
-    x = as_array("x", x)
+def _avg(x: Array, problem: Pool, scale: Divide, out: Array | None) -> Array:
     dtype, result_dtype = common_dtypes(x=x)
     shape, planes = _shapes(x.shape, problem)
     check_out(out, shape, result_dtype)
     xc = contiguous(x, dtype)
     y = target(out, shape, dtype, xc)
     if y.size:
-        launch("avg_pool", xc, x.size, _pool.avg_pool, _windows(problem), xc, y, scale, planes)
+        launch("avg_pool", xc, x.size, _pool.avg_pool, _windows(problem), xc, y, scale(), planes)
     return deliver(y, out, result_dtype)
 
 
-def _avg_backward(dy: Any, x_shape: tuple[int, ...], problem: Pool, scale: Array) -> Array:
-    dy = as_array("dy", dy)
+def _avg_backward(dy: Array, x_shape: tuple[int, ...], problem: Pool, scale: Divide) -> Array:
     shape, planes = _shapes(x_shape, problem)
     if dy.shape != shape:
         raise ValueError(
@@ -121,15 +120,15 @@ def _avg_backward(dy: Any, x_shape: tuple[int, ...], problem: Pool, scale: Array
             _windows(problem),
             contiguous(dy, dtype),
             dx,
-            scale,
+            scale(),
             planes,
         )
     return deliver(dx, None, result_dtype)
 
 
-def _adaptive_of(dy: Any, x_shape: tuple[int, ...], rank: int) -> Pool:
+def _adaptive_of(dy: Array, x_shape: tuple[int, ...], rank: int) -> Pool:
     """The adaptive windows whose gradient dy is."""
-    shape = as_array("dy", dy).shape
+    shape = dy.shape
     if len(shape) != len(x_shape) or 0 in shape[-rank:]:
         raise ValueError(
             f"dy: expected the pooled shape of an input of shape {x_shape}, got {shape}"
@@ -146,15 +145,14 @@ def _average_windows(
     ceil_mode: bool,
     count_include_pad: bool,
     divisor_override: int | None,
-) -> tuple[Pool, Array]:
-    """The windows and 1/divisor of each (OD, OH, OW)."""
+) -> tuple[Pool, Divide]:
+    """The windows, and what computes 1/divisor of each (OD, OH, OW) once the shapes are known to fit."""
     problem = pool_problem(x_shape, rank, kernel_size, stride, padding, 1, ceil_mode)
-    if divisor_override is None:
-        return problem, 1.0 / (problem.padded_counts() if count_include_pad else problem.counts())
-    divisor = float(integer("divisor_override", divisor_override))
-    if divisor == 0:
-        raise ValueError("divisor_override: must not be zero")
-    return problem, np.full(problem.out, 1.0 / divisor)
+    padded = flag("count_include_pad", count_include_pad)
+    divisor = pool_divisor(divisor_override)
+    if divisor is None:
+        return problem, lambda: 1.0 / (problem.padded_counts() if padded else problem.counts())
+    return problem, lambda: np.full(problem.out, 1.0 / divisor)
 
 
 def _words(rank: int) -> dict[str, Any]:
@@ -174,7 +172,8 @@ _MAX_DOC = """{rank}-D max pooling.
     ----------
     x : array (N, C, {axes}), or without N
     kernel_size, stride, padding, dilation : int or tuple of {rank}
-        stride defaults to kernel_size; padding is at most half of it and never wins.
+        stride defaults to kernel_size; padding is at most half of it, the same at both ends, and never wins.
+        What conv{rank}d pads otherwise (pairs, "same"), :func:`fastconv.pad` does.
     ceil_mode : bool
         Round the output size up; the last window must begin inside the input or its left padding.
     return_indices : bool
@@ -194,7 +193,8 @@ _AVG_DOC = """{rank}-D average pooling.
     ----------
     x : array (N, C, {axes}), or without N
     kernel_size, stride, padding : int or tuple of {rank}
-        stride defaults to kernel_size; padding is at most half of it.
+        stride defaults to kernel_size; padding is at most half of it and the same at both ends.
+        What conv{rank}d pads otherwise (pairs, "same"), :func:`fastconv.pad` does.
     ceil_mode : bool
         Round the output size up; the last window must begin inside the input or its left padding.
     count_include_pad : bool
@@ -291,7 +291,7 @@ def _avg_pool_backward_of(rank: int):  # type: ignore[no-untyped-def]
         count_include_pad: bool = True,
         divisor_override: int | None = None,
     ) -> Array:
-        shape = shape_of("x_shape", x_shape)
+        dy, shape = as_array("dy", dy), shape_of("x_shape", x_shape)
         windows = _average_windows(
             shape,
             rank,
@@ -341,7 +341,7 @@ def _adaptive_avg_pool_of(rank: int):  # type: ignore[no-untyped-def]
     def adaptive_avg_pool(x: Any, output_size: Any, *, out: Array | None = None) -> Array:
         x = as_array("x", x)
         problem = adaptive_pool_problem(x.shape, rank, output_size)
-        return _avg(x, problem, 1.0 / problem.counts(), out)
+        return _avg(x, problem, lambda: 1.0 / problem.counts(), out)
 
     return public(
         adaptive_avg_pool,
@@ -352,9 +352,9 @@ def _adaptive_avg_pool_of(rank: int):  # type: ignore[no-untyped-def]
 
 def _adaptive_avg_pool_backward_of(rank: int):  # type: ignore[no-untyped-def]
     def adaptive_avg_pool_backward(dy: Any, x_shape: Sequence[int]) -> Array:
-        shape = shape_of("x_shape", x_shape)
+        dy, shape = as_array("dy", dy), shape_of("x_shape", x_shape)
         problem = _adaptive_of(dy, shape, rank)
-        return _avg_backward(dy, shape, problem, 1.0 / problem.counts())
+        return _avg_backward(dy, shape, problem, lambda: 1.0 / problem.counts())
 
     return public(
         adaptive_avg_pool_backward,

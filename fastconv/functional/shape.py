@@ -14,10 +14,12 @@ from fastconv import runtime
 from fastconv.functional._arrays import (
     Array,
     as_array,
+    axis_of,
     check_out,
     common_dtypes,
     contiguous,
     deliver,
+    generator,
     result,
     shape_of,
     slices,
@@ -34,14 +36,13 @@ from fastconv.problem import (
     choice,
     describe,
     elements,
-    integer,
+    flag,
     integers,
     is_sequence,
     lattice_axis,
     lattice_spec,
     number,
-    output_size,
-    resolve_padding,
+    sliding_windows,
 )
 
 # Elements below which one thread moves them faster than a team wakes up.
@@ -189,26 +190,16 @@ def _windows(
     sizes: tuple[int, ...], kernel_size: Any, dilation: Any, padding: Any, stride: Any
 ) -> tuple[Lattice, tuple[int, ...], int]:
     """(lattice, output sizes, taps) of unfold's sliding windows over the trailing `sizes`."""
-    rank = len(sizes)
-    kernel = integers("kernel_size", kernel_size, rank, 1)
-    strides = integers("stride", stride, rank, 1)
-    dilations = integers("dilation", dilation, rank, 1)
-    pads = resolve_padding(padding, sizes, kernel, strides, dilations)
-    outs = tuple(output_size(*a) for a in zip(sizes, kernel, strides, pads, dilations, strict=True))
-    if min(outs) < 1:
-        raise ValueError(
-            f"kernel_size: windows of {kernel} with dilation {dilations} do not fit an input of {sizes} "
-            f"with padding {pads}"
-        )
-    elements("kernel_size", (*outs, *kernel))
+    windows = sliding_windows(sizes, kernel_size, stride, padding, dilation)
+    elements("kernel_size", (*windows.out, *windows.kernel))
     lattice = _unfold_lattice(
         _three(sizes, 1),
-        _three(kernel, 1),
-        _three(strides, 1),
-        _three(pads, (0, 0)),
-        _three(dilations, 1),
+        _three(windows.kernel, 1),
+        _three(windows.stride, 1),
+        _three(windows.pads, (0, 0)),
+        _three(windows.dilation, 1),
     )
-    return lattice, outs, math.prod(kernel)
+    return lattice, windows.out, math.prod(windows.kernel)
 
 
 def _window_rank(kernel_size: Any, ndim: int) -> int:
@@ -390,7 +381,7 @@ def flatten(x: Any, start_dim: int = 1, end_dim: int = -1) -> Array:
     x = as_array("x", x)
     if x.ndim == 0:
         return x.reshape(1)
-    start, end = _axis("start_dim", start_dim, x.ndim), _axis("end_dim", end_dim, x.ndim)
+    start, end = axis_of("start_dim", start_dim, x.ndim), axis_of("end_dim", end_dim, x.ndim)
     if start > end:
         raise ValueError(f"start_dim: must not come after end_dim, got {start_dim} and {end_dim}")
     shape = (*x.shape[:start], math.prod(x.shape[start : end + 1]), *x.shape[end + 1 :])
@@ -407,30 +398,20 @@ def flatten_backward(dy: Any, x_shape: Sequence[int]) -> Array:
     return dy.reshape(shape)
 
 
-def _axis(name: str, value: Any, ndim: int) -> int:
-    axis = integer(name, value)
-    if not -ndim <= axis < ndim:
-        raise ValueError(f"{name}: expected an axis of an array with {ndim}, got {axis}")
-    return axis % ndim
-
-
 def _drop(
     x: Array, p: float, training: bool, rng: Any, mask_shape: tuple[int, ...]
 ) -> tuple[Array, Array]:
     p = number("p", p, 0, 1)
     dtype, result_dtype = common_dtypes(x=x)
-    if not training or p == 0.0:
+    if not flag("training", training) or p == 0.0:
         return x.astype(result_dtype), np.ones(mask_shape, dtype=bool)
-    try:
-        generator = np.random.default_rng(rng)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"rng: {error}") from None
+    numbers = generator(rng)
     mask = np.empty(mask_shape, dtype=bool)
     drawn = mask.reshape(-1)
     for part in slices(
         drawn.size, 8
     ):  # the generator gives the same numbers in any number of draws
-        np.greater_equal(generator.random(len(drawn[part])), p, out=drawn[part])
+        np.greater_equal(numbers.random(len(drawn[part])), p, out=drawn[part])
     return _apply_mask(x, mask, p, dtype).astype(result_dtype, copy=False), mask
 
 
@@ -484,8 +465,7 @@ def dropout2d(
     return _drop(x, p, training, rng, x.shape[:2] + (1,) * (x.ndim - 2))
 
 
-def dropout_backward(dy: Any, mask: Any, p: float = 0.5, training: bool = True) -> Array:
-    """Gradient of :func:`dropout` and :func:`dropout2d`: dy * mask / (1 - p)."""
+def _drop_backward(dy: Any, mask: Any, p: float, training: bool) -> Array:
     dy = as_array("dy", dy)
     dtype, result_dtype = common_dtypes(dy=dy)
     mask = as_array("mask", mask)
@@ -495,9 +475,17 @@ def dropout_backward(dy: Any, mask: Any, p: float = 0.5, training: bool = True) 
         raise ValueError(
             f"mask: expected bools of shape {dy.shape}{whole}, got {mask.dtype} of shape {mask.shape}"
         )
-    if not training or number("p", p, 0, 1) == 0.0:
+    p = number("p", p, 0, 1)
+    if not flag("training", training) or p == 0.0:
         return dy.astype(result_dtype)
     return _apply_mask(dy, mask, p, dtype).astype(result_dtype, copy=False)
 
 
-dropout2d_backward = dropout_backward
+def dropout_backward(dy: Any, mask: Any, p: float = 0.5, training: bool = True) -> Array:
+    """Gradient of :func:`dropout`: dy * mask / (1 - p)."""
+    return _drop_backward(dy, mask, p, training)
+
+
+def dropout2d_backward(dy: Any, mask: Any, p: float = 0.5, training: bool = True) -> Array:
+    """Gradient of :func:`dropout2d`: dy * mask / (1 - p), a mask of whole channels."""
+    return _drop_backward(dy, mask, p, training)

@@ -7,7 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv import nn
+from fastconv.functional._arrays import generator
 from fastconv.nn.init import Rng
+from fastconv.problem import integer
 
 
 class LeNet5(nn.Sequential):
@@ -48,7 +50,7 @@ class LeNet5(nn.Sequential):
         dtype: npt.DTypeLike = np.float32,
         rng: Rng = None,
     ) -> None:
-        rng = np.random.default_rng(rng)
+        rng, classes = generator(rng), integer("classes", classes, 1)
         super().__init__(
             {
                 "c1": nn.Conv2d(in_channels, 6, 5, dtype=dtype, rng=rng),

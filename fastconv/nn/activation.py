@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from fastconv import functional as F
 from fastconv.nn.module import Array, Module
+from fastconv.problem import integer
 
 
 class _Elementwise(Module):
@@ -54,7 +55,7 @@ class _AlongAxis(Module):
     op_backward: ClassVar[Callable[..., Any]]
 
     def __init__(self, dim: int = -1) -> None:
-        self.dim = dim
+        self.dim = integer("dim", dim)
 
     def forward(self, x: Any) -> Array:
         y: Array = type(self).op(x, self.dim)

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv import functional as F
+from fastconv.algorithms import NAMES
 from fastconv.nn.init import Rng, affine
 from fastconv.nn.module import Array, Module, accumulate, data_of
-from fastconv.problem import PADDING_MODES, choice, integer, integers
+from fastconv.problem import PADDING_MODES, PRECISIONS, choice, integer, integers, resolve_padding
 
 
 class _Conv(Module):
@@ -45,13 +46,17 @@ class _Conv(Module):
         self.out_channels = integer("out_channels", out_channels, 1)
         self.kernel_size = integers("kernel_size", kernel_size, self.rank, 1)
         self.stride = integers("stride", stride, self.rank, 1)
-        paired = isinstance(padding, str) or np.ndim(padding) > 1
-        self.padding = padding if paired else integers("padding", padding, self.rank, 0)
         self.dilation = integers("dilation", dilation, self.rank, 1)
+        # "same" depends on the input: any size will do to see whether the words and numbers are right
+        pads = resolve_padding(
+            padding, (1,) * self.rank, self.kernel_size, self.stride, self.dilation
+        )
+        alike = not isinstance(padding, str) and all(low == high for low, high in pads)
+        self.padding = tuple(low for low, _ in pads) if alike else padding
         self.groups = integer("groups", groups, 1)
         self.padding_mode = choice("padding_mode", padding_mode, PADDING_MODES)
-        self.precision = precision
-        self.algo = algo
+        self.precision = None if precision is None else choice("precision", precision, PRECISIONS)
+        self.algo = choice("algo", algo, ("auto", *NAMES))
         for channels in (self.in_channels, self.out_channels):
             if channels % self.groups:
                 raise ValueError(

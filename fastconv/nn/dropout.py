@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-import numpy as np
-
 from fastconv import functional as F
+from fastconv.functional._arrays import generator
 from fastconv.nn.init import Rng
 from fastconv.nn.module import Array, Module
+from fastconv.problem import number
 
 
 class _Dropout(Module):
@@ -18,10 +18,8 @@ class _Dropout(Module):
     op_backward: ClassVar[Callable[..., Any]]
 
     def __init__(self, p: float = 0.5, *, rng: Rng = None) -> None:
-        if not 0 <= p <= 1:
-            raise ValueError(f"p: expected a probability in [0, 1], got {p!r}")
-        self.p = p
-        self.rng = np.random.default_rng(rng)
+        self.p = number("p", p, 0, 1)
+        self.rng = generator(rng)
 
     def forward(self, x: Any) -> Array:
         y, mask = type(self).op(x, self.p, self.training, self.rng)

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastconv.functional._arrays import generator
 from fastconv.nn.module import Array, Parameter
+from fastconv.problem import elements, flag, float_dtype
 
 Rng = np.random.Generator | int | None
 
@@ -28,7 +30,7 @@ def uniform(
     shape: Sequence[int], bound: float, dtype: npt.DTypeLike = np.float32, rng: Rng = None
 ) -> Array:
     """Uniform in [-bound, bound). The draws are those of float64 whatever the dtype."""
-    return np.random.default_rng(rng).uniform(-bound, bound, shape).astype(dtype)
+    return generator(rng).uniform(-bound, bound, shape).astype(float_dtype(dtype))
 
 
 def kaiming_uniform(
@@ -56,7 +58,8 @@ def affine(
     The weight is ``kaiming_uniform(a=sqrt(5))``, which is uniform in ``1/sqrt(fan_in)``, and so is
     the bias.
     """
-    rng = np.random.default_rng(rng)
+    elements("weight", shape)
+    rng, bias = generator(rng), flag("bias", bias)
     weight = Parameter(kaiming_uniform(shape, math.sqrt(5), dtype, rng))
     bound = 1 / math.sqrt(fans(shape)[0])
     return weight, Parameter(uniform(shape[:1], bound, dtype, rng)) if bias else None

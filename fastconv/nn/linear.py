@@ -11,7 +11,7 @@ import numpy.typing as npt
 from fastconv import functional as F
 from fastconv.nn.init import Rng, affine
 from fastconv.nn.module import Array, Module, accumulate, data_of
-from fastconv.problem import integer
+from fastconv.problem import PRECISIONS, choice, integer
 
 
 class Linear(Module):
@@ -46,7 +46,7 @@ class Linear(Module):
     ) -> None:
         self.in_features = integer("in_features", in_features, 1)
         self.out_features = integer("out_features", out_features, 1)
-        self.precision = precision
+        self.precision = None if precision is None else choice("precision", precision, PRECISIONS)
         shape = (self.out_features, self.in_features)
         self.weight, self.bias = affine(shape, bias, dtype, rng)
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from fastconv import functional as F
+from fastconv.functional._arrays import as_array
+from fastconv.functional.loss import REDUCTIONS
 from fastconv.nn.module import Array, Module
+from fastconv.problem import choice, integer, number
 
 
 class CrossEntropyLoss(Module):
@@ -35,10 +37,10 @@ class CrossEntropyLoss(Module):
         reduction: str = "mean",
         label_smoothing: float = 0.0,
     ) -> None:
-        self.weight = None if weight is None else np.asarray(weight)
-        self.ignore_index = ignore_index
-        self.reduction = reduction
-        self.label_smoothing = label_smoothing
+        self.weight = None if weight is None else as_array("weight", weight)
+        self.ignore_index = integer("ignore_index", ignore_index)
+        self.reduction = choice("reduction", reduction, REDUCTIONS)
+        self.label_smoothing = number("label_smoothing", label_smoothing, 0, 1)
 
     def forward(self, logits: Any, target: Any) -> Any:  # type: ignore[override]
         """Return the loss of logits (N, C) or (N, C, *S) for integer or probability targets."""

@@ -11,6 +11,9 @@ from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from fastconv.functional._arrays import as_array, plain
+from fastconv.problem import flag
+
 Array = npt.NDArray[Any]
 T = TypeVar("T")
 
@@ -38,7 +41,7 @@ class Parameter:
     """
 
     def __init__(self, data: npt.ArrayLike) -> None:
-        self.data: Array = np.asarray(data)
+        self.data: Array = as_array("data", data)
         self.grad: Array | None = None
         if self.data.dtype.kind != "f":
             raise TypeError(f"data: expected an array of floats, got dtype {self.data.dtype}")
@@ -239,10 +242,13 @@ class Module:
             Naming the keys, and the shapes that differ. Nothing is written then.
         """
         own = dict(self._named_arrays())
+        if not isinstance(state, Mapping):
+            raise TypeError(f"state: expected a mapping of names to arrays, got {state!r}")
+        strict = flag("strict", strict)
         result = LoadResult(
             [name for name in own if name not in state], [name for name in state if name not in own]
         )
-        found = {name: np.asarray(state[name]) for name in own if name in state}
+        found = {name: plain(f"state[{name!r}]", state[name]) for name in own if name in state}
         problems = [text for name in found for text in _mismatch(name, found[name], own[name])]
         if strict:
             named = zip(("missing", "unexpected"), result, strict=True)
@@ -255,8 +261,9 @@ class Module:
 
     def train(self, mode: bool = True) -> Self:
         """Set training mode here and below: dropout drops, batch norm uses batch statistics."""
+        mode = flag("mode", mode)
         for module in self.modules():
-            module.training = bool(mode)
+            module.training = mode
         return self
 
     def eval(self) -> Self:

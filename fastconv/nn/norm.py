@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from fastconv import functional as F
 from fastconv.nn.module import Array, Module, Parameter, accumulate, data_of
-from fastconv.problem import integer
+from fastconv.problem import elements, finite, flag, float_dtype, integer
 
 
 class _BatchNorm(Module):
@@ -58,13 +58,16 @@ class _BatchNorm(Module):
         dtype: npt.DTypeLike = np.float32,
     ) -> None:
         c = self.num_features = integer("num_features", num_features, 1)
-        self.eps = eps
-        self.momentum = momentum
+        elements("num_features", (c,))
+        self.eps = finite("eps", eps, 0)
+        self.momentum = None if momentum is None else finite("momentum", momentum)
+        affine, tracked = flag("affine", affine), flag("track_running_stats", track_running_stats)
+        dtype = float_dtype(dtype)
         self.weight = Parameter(np.ones(c, dtype)) if affine else None
         self.bias = Parameter(np.zeros(c, dtype)) if affine else None
-        self.running_mean = np.zeros(c, dtype) if track_running_stats else None
-        self.running_var = np.ones(c, dtype) if track_running_stats else None
-        self.num_batches_tracked = np.array(0, np.int64) if track_running_stats else None
+        self.running_mean = np.zeros(c, dtype) if tracked else None
+        self.running_var = np.ones(c, dtype) if tracked else None
+        self.num_batches_tracked = np.array(0, np.int64) if tracked else None
 
     def forward(self, x: Any) -> Array:
         if np.ndim(x) not in self.axes:

@@ -9,6 +9,7 @@ import numpy as np
 
 from fastconv import functional as F
 from fastconv.nn.module import Array, Module
+from fastconv.problem import adaptive_sizes, flag, pool_divisor, pool_windows
 
 
 class MaxPool2d(Module):
@@ -32,11 +33,12 @@ class MaxPool2d(Module):
         dilation: Any = 1,
         ceil_mode: bool = False,
     ) -> None:
+        pool_windows(2, kernel_size, stride, padding, dilation)
         self.kernel_size = kernel_size
         self.stride = kernel_size if stride is None else stride
         self.padding = padding
         self.dilation = dilation
-        self.ceil_mode = ceil_mode
+        self.ceil_mode = flag("ceil_mode", ceil_mode)
 
     def forward(self, x: Any) -> Array:
         y, indices = F.max_pool2d(x, return_indices=True, **self._options())
@@ -82,12 +84,13 @@ class AvgPool2d(Module):
         count_include_pad: bool = True,
         divisor_override: int | None = None,
     ) -> None:
+        pool_windows(2, kernel_size, stride, padding, 1)
         self.kernel_size = kernel_size
         self.stride = kernel_size if stride is None else stride
         self.padding = padding
-        self.ceil_mode = ceil_mode
-        self.count_include_pad = count_include_pad
-        self.divisor_override = divisor_override
+        self.ceil_mode = flag("ceil_mode", ceil_mode)
+        self.count_include_pad = flag("count_include_pad", count_include_pad)
+        self.divisor_override = pool_divisor(divisor_override)
 
     def forward(self, x: Any) -> Array:
         y: Array = F.avg_pool2d(x, **self._options())
@@ -102,16 +105,22 @@ class AvgPool2d(Module):
         return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
 
 
-class AdaptiveMaxPool2d(Module):
+class _AdaptivePool2d(Module):
+    def __init__(self, output_size: Any) -> None:
+        adaptive_sizes(2, output_size)
+        self.output_size = output_size
+
+    def extra_repr(self) -> str:
+        return f"output_size={self.output_size}"
+
+
+class AdaptiveMaxPool2d(_AdaptivePool2d):
     """Largest values of windows that tile the input; ``AdaptiveMaxPool2d(1)`` is global pooling.
 
     Parameters
     ----------
     output_size : int, or tuple of 2 with None for the input's size
     """
-
-    def __init__(self, output_size: Any) -> None:
-        self.output_size = output_size
 
     def forward(self, x: Any) -> Array:
         y, indices = F.adaptive_max_pool2d(x, self.output_size, return_indices=True)
@@ -122,20 +131,14 @@ class AdaptiveMaxPool2d(Module):
         indices, x_shape = self._take()
         return F.adaptive_max_pool2d_backward(dy, indices, x_shape) if needs_dx else None
 
-    def extra_repr(self) -> str:
-        return f"output_size={self.output_size}"
 
-
-class AdaptiveAvgPool2d(Module):
+class AdaptiveAvgPool2d(_AdaptivePool2d):
     """Averages of windows that tile the input; ``AdaptiveAvgPool2d(1)`` is global pooling.
 
     Parameters
     ----------
     output_size : int, or tuple of 2 with None for the input's size
     """
-
-    def __init__(self, output_size: Any) -> None:
-        self.output_size = output_size
 
     def forward(self, x: Any) -> Array:
         y: Array = F.adaptive_avg_pool2d(x, self.output_size)
@@ -145,6 +148,3 @@ class AdaptiveAvgPool2d(Module):
     def backward(self, dy: Any, needs_dx: bool = True) -> Array | None:
         (x_shape,) = self._take()
         return F.adaptive_avg_pool2d_backward(dy, x_shape) if needs_dx else None
-
-    def extra_repr(self) -> str:
-        return f"output_size={self.output_size}"
