@@ -217,7 +217,7 @@ static FC_INLINE void FC_FN(winograd_tile_body)(const fc_winograd_tile *t, const
 #pragma GCC unroll 2
         for (int v = 0; v < nv; v++) acc[p][v] = v_zero();
     for (ptrdiff_t b = t->blocks; b > 0; b--) {
-#pragma GCC unroll 16
+#pragma GCC unroll 2 /* more, and gcc 12 spills */
         for (int c = 0; c < VL; c++) {
             V u[FC_NV_MAX];
 #pragma GCC unroll 2

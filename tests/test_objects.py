@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What the compiler made of the kernels: no spilled accumulators, and wide instructions only where their row has them."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import fastconv.kernels
+from fastconv.kernels import isa
+
+OBJDUMP = shutil.which("objdump")
+pytestmark = pytest.mark.skipif(OBJDUMP is None, reason="objdump (binutils) is not installed")
+
+ROWS = [row["name"] for row in isa.rows()]
+# Tiles whose accumulators must stay in registers, and the loops in which they would be spilled.
+TILES = ("conv_tile", "gemm_tile", "wgrad_tile", "winograd_tile", "pixel_sums", "dot_tile")
+VECTOR_STORE = re.compile(r"vmov[a-z0-9]+\s+%[xyz]mm\d+,[-0-9a-fx]*\(%r[sb]p")
+
+
+def modules() -> list[Path]:
+    names = [m.name for m in pkgutil.iter_modules(fastconv.kernels.__path__)]
+    found = [importlib.import_module(f"fastconv.kernels.{name}").__file__ for name in names]
+    return [Path(path) for path in found if path is not None]
+
+
+@cache
+def functions(path: Path) -> dict[str, list[tuple[int, str]]]:
+    """name -> [(address, instruction)] of an extension module."""
+    assert OBJDUMP is not None
+    text = subprocess.run(
+        [OBJDUMP, "-d", "--no-show-raw-insn", path], check=True, capture_output=True, text=True
+    ).stdout
+    found: dict[str, list[tuple[int, str]]] = {}
+    body: list[tuple[int, str]] = []
+    for line in text.splitlines():
+        if header := re.match(r"[0-9a-f]+ <(.+)>:", line):
+            body = found.setdefault(header[1], [])
+        elif instruction := re.match(r"\s+([0-9a-f]+):\s+(.+)", line):
+            body.append((int(instruction[1], 16), instruction[2]))
+    return found
+
+
+def row_of(function: str) -> str | None:
+    """The ISA row that a kernel's name ends with; compilers may add suffixes such as .cold."""
+    match = re.match(r"fc_\w+_f(?:32|64)_(\w+?)(?:\..*)?$", function)
+    return match[1] if match else None
+
+
+def innermost_loops(body: list[tuple[int, str]]) -> Iterator[list[str]]:
+    jumps = []
+    for address, text in body:
+        if (jump := re.match(r"j\w+\s+([0-9a-f]+)", text)) and int(jump[1], 16) <= address:
+            jumps.append((int(jump[1], 16), address))
+    for start, end in jumps:
+        if not any((s, e) != (start, end) and start <= s and e <= end for s, e in jumps):
+            yield [text for address, text in body if start <= address <= end]
+
+
+KERNELS = functions(Path(isa.__file__)) if OBJDUMP else {}
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row != "scalar"])
+def test_accumulators_are_not_spilled(row: str) -> None:
+    """No vector is stored to the stack inside a loop that multiplies and adds."""
+    if row == "avx512" and not any("zmm" in t for _, t in KERNELS["fc_conv_tile_14x2_f32_avx512"]):
+        pytest.skip("built against the software model of AVX-512")
+    checked, spilled = 0, []
+    for name, body in KERNELS.items():
+        if row_of(name) != row or not name.startswith(tuple(f"fc_{tile}" for tile in TILES)):
+            continue
+        for loop in innermost_loops(body):
+            if any("vfmadd" in text for text in loop):
+                checked += 1
+                stores = sum(bool(VECTOR_STORE.match(text)) for text in loop)
+                spilled += [f"{name}: {stores} stores in a loop"] if stores else []
+    assert checked > 20, "the loops were not found: not trusted"
+    assert not spilled, "\n".join(spilled)
+
+
+def test_wide_instructions_stay_in_their_row() -> None:
+    """AVX only in functions of the rows that have it, AVX-512 only in those of avx512."""
+    wrong = []
+    for path in modules():
+        for name, body in functions(path).items():
+            row = row_of(name)
+            for _, text in body:
+                wide = re.search(r"%[yz]mm\d|%k[0-7]\b", text)
+                vex = text.startswith("v") and "%xmm" in text
+                if row in (None, "scalar") and (wide or vex):
+                    wrong.append(f"{path.name}: {name}: {text}")
+                if row == "avx2" and re.search(r"%zmm|%k[0-7]\b|%[xy]mm(1[6-9]|2\d|3[01])\b", text):
+                    wrong.append(f"{path.name}: {name}: {text}")
+    assert not wrong, "\n".join(wrong[:20])
+    assert any("%ymm" in t for name in KERNELS if row_of(name) == "avx2" for _, t in KERNELS[name])
