@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from benchmarks.problems import PROBLEMS, Conv
+from benchmarks.problems import OVERHEAD, PROBLEMS, Conv
 from benchmarks.timing import LIMITS, verify_and_time
 from fastconv.algorithms import GENERAL_NAMES
 
@@ -24,12 +24,12 @@ def few_images(problem: Conv) -> Conv:
 @pytest.mark.benchmark(**LIMITS)
 @pytest.mark.parametrize("algo", ["auto", *GENERAL_NAMES])
 @pytest.mark.parametrize("what", ["forward", "dx"])
-@pytest.mark.parametrize("problem", PROBLEMS, ids=lambda p: p.name)
+@pytest.mark.parametrize("problem", PROBLEMS + OVERHEAD, ids=lambda p: p.name)
 def test_conv(benchmark: BenchmarkFixture, problem: Conv, what: str, algo: str) -> None:
     verify_and_time(benchmark, few_images(problem), what, algo)
 
 
 @pytest.mark.benchmark(**LIMITS)
-@pytest.mark.parametrize("problem", PROBLEMS, ids=lambda p: p.name)
+@pytest.mark.parametrize("problem", PROBLEMS + OVERHEAD, ids=lambda p: p.name)
 def test_conv_dw(benchmark: BenchmarkFixture, problem: Conv) -> None:
     verify_and_time(benchmark, few_images(problem), "dw", "auto")

@@ -38,12 +38,12 @@ def fastconv_call(p: Problem, what: str, a: Arrays, algo: str = "auto") -> Call:
     x, dy = a["x"], a["dy"]
     forward = what == "forward"
     if isinstance(p, Conv):
-        w, b = a["w"], a["b"]
+        w, b, options = a["w"], a["b"], p.options
         if forward:
-            return lambda: fc.conv2d(x, w, b, **p.options, algo=algo)
+            return lambda: fc.conv2d(x, w, b, **options, algo=algo)
         place = ("dx", "dw").index(what)
         needs = tuple(i == place for i in range(3))
-        return lambda: fc.conv2d_backward(dy, x, w, **p.options, needs=needs, algo=algo)[place]
+        return lambda: fc.conv2d_backward(dy, x, w, **options, needs=needs, algo=algo)[place]
     if isinstance(p, MaxPool):
         window = (p.kernel, p.stride, p.padding)
         if forward:
@@ -89,9 +89,9 @@ def torch_call(p: Problem, what: str, a: Arrays, form: str = "contiguous") -> Ca
     x, dy = t["x"], t["dy"]
     forward = what == "forward"
     if isinstance(p, Conv):
-        w, b = t["w"], t["b"]
+        w, b, options = t["w"], t["b"], p.options
         if forward:
-            return lambda: F.conv2d(x, w, b, **p.options)
+            return lambda: F.conv2d(x, w, b, **options)
         place = ("dx", "dw").index(what)
         pairs = [(v, v) for v in (p.stride, p.padding, p.dilation)]
         needs = [i == place for i in range(3)]

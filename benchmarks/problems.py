@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The named problems that tests and benchmarks share: layers of well-known networks.
 
-PROBLEMS lists the convolutions; POOLS, NORMS and ELEMENTWISE the operations that memory bounds. A
-problem is a small frozen value: it knows shapes, flops, the bytes it cannot avoid, its operands
-(the same in every process) and a `reduced()` variant for tests. This file imports NumPy only, so
-that a peer's interpreter can read it.
+PROBLEMS lists the convolutions; OVERHEAD one that costs the call alone; POOLS, NORMS and
+ELEMENTWISE the operations that memory bounds. A problem is a small frozen value: it knows shapes,
+flops, the bytes it cannot avoid, its operands (the same in every process) and a `reduced()` variant
+for tests. This file imports NumPy only, so that a peer's interpreter can read it.
 """
 
 from __future__ import annotations
@@ -331,6 +331,9 @@ PROBLEMS: tuple[Conv, ...] = (
     *_conv("DeepLab", 16, ("dilated_3x3_28", 128, 128, 28, 3, 1, 2, 1, 2)),
 )
 
+# Next to no work: what a call costs by itself.
+OVERHEAD = tuple(_conv("one small call", 1, ("overhead_3x3_8", 1, 1, 8, 3, 1, 0)))
+
 POOLS: tuple[Problem, ...] = (
     MaxPool("lenet_max_2x2", "LeNet-5", 64, 6, 28, 2, 2),
     MaxPool("vgg_max_2x2", "VGG-16", 4, 64, 224, 2, 2),
@@ -346,7 +349,7 @@ NORMS: tuple[Problem, ...] = (
 )
 ELEMENTWISE: tuple[Problem, ...] = (Relu("relu_112", "ResNet-50", 16, 64, 112),)
 MEMORY_BOUND = POOLS + NORMS + ELEMENTWISE
-ALL: tuple[Problem, ...] = PROBLEMS + MEMORY_BOUND
+ALL: tuple[Problem, ...] = PROBLEMS + OVERHEAD + MEMORY_BOUND
 
 
 def find(pattern: str) -> list[Problem]:

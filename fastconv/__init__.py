@@ -7,14 +7,12 @@ in ``fastconv.compat``.
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
 from fastconv import functional
-from fastconv.arithmetic import conv_output_size, count_parameters, receptive_field
 from fastconv.functional import *  # noqa: F403
-from fastconv.report import explain
 from fastconv.runtime import (
     empty_cache,
     get_num_threads,
@@ -26,8 +24,18 @@ from fastconv.runtime import (
     threads,
 )
 
+if TYPE_CHECKING:
+    from fastconv.arithmetic import conv_output_size, count_parameters, receptive_field
+    from fastconv.report import explain
+
 # Imported at first use: `import fastconv` stays fast, and `fastconv.nn.Conv2d` works.
 _SUBMODULES = ("compat", "filters", "models", "nn", "optim", "reference", "signal")
+_FUNCTIONS = {
+    "conv_output_size": "arithmetic",
+    "count_parameters": "arithmetic",
+    "receptive_field": "arithmetic",
+    "explain": "report",
+}
 
 __all__ = [
     "conv_output_size",
@@ -49,8 +57,10 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _SUBMODULES:
         return import_module(f"fastconv.{name}")
+    if name in _FUNCTIONS:
+        return getattr(import_module(f"fastconv.{_FUNCTIONS[name]}"), name)
     raise AttributeError(f"module 'fastconv' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_SUBMODULES])
+    return sorted([*globals(), *_SUBMODULES, *_FUNCTIONS])

@@ -10,16 +10,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 
 import numpy as np
 
 from fastconv.kernels import conv_direct, conv_im2col, conv_linear, conv_pixel, conv_winograd, isa
+from fastconv.kernels.call import Memo
 from fastconv.kernels.lattice import Lattice
 from fastconv.problem import Conv, LatticeSpec, Sizes, choice
 
 # Below this many flops one thread is faster: waking a team costs microseconds, the work takes as long.
 SERIAL_FLOPS = 2.5e6
+
+# Bounds on what is kept: plans, signatures of calls, and the tables of either.
+PLANS = 512
+CALLS = 1024
+PLAN_BYTES = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -208,8 +214,18 @@ class Plan:
     def flops(self) -> int:
         return self.problem.flops
 
+    @property
+    def serial(self) -> bool:
+        """Whether one thread does it, however many are wanted."""
+        return self.flops < SERIAL_FLOPS
+
     def threads(self, wanted: int) -> int:
-        return 1 if self.flops < SERIAL_FLOPS else wanted
+        return 1 if self.serial else wanted
+
+    @property
+    def nbytes(self) -> int:
+        """About what keeping the plan takes: its tables, which are long for padding that copies cells."""
+        return 4096 + sum(lattice.nbytes for lattice in self.lattices)
 
 
 def select(algo: str, shape: Shape) -> tuple[Algorithm, tuple[tuple[str, str], ...]]:
@@ -247,35 +263,36 @@ def _shape(problem: Conv, channels: int, outputs: int, out: Sizes) -> Shape:
     )
 
 
-@lru_cache(maxsize=256)
-def plan_forward(problem: Conv, algo: str, isa_name: str) -> Plan:
-    shape = _shape(problem, problem.channels, problem.outputs, problem.out)
+def _make_plan(problem: Conv, algo: str, gradient: bool) -> Plan:
+    if gradient:
+        shape = _shape(problem, problem.outputs, problem.channels, problem.sizes)
+    else:
+        shape = _shape(problem, problem.channels, problem.outputs, problem.out)
     algorithm, reasons = select(algo, shape)
-    return Plan(problem, algorithm, reasons, _lattices(algorithm, [problem.forward_lattice()]))
+    specs = problem.input_gradient_lattices() if gradient else [problem.forward_lattice()]
+    return Plan(problem, algorithm, reasons, _lattices(algorithm, specs), gradient)
 
 
-@lru_cache(maxsize=256)
-def plan_input_gradient(problem: Conv, algo: str, isa_name: str) -> Plan:
-    shape = _shape(problem, problem.outputs, problem.channels, problem.sizes)
-    algorithm, reasons = select(algo, shape)
-    specs = problem.input_gradient_lattices()
-    return Plan(problem, algorithm, reasons, _lattices(algorithm, specs), gradient=True)
+_plans = Memo(PLANS, PLAN_BYTES)
 
 
 def plan(problem: Conv, algo: str = "auto", gradient: bool = False) -> Plan:
     """The cached plan of a forward convolution or of its input gradient, on the active ISA."""
-    return (plan_input_gradient if gradient else plan_forward)(problem, algo, isa.current())
-
-
-@lru_cache(maxsize=256)
-def forward_lattice(problem: Conv) -> Lattice:
-    """The lattice of the forward convolution, for the weight gradient."""
-    return Lattice(*problem.forward_lattice())
+    key = (problem, algo, gradient, isa.current())
+    found: Plan | None = _plans.get(key)
+    if found is None:
+        found = _make_plan(problem, algo, gradient)
+        _plans.put(key, found, found.nbytes)
+    return found
 
 
 def clear_plans() -> None:
-    for cache in (plan_forward, plan_input_gradient, forward_lattice):
-        cache.cache_clear()
+    _plans.clear()
+
+
+def forward_lattice(problem: Conv) -> Lattice:
+    """The lattice of the forward convolution, for the weight gradient."""
+    return plan(problem).lattices[0]
 
 
 def workspace(found: Plan, max_workspace: int | None = None) -> int:

@@ -10,15 +10,16 @@ from __future__ import annotations
 import math
 import operator
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, NamedTuple
+from functools import cached_property, lru_cache, wraps
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 Pairs = tuple[tuple[int, int], ...]
 Sizes = tuple[int, ...]
+Result = TypeVar("Result")
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 LAYOUTS = ("NCHW", "NHWC")
@@ -76,6 +77,8 @@ def finite(name: str, value: Any, low: float = -sys.float_info.max) -> float:
 
 def is_sequence(value: Any) -> bool:
     """Several values: a sequence or an array with an axis, but not a string."""
+    if isinstance(value, (tuple, list)):
+        return True
     if isinstance(value, np.ndarray):
         return value.ndim > 0
     return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
@@ -115,7 +118,7 @@ def choice(name: str, value: Any, allowed: Sequence[Any]) -> Any:
 def elements(name: str, shape: Sequence[int]) -> int:
     """The product of `shape`; ValueError when no array can be that large."""
     count = math.prod(shape)
-    if max(count, *shape, 0) > ELEMENTS_MAX:
+    if not 0 < count <= ELEMENTS_MAX and max(count, *shape, 0) > ELEMENTS_MAX:
         raise ValueError(f"{name}: an array of shape {tuple(shape)} would have {count} elements")
     return count
 
@@ -205,6 +208,26 @@ def sliding_windows(
             f"with padding {pads}"
         )
     return Windows(kernel, strides, pads, dilations, outs)
+
+
+_SIMPLE = frozenset((int, str, bool, type(None)))
+
+
+def _cacheable(value: Any) -> bool:
+    """Whether an equal value of the same type is the same: not for tuples, which may hold 1, 1.0 or True."""
+    kind = type(value)
+    return kind in _SIMPLE or (kind is tuple and all(type(v) is int for v in value))
+
+
+def remembered(make: Callable[..., Result]) -> Callable[..., Result]:
+    """`make`, whose checks need not be repeated for the same arguments."""
+    cached = lru_cache(maxsize=1024, typed=True)(make)
+
+    @wraps(make)
+    def call(*arguments: Any) -> Result:
+        return (cached if all(map(_cacheable, arguments)) else make)(*arguments)
+
+    return call
 
 
 class LatticeAxis(NamedTuple):
@@ -399,6 +422,7 @@ def describe(shape: Sequence[int]) -> str:
     return "x".join(str(n) for n in shape) if shape else "scalar"
 
 
+@remembered
 def conv_problem(
     dtype: str,
     x_shape: Sizes,
@@ -565,6 +589,7 @@ def pool_divisor(value: Any) -> int | None:
     return divisor
 
 
+@remembered
 def pool_problem(
     x_shape: Sizes,
     rank: int,

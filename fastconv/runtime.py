@@ -5,14 +5,12 @@ from __future__ import annotations
 
 import math
 import os
-import platform
 import re
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
@@ -39,39 +37,43 @@ def _environment_integer(name: str, least: int, most: int) -> int | None:
     return int(text)
 
 
-def _cgroup_share(folder: Path) -> float | None:
+def _words(path: str) -> list[str]:
+    with open(path) as file:
+        return file.read().split()
+
+
+def _cgroup_share(folder: str) -> float | None:
     """CPUs that one control group may use: cpu.max (version 2) or cpu.cfs_* (version 1)."""
     try:
-        if (folder / "cpu.max").exists():
-            quota, period = (folder / "cpu.max").read_text().split()
+        if os.path.exists(f"{folder}/cpu.max"):
+            quota, period = _words(f"{folder}/cpu.max")
         else:
-            quota = (folder / "cpu.cfs_quota_us").read_text()
-            period = (folder / "cpu.cfs_period_us").read_text()
+            (quota,) = _words(f"{folder}/cpu.cfs_quota_us")
+            (period,) = _words(f"{folder}/cpu.cfs_period_us")
         return int(quota) / int(period) if quota != "max" and int(quota) > 0 else None
     except (OSError, ValueError):
         return None
 
 
-def _cgroup_cpus(root: Path = Path("/sys/fs/cgroup")) -> int | None:
+def _cgroup_cpus(root: str = "/sys/fs/cgroup", own: str = "/proc/self/cgroup") -> int | None:
     """The CPU quota of this process' control group, rounded up; None when there is none."""
     quotas = []
     try:
-        groups = Path("/proc/self/cgroup").read_text().splitlines()
+        with open(own) as file:
+            groups = file.read().splitlines()
     except OSError:
         return None
     for line in groups:
         _, controllers, path = line.split(":", 2)
         if controllers and "cpu" not in controllers.split(","):
             continue
-        top = root / "cpu" if controllers else root
-        folder = top / path.lstrip("/")
+        names = [name for name in path.split("/") if name]
         # a limit of any parent holds too; inside a container the path may only exist on the host
-        for place in (folder, *folder.parents):
+        for depth in range(len(names) + 1):
+            place = os.path.join(root, *(["cpu"] if controllers else []), *names[:depth])
             share = _cgroup_share(place)
             if share is not None:
                 quotas.append(share)
-            if place == top:
-                break
     return max(1, math.ceil(min(quotas))) if quotas else None
 
 
@@ -177,15 +179,18 @@ def memory_stats() -> dict[str, int]:
 def _openmp_runtimes() -> list[str]:
     """The OpenMP run times that this process has loaded, ours or another library's; none where there is no /proc."""
     try:
-        lines = Path("/proc/self/maps").read_text().splitlines()
+        with open("/proc/self/maps") as file:
+            lines = file.read().splitlines()
     except OSError:
         return []
     files = {columns[5] for line in lines if len(columns := line.split(maxsplit=5)) == 6}
-    return sorted(f for f in files if re.match(r"lib(gomp|i?omp5?)\b", Path(f).name))
+    return sorted(f for f in files if re.match(r"lib(gomp|i?omp5?)\b", os.path.basename(f)))
 
 
 def config() -> dict[str, Any]:
     """Everything show_config() prints, as a dictionary."""
+    import platform
+
     import fastconv
 
     asked = os.environ.get("FASTCONV_ISA")
@@ -232,10 +237,15 @@ def show_config(file: TextIO | None = None) -> None:
     )
 
 
+def tracing() -> bool:
+    """Whether calls print lines."""
+    return _verbose is not None
+
+
 def traced(
     operation: str,
     algorithm: str,
-    dtype: str,
+    dtype: Any,
     problem: Callable[[], str],
     flops: int,
     team: int,
@@ -252,7 +262,7 @@ def traced(
         print(VERBOSE_HEADER, file=_verbose)
         _header_printed = True
     print(
-        f"fastconv,{operation},{algorithm},{isa()},{team},{dtype},{problem()},{flops},{elapsed:.3f}",
+        f"fastconv,{operation},{algorithm},{isa()},{team},{np.dtype(dtype).name},{problem()},{flops},{elapsed:.3f}",
         file=_verbose,
     )
     return value

@@ -12,8 +12,8 @@ from fastconv.problem import Conv, conv_problem
 
 
 def problem(x: tuple[int, ...], w: tuple[int, ...], **options: object) -> Conv:
-    rest = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, **options}
-    return conv_problem("float32", x, w, *rest.values(), "zeros", len(w) - 2)
+    rest = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "mode": "zeros", **options}
+    return conv_problem("float32", x, w, *rest.values(), len(w) - 2)
 
 
 @pytest.mark.parametrize(
@@ -58,9 +58,27 @@ def test_plans_are_cached_and_bounded() -> None:
     algorithms.clear_plans()
     p = problem((1, 3, 8, 8), (4, 3, 3, 3))
     assert algorithms.plan(p) is algorithms.plan(p)
-    info = algorithms.plan_forward.cache_info()
-    assert info.maxsize is not None
-    assert info.currsize == 1
+    assert len(algorithms._plans) == 1
+    for size in range(3, algorithms.PLANS + 10):
+        algorithms.plan(problem((1, 1, size, 3), (1, 1, 3, 3)))
+    assert len(algorithms._plans) == algorithms.PLANS
+
+
+def test_plans_are_bounded_in_bytes() -> None:
+    """Padding that copies cells takes 8 bytes of table a cell; one plan may take all of the bound, but no more."""
+    algorithms.clear_plans()
+    for size in range(10):
+        algorithms.plan(
+            problem((1, 1, 1, 1000 + size), (1, 1, 1, 2), padding=(0, 500_000), mode="replicate")
+        )
+        assert algorithms._plans.bytes <= algorithms.PLAN_BYTES
+    assert len(algorithms._plans) == algorithms.PLAN_BYTES // 8_100_000
+    algorithms.plan(
+        problem(
+            (1, 1, 1, 8), (1, 1, 1, 2), padding=(0, algorithms.PLAN_BYTES // 8), mode="replicate"
+        )
+    )
+    assert len(algorithms._plans) == algorithms.PLAN_BYTES // 8_100_000
 
 
 @pytest.mark.parametrize("gradient", [False, True])

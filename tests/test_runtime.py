@@ -301,26 +301,15 @@ PERIOD = "cpu.cfs_period_us"
     ],
 )
 def test_cgroup_quota(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    groups: str | None,
-    files: dict[str, str],
-    expected: int | None,
+    tmp_path: Path, groups: str | None, files: dict[str, str], expected: int | None
 ) -> None:
-    real = Path.read_text
-
-    def read_text(path: Path, *args: Any, **kwargs: Any) -> str:
-        if str(path) != "/proc/self/cgroup":
-            return real(path, *args, **kwargs)
-        if groups is None:
-            raise FileNotFoundError(str(path))
-        return groups
-
+    own = tmp_path / "own"
+    if groups is not None:
+        own.write_text(groups)
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    monkeypatch.setattr(Path, "read_text", read_text)
-    assert runtime._cgroup_cpus(tmp_path) == expected
+    assert runtime._cgroup_cpus(str(tmp_path), str(own)) == expected
 
 
 # ----------------------------------------------------------------------------------------- ISA

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from fastconv.kernels.memory import empty
+from fastconv.kernels.memory import empty, is_plain
 from fastconv.problem import elements, flag, integer, is_sequence
 
 Array = np.ndarray[Any, Any]
+_FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 
 # Bytes of a temporary copy where a layout does not suit a kernel; more goes through in slices of the batch.
 COPY_LIMIT = 16 << 20
@@ -45,7 +46,11 @@ def common_dtypes(**operands: Array | None) -> tuple[np.dtype[Any], np.dtype[Any
     float16 is computed in float32 and returned as float16; integers become the float NumPy would pair them with. Anything
     beyond float64 is a TypeError.
     """
-    found = _promote(tuple(a.dtype for a in operands.values() if a is not None))
+    kinds = [a.dtype for a in operands.values() if a is not None]
+    first = kinds[0]
+    if (first is _FLOAT32 or first is _FLOAT64) and kinds.count(first) == len(kinds):
+        return first, first
+    found = _promote(tuple(kinds))
     if found is None:
         names = ", ".join(name for name, a in operands.items() if a is not None)
         raise TypeError(f"{names}: float32 and float64 are supported, not longer floats")
@@ -65,8 +70,7 @@ def _promote(kinds: tuple[np.dtype[Any], ...]) -> tuple[np.dtype[Any], np.dtype[
 
 def contiguous(array: Array, dtype: np.dtype[Any]) -> Array:
     """C-contiguous, aligned, native `array` of `dtype`; a copy only where it is none of that already."""
-    flags = array.flags
-    if array.dtype == dtype and flags.c_contiguous and flags.aligned and array.dtype.isnative:
+    if is_plain(array, dtype):
         return array
     copy = empty(array.shape, dtype)
     np.copyto(copy, array, casting="unsafe")
@@ -100,9 +104,7 @@ def target(
     """Where a kernel may write: `out` itself if it is fit for that and shares no memory with the operands."""
     if (
         out is not None
-        and out.dtype == dtype
-        and out.flags.c_contiguous
-        and out.flags.aligned
+        and is_plain(out, dtype)
         and out.size
         and not any(a is not None and np.may_share_memory(out, a) for a in operands)
     ):

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -26,6 +25,7 @@ from fastconv.functional._arrays import (
 )
 from fastconv.functional.shape import pad_backward
 from fastconv.kernels import conv_linear, conv_wgrad
+from fastconv.kernels.call import Call, Memo
 from fastconv.problem import ACTIVATIONS, LAYOUTS, Conv, choice, conv_problem, describe, integer
 
 Padding = int | Sequence[int] | Sequence[tuple[int, int]] | Literal["valid", "same"]
@@ -65,6 +65,11 @@ class _Layout:
         return (n, *axes) if self.batched else axes
 
 
+# Calls made before, by what they look like; and the problems of backward calls.
+_calls = Memo(algorithms.CALLS, algorithms.PLAN_BYTES)
+_backward_problems = Memo(algorithms.CALLS, algorithms.PLAN_BYTES)
+
+
 def _describe(p: Conv) -> str:
     return (
         f"mb{p.batch}g{p.groups}ic{p.groups * p.channels}oc{p.groups * p.outputs}i{describe(p.sizes)}"
@@ -74,20 +79,10 @@ def _describe(p: Conv) -> str:
     )
 
 
-_cached_problem = lru_cache(maxsize=1024)(conv_problem)
-
-
-def _cacheable(value: Any) -> bool:
-    """Whether equal means same: an int, a tuple of ints or a string, but not the 1.0 or True that equal 1."""
-    kind = type(value)
-    return kind is int or kind is str or (kind is tuple and all(type(v) is int for v in value))
-
-
 def _problem(layout: _Layout, x: Array, w: Array, dtype: Any, *options: Any) -> Conv:
     """The checked problem; options are stride, padding, dilation, groups, mode and rank."""
     known = hasattr(layout, "x")
-    make = _cached_problem if all(map(_cacheable, options)) else conv_problem
-    return make(
+    return conv_problem(
         "float64" if dtype.itemsize == 8 else "float32",
         layout.x.shape if known else x.shape,
         layout.w.shape if known else w.shape,
@@ -104,33 +99,19 @@ def _image_parts(arrange: _Layout, problem: Conv) -> list[slice]:
 
 
 def _conv(
-    rank: int,
-    x: Any,
-    w: Any,
-    b: Any,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    groups: int,
-    padding_mode: str,
-    layout: str,
-    activation: str | None,
-    residual: Any,
-    algo: str,
-    precision: str | None,
-    max_workspace: int | None,
-    out: Array | None,
+    options: tuple[Any, ...], x: Any, w: Any, b: Any, residual: Any, out: Array | None
 ) -> Array:
+    """Check everything, choose, run; and remember it for the next call with the same signature."""
+    (
+        rank, stride, padding, dilation, groups, padding_mode, layout, activation, algo, _, max_workspace,
+    ) = options  # fmt: skip
+    given = (x, w, b, residual, out)
     x, w = as_array("x", x), as_array("w", w)
     b = None if b is None else as_array("b", b)
     residual = None if residual is None else as_array("residual", residual)
     dtype, result_dtype = common_dtypes(x=x, w=w, b=b, residual=residual)
-    runtime.resolve_precision(precision)
-    activation_code = (
-        -1
-        if activation is None
-        else ACTIVATIONS.index(choice("activation", activation, ACTIVATIONS))
-    )
+    if activation is not None:
+        choice("activation", activation, ACTIVATIONS)
     if max_workspace is not None:
         max_workspace = integer("max_workspace", max_workspace, 1)
     arrange = _Layout(layout, rank, x, w)
@@ -151,11 +132,9 @@ def _conv(
         y = target(out, outer, result_dtype, x, w, b, residual)
         for part in parts:
             rest = None if residual is None else residual[part]
-            _conv(
-                rank, x[part], w, b, stride, padding, dilation, groups, padding_mode, layout, activation, rest,
-                algo, precision, max_workspace, y[part],
-            )  # fmt: skip
+            _conv(options, x[part], w, b, rest, y[part])
         return deliver(y, out, result_dtype)
+    code = -1 if activation is None else ACTIVATIONS.index(activation)
     xc, wc = contiguous(arrange.x, dtype), contiguous(arrange.w, dtype)
     bc = None if b is None else contiguous(b, dtype)
     rc = None if residual is None else contiguous(arrange.inner(residual), dtype)
@@ -173,18 +152,30 @@ def _conv(
             team,
             lambda: plan.algorithm.run(
                 plan.lattices[0],
-                xc.reshape(problem.x_shape),
-                wc.reshape(wc.shape[0], wc.shape[1], -1),
-                y.reshape(problem.y_shape),
+                xc,
+                wc,
+                y,
                 problem.groups,
                 False,
                 bc,
                 rc,
-                activation_code,
+                code,
                 team,
                 max_workspace,
             ),
         )
+        if not arrange.last:
+            threads = None if plan.serial else runtime.get_num_threads
+            call = Call(
+                plan.algorithm.run,
+                plan.lattices[0],
+                problem.groups,
+                code,
+                max_workspace,
+                threads,
+                y,
+            )
+            _calls.remember(call, plan.nbytes, options, *given)
     if arrange.last:
         y = contiguous(arrange.outer(y.reshape(shape)), dtype)
     return deliver(y, out, result_dtype)
@@ -258,25 +249,21 @@ def _bias_gradient(dy: Array) -> Array:
 
 
 def _conv_backward(
-    rank: int,
-    dy: Any,
-    x: Any,
-    w: Any,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    groups: int,
-    padding_mode: str,
-    layout: str,
-    needs: Sequence[bool],
-    algo: str,
-    precision: str | None,
-    max_workspace: int | None,
+    options: tuple[Any, ...], needs: Sequence[bool], dy: Any, x: Any, w: Any
 ) -> tuple[Array | None, Array | None, Array | None]:
+    rank, stride, padding, dilation, groups, padding_mode, layout, algo, _, max_workspace = options
+    given = (dy, x, w)
+    problem = _backward_problems.find(options, *given)
+    if problem is not None:
+        dx, dw, db = _gradients(problem, dy, x, w, needed(needs), algo, max_workspace)
+        return (
+            None if dx is None else dx.reshape(x.shape),
+            None if dw is None else dw.reshape(w.shape),
+            db,
+        )
     dy, x, w = as_array("dy", dy), as_array("x", x), as_array("w", w)
     dtype, result_dtype = common_dtypes(dy=dy, x=x, w=w)
-    runtime.resolve_precision(precision)
-    need_x, need_w, need_b = needed(needs)
+    flags = needed(needs)
     if max_workspace is not None:
         max_workspace = integer("max_workspace", max_workspace, 1)
     arrange = _Layout(layout, rank, x, w)
@@ -289,66 +276,86 @@ def _conv_backward(
         )
     parts = _image_parts(arrange, problem)
     if len(parts) > 1:
-        gradients: list[Any] = [result("dx", x.shape, result_dtype) if need_x else None, None, None]
+        gradients: list[Any] = [
+            result("dx", x.shape, result_dtype) if flags[0] else None,
+            None,
+            None,
+        ]
         for part in parts:
-            found = _conv_backward(
-                rank, dy[part], x[part], w, stride, padding, dilation, groups, padding_mode, layout, needs, algo,
-                precision, max_workspace,
-            )  # fmt: skip
-            if need_x:
+            found = _conv_backward(options, needs, dy[part], x[part], w)
+            if flags[0]:
                 gradients[0][part] = found[0]
-            for i, needed_too in ((1, need_w), (2, need_b)):
-                if needed_too:
+            for i in (1, 2):
+                if flags[i]:
                     gradients[i] = found[i] if part.start == 0 else gradients[i] + found[i]
         return gradients[0], gradients[1], gradients[2]
-    dyc = contiguous(arrange.inner(dy), dtype).reshape(problem.y_shape)
-    dx = dw = db = None
-    if need_x:
-        dx = _padded_input_gradient(problem, arrange, dyc, dtype, algo, max_workspace)
-        dx = dx if dx.dtype == result_dtype else dx.astype(result_dtype)
-    if need_w:
-        xc = contiguous(arrange.x, dtype).reshape(problem.x_shape)
-        dw = _weight_gradient(problem, dyc, xc, max_workspace).reshape(arrange.w.shape)
+    dyc = contiguous(arrange.inner(dy), dtype)
+    xc = contiguous(arrange.x, dtype) if flags[1] else arrange.x
+    wc = contiguous(arrange.w, dtype) if flags[0] else arrange.w
+    dx, dw, db = _gradients(problem, dyc, xc, wc, flags, algo, max_workspace)
+    if dx is not None:
+        dx = arrange.outer(dx.reshape(arrange.x.shape))
+        dx = deliver(contiguous(dx, dtype) if arrange.last else dx, None, result_dtype)
+    if dw is not None:
+        dw = dw.reshape(wc.shape)
         if arrange.last:
             dw = np.ascontiguousarray(dw.transpose(*range(2, rank + 2), 1, 0))
-        dw = dw if dw.dtype == result_dtype else dw.astype(result_dtype)
-    if need_b:
-        db = _bias_gradient(dyc)
-        db = db if db.dtype == result_dtype else db.astype(result_dtype)
+        dw = deliver(dw, None, result_dtype)
+    if db is not None:
+        db = deliver(db, None, result_dtype)
+    if not arrange.last:
+        _backward_problems.remember(problem, 0, options, *given)
+    return dx, dw, db
+
+
+def _gradients(
+    problem: Conv,
+    dy: Array,
+    x: Array,
+    w: Array,
+    needs: tuple[bool, bool, bool],
+    algo: str,
+    max_workspace: int | None,
+) -> tuple[Array | None, Array | None, Array | None]:
+    """(dx, dw, db) of batched NCHW arrays that kernels take as they are; dx and dw with their elements in order."""
+    dy = dy.reshape(problem.y_shape)
+    dx = dw = db = None
+    if needs[0]:
+        dx = _padded_input_gradient(problem, dy, w, algo, max_workspace)
+    if needs[1]:
+        dw = _weight_gradient(problem, dy, x.reshape(problem.x_shape), max_workspace)
+    if needs[2]:
+        db = _bias_gradient(dy)
     return dx, dw, db
 
 
 def _padded_input_gradient(
-    problem: Conv, arrange: _Layout, dy: Array, dtype: Any, algo: str, max_workspace: int | None
+    problem: Conv, dy: Array, w: Array, algo: str, max_workspace: int | None
 ) -> Array:
     """dx under any padding mode: that of the padded input, folded back where padding copies input cells."""
-    wc = contiguous(arrange.w, dtype)
-    wc = wc.reshape(wc.shape[0], wc.shape[1], -1)
+    w = w.reshape(w.shape[0], w.shape[1], -1)
     if problem.mode == "zeros" or not any(any(pair) for pair in problem.pads):
-        dx = _input_gradient(problem, dy, wc, algo, max_workspace)
-    else:
-        dx = result("dx", problem.x_shape, dtype)
-        for part in slices(problem.batch, dx.nbytes // max(problem.batch, 1)):
-            padded = conv_problem(
-                problem.dtype,
-                (
-                    part.stop - part.start,
-                    problem.x_shape[1],
-                    *(s + sum(p) for s, p in zip(problem.sizes, problem.pads, strict=True)),
-                ),
-                (wc.shape[0], wc.shape[1], *problem.kernel),
-                problem.stride,
-                0,
-                problem.dilation,
-                problem.groups,
-                "zeros",
-                3,
-            )
-            dxp = _input_gradient(padded, dy[part], wc, algo, max_workspace)
-            dx[part] = pad_backward(dxp, dx[part].shape, problem.pads, problem.mode)
-    dx = dx.reshape(*problem.x_shape[:2], *problem.sizes[3 - problem.rank :])
-    outer = arrange.outer(dx)
-    return contiguous(outer, dtype) if arrange.last else outer
+        return _input_gradient(problem, dy, w, algo, max_workspace)
+    dx: Array = result("dx", problem.x_shape, dy.dtype)
+    for part in slices(problem.batch, dx.nbytes // max(problem.batch, 1)):
+        padded = conv_problem(
+            problem.dtype,
+            (
+                part.stop - part.start,
+                problem.x_shape[1],
+                *(s + sum(p) for s, p in zip(problem.sizes, problem.pads, strict=True)),
+            ),
+            (w.shape[0], w.shape[1], *problem.kernel),
+            problem.stride,
+            0,
+            problem.dilation,
+            problem.groups,
+            "zeros",
+            3,
+        )
+        dxp = _input_gradient(padded, dy[part], w, algo, max_workspace)
+        dx[part] = pad_backward(dxp, dx[part].shape, problem.pads, problem.mode)
+    return dx
 
 
 _FORWARD_DOC = """{rank}-D convolution (cross-correlation, as in every deep-learning library: the kernel is not flipped).
@@ -455,10 +462,12 @@ def _forward_of(rank: int):  # type: ignore[no-untyped-def]
         max_workspace: int | None = None,
         out: Array | None = None,
     ) -> Array:
-        return _conv(
-            rank, x, w, b, stride, padding, dilation, groups, padding_mode, layout, activation, residual, algo,
-            precision, max_workspace, out,
+        options = (
+            rank, stride, padding, dilation, groups, padding_mode, layout, activation, algo,
+            runtime.resolve_precision(precision), max_workspace,
         )  # fmt: skip
+        y = None if runtime.tracing() else _calls.call(options, x, w, b, residual, out)
+        return _conv(options, x, w, b, residual, out) if y is None else y
 
     return public(conv, f"conv{rank}d", _FORWARD_DOC.format(**_document(rank)))
 
@@ -482,10 +491,11 @@ def _backward_of(rank: int):  # type: ignore[no-untyped-def]
         precision: str | None = None,
         max_workspace: int | None = None,
     ) -> tuple[Array | None, Array | None, Array | None]:
-        return _conv_backward(
-            rank, dy, x, w, stride, padding, dilation, groups, padding_mode, layout, needs, algo, precision,
-            max_workspace,
+        options = (
+            rank, stride, padding, dilation, groups, padding_mode, layout, algo,
+            runtime.resolve_precision(precision), max_workspace,
         )  # fmt: skip
+        return _conv_backward(options, needs, dy, x, w)
 
     return public(conv_backward, f"conv{rank}d_backward", _BACKWARD_DOC.format(**_document(rank)))
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastconv import runtime
-from fastconv.algorithms import SERIAL_FLOPS
+from fastconv.algorithms import CALLS, PLAN_BYTES, SERIAL_FLOPS
 from fastconv.functional._arrays import (
     Array,
     as_array,
@@ -20,7 +20,11 @@ from fastconv.functional._arrays import (
     result,
     target,
 )
-from fastconv.kernels import gemm
+from fastconv.kernels import conv_linear, gemm
+from fastconv.kernels.call import Call, Memo
+
+# Calls of linear made before, by what they look like.
+_calls = Memo(CALLS, PLAN_BYTES)
 
 
 def _multiply(
@@ -41,7 +45,7 @@ def _multiply(
         runtime.traced(
             name,
             "gemm",
-            c.dtype.name,
+            c.dtype,
             lambda: f"m{rows}n{columns}k{terms}",
             flops,
             team,
@@ -82,10 +86,17 @@ def linear(
     ValueError, TypeError
         Naming the argument, what was given and what was expected.
     """
+    options = (runtime.resolve_precision(precision),)
+    y = None if runtime.tracing() else _calls.call(options, x, w, b, None, out)
+    return _linear(options, x, w, b, out) if y is None else y
+
+
+def _linear(options: tuple[str], x: Any, w: Any, b: Any, out: Array | None) -> Array:
+    """Check everything and run; and remember it for the next call with the same signature."""
+    given = (x, w, b, None, out)
     x, w = as_array("x", x), as_array("w", w)
     b = None if b is None else as_array("b", b)
     dtype, result_dtype = common_dtypes(x=x, w=w, b=b)
-    runtime.resolve_precision(precision)
     _check(x, w)
     if b is not None and b.shape != (w.shape[0],):
         raise ValueError(f"b: expected shape ({w.shape[0]},), got {b.shape}")
@@ -98,6 +109,9 @@ def linear(
     _multiply(
         "linear", xc.reshape(rows, w.shape[1]), False, wc, True, bc, y.reshape(rows, w.shape[0])
     )
+    if y.size:
+        team = None if 2 * y.size * w.shape[1] < SERIAL_FLOPS else runtime.get_num_threads
+        _calls.remember(Call(conv_linear.run, None, 1, -1, None, team, y), 0, options, *given)
     return deliver(y, out, result_dtype)
 
 

@@ -55,7 +55,7 @@ def launch(operation: str, x: Array, size: int, kernel: Callable[..., Any], *arg
     return runtime.traced(
         operation,
         "kernel",
-        x.dtype.name,
+        x.dtype,
         lambda: describe(x.shape),
         size,
         team,

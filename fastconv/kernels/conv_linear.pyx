@@ -7,12 +7,22 @@ Forward y[n][o] = x[n] . w[o], input gradient dx = dy @ w, weight gradient dw = 
 from fastconv.kernels import elementwise, gemm
 
 
+cdef matrix(array, rows, columns):
+    """A contiguous array as a matrix."""
+    return array if array.ndim == 2 and array.shape[1] == columns else array.reshape(rows, columns)
+
+
 def run(lattice, x, w, y, groups, transposed, bias, residual, activation, threads, max_workspace):
-    """As in the other algorithms, for problems with problem.Conv.is_linear; `lattice` is not needed."""
+    """As in the other algorithms, for problems with problem.Conv.is_linear and linear layers; `lattice` is not needed."""
     if threads == 0:
         return gemm.workspace(y.itemsize)
-    a, c = x.reshape(len(x), -1), y.reshape(len(y), -1)
-    gemm.multiply(a, False, w.reshape(len(w), -1), not transposed, bias, c, threads)
+    if w.ndim != 2:
+        w = w.reshape(len(w), w.size // len(w))
+    outputs, inputs = w.shape
+    rows = (x if transposed else y).size // outputs
+    a = matrix(x, rows, outputs if transposed else inputs)
+    c = matrix(y, rows, inputs if transposed else outputs)
+    gemm.multiply(a, False, w, not transposed, bias, c, threads)
     if residual is not None:
         c += residual.reshape(c.shape)
     if activation >= 0:

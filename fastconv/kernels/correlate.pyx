@@ -9,7 +9,7 @@ from libc.string cimport memcpy, memset
 
 from fastconv.kernels.isa cimport active_kernels, cache_bytes
 from fastconv.kernels.memory cimport block_alloc, block_free
-from fastconv.kernels.team cimport run_tasks
+from fastconv.kernels.team cimport run_tasks_nogil
 
 cnp.import_array()
 
@@ -149,25 +149,30 @@ cdef int start_job(Job *job, Lattice lattice, object x, object w, object y, Py_s
                    bint transposed, object bias, object residual, int activation) except -1:
     """Fill in what does not depend on the algorithm.
 
-    x, y: contiguous [n][channel][d][h][w]; w: contiguous [group*output][channel][tap] of the forward convolution. With
-    `transposed` the roles of its two channel axes are swapped: the input gradient.
+    x, y: contiguous elements [n][channel][d][h][w], whatever their axes are; w: contiguous [group*output][channel][taps...] of
+    the forward convolution. With `transposed` the roles of its two channel axes are swapped: the input gradient.
     """
+    cdef cnp.ndarray xa = x, wa = w, ya = y
+    cdef Py_ssize_t x_channels, y_channels
     memset(job, 0, sizeof(Job))
-    job.itemsize = x.itemsize
+    job.itemsize = cnp.PyArray_ITEMSIZE(xa)
     job.kernels = active_kernels(job.itemsize)
     for i in range(3):
         job.axis[i] = lattice.axis[i]
     job.taps = lattice.taps
     job.tap_index = lattice.tap_index
-    job.batch = x.shape[0]
     job.groups = groups
-    job.channels = x.shape[1] // groups
-    job.outputs = y.shape[1] // groups
-    job.x_c = x.shape[2] * x.shape[3] * x.shape[4]
-    job.x_n = job.x_c * x.shape[1]
-    job.y_c = y.shape[2] * y.shape[3] * y.shape[4]
-    job.y_n = job.y_c * y.shape[1]
-    job.w_taps = w.shape[2]
+    x_channels = cnp.PyArray_DIM(wa, 0) if transposed else cnp.PyArray_DIM(wa, 1) * groups
+    y_channels = cnp.PyArray_DIM(wa, 1) * groups if transposed else cnp.PyArray_DIM(wa, 0)
+    job.channels = x_channels // groups
+    job.outputs = y_channels // groups
+    job.x_c = job.axis[0].size * job.axis[1].size * job.axis[2].size
+    job.x_n = job.x_c * x_channels
+    job.y_c = job.axis[0].y_size * job.axis[1].y_size * job.axis[2].y_size
+    job.y_n = job.y_c * y_channels
+    # an input of size zero has outputs where it is padded, and then they tell the number of images
+    job.batch = cnp.PyArray_SIZE(ya) // job.y_n if job.y_n else cnp.PyArray_SIZE(xa) // job.x_n
+    job.w_taps = cnp.PyArray_SIZE(wa) // (cnp.PyArray_DIM(wa, 0) * cnp.PyArray_DIM(wa, 1))
     job.w_g = job.channels * job.outputs * job.w_taps
     job.w_o = job.w_taps if transposed else job.channels * job.w_taps
     job.w_c = job.outputs * job.w_taps if transposed else job.w_taps
@@ -196,18 +201,22 @@ cdef int run_rounds(Job *job, task_fn pack, size_t pack_workspace, size_t limit,
     if job.packed == NULL:
         raise MemoryError(f"fastconv: no memory for {job.packed_group * groups_at_once} bytes of packed weights")
     try:
-        for job.group0 in range(0, job.groups, groups_at_once):
-            job.group1 = min(job.groups, job.group0 + groups_at_once)
-            for job.panel0 in range(0, job.panels, panels_at_once):
-                job.panel1 = min(job.panels, job.panel0 + panels_at_once)
-                i = (job.group1 - job.group0) * (job.panel1 - job.panel0)
-                run_tasks(pack, job, i, pack_workspace,
-                          threads if job.packed_group * groups_at_once > PACK_SERIAL else 1)
-                base = (job.group1 - job.group0) * tasks
-                job.splits = 1
-                if base < 2 * threads:
-                    job.splits = max(1, min(job.panel1 - job.panel0, (2 * threads + base - 1) // base))
-                run_tasks(task, job, base * job.splits, workspace, threads)
+        with nogil:
+            while job.group0 < job.groups:
+                job.group1 = min(job.groups, job.group0 + groups_at_once)
+                job.panel0 = 0
+                while job.panel0 < job.panels:
+                    job.panel1 = min(job.panels, job.panel0 + panels_at_once)
+                    i = (job.group1 - job.group0) * (job.panel1 - job.panel0)
+                    run_tasks_nogil(pack, job, i, pack_workspace,
+                                    threads if job.packed_group * groups_at_once > PACK_SERIAL else 1)
+                    base = (job.group1 - job.group0) * tasks
+                    job.splits = 1
+                    if base < 2 * threads:
+                        job.splits = max(1, min(job.panel1 - job.panel0, (2 * threads + base - 1) // base))
+                    run_tasks_nogil(task, job, base * job.splits, workspace, threads)
+                    job.panel0 = job.panel1
+                job.group0 = job.group1
     finally:
         block_free(job.packed)
     return 0

@@ -135,24 +135,25 @@ cdef void fill_task(void *argument, Py_ssize_t row, char *workspace) noexcept no
         job.kernels.copy_strided(c, job.bias, job.n, 1)
 
 
-def multiply(a, bint a_transposed, b, bint b_transposed, bias, c, int threads):
+def multiply(cnp.ndarray a, bint a_transposed, cnp.ndarray b, bint b_transposed, cnp.ndarray bias, cnp.ndarray c,
+             int threads):
     """c = a @ b + bias for contiguous matrices; a_transposed: a is stored [K][M], b_transposed: b is stored [N][K]."""
     cdef Job job
     cdef Py_ssize_t m_blocks, wanted
-    job.itemsize = c.itemsize
+    job.itemsize = cnp.PyArray_ITEMSIZE(c)
     job.kernels = active_kernels(job.itemsize)
-    job.m, job.n = c.shape[0], c.shape[1]
-    job.k = a.shape[0] if a_transposed else a.shape[1]
+    job.m, job.n = cnp.PyArray_DIM(c, 0), cnp.PyArray_DIM(c, 1)
+    job.k = cnp.PyArray_DIM(a, 0 if a_transposed else 1)
     job.a_row = 1 if a_transposed else job.k
     job.a_col = job.m if a_transposed else 1
     job.b_row = 1 if b_transposed else job.n
     job.b_col = job.k if b_transposed else 1
-    job.a = <const char *>cnp.PyArray_DATA(<cnp.ndarray>a)
-    job.b = <const char *>cnp.PyArray_DATA(<cnp.ndarray>b)
-    job.c = <char *>cnp.PyArray_DATA(<cnp.ndarray>c)
+    job.a = <const char *>cnp.PyArray_DATA(a)
+    job.b = <const char *>cnp.PyArray_DATA(b)
+    job.c = <char *>cnp.PyArray_DATA(c)
     job.bias = NULL
     if bias is not None:
-        job.bias = <const char *>cnp.PyArray_DATA(<cnp.ndarray>bias)
+        job.bias = <const char *>cnp.PyArray_DATA(bias)
     if job.k == 0:
         run_tasks(fill_task, &job, job.m, 0, 1)
         return

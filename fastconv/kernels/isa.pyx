@@ -16,9 +16,12 @@ from fastconv.kernels.fastconv cimport (
 
 cdef const fc_table *active = NULL
 
-# Caches assumed where cpuid tells nothing: the smallest in use on CPUs of the last ten years.
-cdef size_t CACHE_DEFAULT[4]
-CACHE_DEFAULT[:] = [0, 32 << 10, 256 << 10, 4 << 20]
+# Bytes of the caches by level, read once: under a hypervisor each cpuid takes microseconds. Where it tells nothing, the
+# smallest in use on CPUs of the last ten years.
+cdef size_t CACHES[4]
+CACHES[:] = [0, 32 << 10, 256 << 10, 4 << 20]
+for level in (1, 2, 3):
+    CACHES[level] = fc_cache_bytes(level) or CACHES[level]
 
 
 cdef const fc_kernels *active_kernels(Py_ssize_t itemsize) noexcept nogil:
@@ -26,8 +29,7 @@ cdef const fc_kernels *active_kernels(Py_ssize_t itemsize) noexcept nogil:
 
 
 cdef size_t cache_bytes(int level) noexcept nogil:
-    cdef size_t found = fc_cache_bytes(level)
-    return found if found else CACHE_DEFAULT[level]
+    return CACHES[level]
 
 
 def rows() -> list[dict]:

@@ -29,6 +29,10 @@ cdef class Lattice:
             self.outputs *= self.axis[i].out
         self.tap_index = keep(self.arrays, tap_index)
 
+    @property
+    def nbytes(self):
+        return sum(array.nbytes for array in self.arrays)
+
     cdef set_axis(self, Axis *axis, record):
         offset = np.asarray(record.offsets, dtype=np.intp)
         source = np.asarray(record.source, dtype=np.intp)

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
+cimport numpy as cnp
+
 cdef void *block_alloc(size_t size) noexcept nogil
 cdef void block_free(void *block) noexcept nogil
-cpdef object empty(tuple shape, object dtype)
+cdef object fresh(int axes, cnp.npy_intp *shape, int kind, Py_ssize_t itemsize)

@@ -6,8 +6,6 @@ First touch of fresh pages costs more than most kernels, so freed blocks are kep
 they own their data like any other array.
 """
 
-from numpy import empty as _numpy_empty
-
 cimport numpy as cnp
 from cpython.pycapsule cimport PyCapsule_New
 from libc.stdint cimport uint8_t
@@ -59,6 +57,7 @@ cdef enum:
     CLASSES = 64 * 8
     HUGE_PAGE = 2 << 20
     SMALL = 4096  # below this NumPy's own cache of small blocks is as good
+    AXES_MAX = 64  # of a NumPy array
 
 cdef struct Block:
     size_t size  # bytes of data
@@ -118,8 +117,7 @@ cdef void *block_alloc(size_t size) noexcept nogil:
         hits += 1
     else:
         misses += 1
-    unlock()
-    if block == NULL:
+        unlock()
         block = fresh_block(rounded)
         if block == NULL:
             release_cached()
@@ -128,7 +126,7 @@ cdef void *block_alloc(size_t size) noexcept nogil:
             return NULL
         block.size = rounded
         block.size_class = cls
-    lock()
+        lock()
     in_use += rounded
     if in_use > peak:
         peak = in_use
@@ -217,20 +215,34 @@ cdef object handler_capsule = PyCapsule_New(&handler, "mem_handler", NULL)
 pthread_atfork(lock, unlock, unlock)
 
 
-cpdef object empty(tuple shape, object dtype):
-    """numpy.empty(shape, dtype) from recycled memory. Raises MemoryError when there is none."""
-    cdef cnp.dtype descr = cnp.dtype(dtype)
-    cdef object size = descr.itemsize
-    cdef object previous
-    for n in shape:
-        size *= n
+cdef object fresh(int axes, cnp.npy_intp *shape, int kind, Py_ssize_t itemsize):
+    """numpy.empty(shape, dtype) from recycled memory, for the type number of a dtype. Raises MemoryError when there is none."""
+    cdef Py_ssize_t size = itemsize, i
+    for i in range(axes):
+        size = min(<Py_ssize_t>SMALL, size * min(<Py_ssize_t>SMALL, shape[i]))
     if size < SMALL:
-        return _numpy_empty(shape, descr)
+        return cnp.PyArray_SimpleNew(axes, shape, kind)
     previous = PyDataMem_SetHandler(handler_capsule)
     try:
-        return _numpy_empty(shape, descr)
+        return cnp.PyArray_SimpleNew(axes, shape, kind)
     finally:
         PyDataMem_SetHandler(previous)
+
+
+def empty(tuple shape, cnp.dtype dtype):
+    """numpy.empty(shape, dtype) of a native dtype from recycled memory. Raises MemoryError when there is none."""
+    cdef cnp.npy_intp sizes[AXES_MAX]
+    cdef Py_ssize_t i
+    if len(shape) > AXES_MAX:
+        raise ValueError(f"a shape of {len(shape)} axes; arrays have at most {AXES_MAX}")
+    for i in range(len(shape)):
+        sizes[i] = shape[i]
+    return fresh(<int>len(shape), sizes, dtype.type_num, dtype.itemsize)
+
+
+def is_plain(cnp.ndarray array, cnp.dtype dtype) -> bool:
+    """Whether kernels take the array as it is: of `dtype`, native, C-contiguous and aligned."""
+    return cnp.PyArray_TYPE(array) == dtype.type_num and cnp.PyArray_ISCARRAY_RO(array)
 
 
 def set_cap(size_t size) -> None:

@@ -53,6 +53,14 @@ cdef int run_tasks(task_fn task, void *job, Py_ssize_t count, size_t workspace, 
 
     Raises MemoryError, before any task has run, when the workspace cannot be had.
     """
+    with nogil:
+        run_tasks_nogil(task, job, count, workspace, threads)
+    return 0
+
+
+cdef int run_tasks_nogil(task_fn task, void *job, Py_ssize_t count, size_t workspace,
+                         int threads) except -1 nogil:
+    """run_tasks for several regions in a row, by a caller that has released the GIL."""
     cdef int team = team_size(count, threads)
     cdef size_t stride = (workspace + 63) // 64 * 64
     cdef char *memory = NULL
@@ -62,18 +70,18 @@ cdef int run_tasks(task_fn task, void *job, Py_ssize_t count, size_t workspace, 
     if stride:
         memory = <char *>block_alloc(stride * team)
         if memory == NULL:
-            raise MemoryError(
-                f"fastconv: no memory for a workspace of {stride} bytes for each of {team} threads"
-            )
-    with nogil:
-        if team == 1:
-            for i in range(count):
-                task(job, i, memory)
-        else:
-            with parallel(num_threads=team):
-                for i in prange(count, schedule="dynamic", chunksize=1):
-                    task(job, i, memory + stride * threadid())
-        block_free(memory)
+            with gil:
+                raise MemoryError(
+                    f"fastconv: no memory for a workspace of {stride} bytes for each of {team} threads"
+                )
+    if team == 1:
+        for i in range(count):
+            task(job, i, memory)
+    else:
+        with parallel(num_threads=team):
+            for i in prange(count, schedule="dynamic", chunksize=1):
+                task(job, i, memory + stride * threadid())
+    block_free(memory)
     return 0
 
 

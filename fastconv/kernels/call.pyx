@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Calls that were made before: what was checked and decided for the first one is remembered for those that look the same.
+
+All that a function checks, and all it decides, follows from the signature of a call: the types and shapes of its arrays, the
+values of its options and the instruction set. A call with a known signature allocates its result and runs. Only exact ndarrays
+that kernels take as they are, and exact ints, strings, None and tuples of these have a signature; every other call, and every
+wrong one, takes the long way.
+"""
+
+from threading import Lock
+
+cimport numpy as cnp
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.unicode cimport PyUnicode_AsUTF8AndSize
+from libc.stdint cimport int64_t
+from libc.string cimport memcpy
+
+from fastconv.kernels.isa cimport active_kernels
+from fastconv.kernels.memory cimport fresh
+
+cnp.import_array()
+
+cdef extern from "Python.h":
+    long long PyLong_AsLongLongAndOverflow(object number, int *overflow)
+    bint PyUnicode_IS_COMPACT_ASCII(object text)
+
+cdef enum:
+    SIGNATURE_MAX = 512  # bytes; calls with longer ones take the long way
+    NESTING = 3          # a pair of paddings, in the pairs of all axes, in the options
+
+cdef struct Signature:
+    char *at
+    char *end
+
+
+cdef inline bint put(Signature *s, char tag, const void *value, Py_ssize_t size) noexcept:
+    if s.end - s.at <= size:
+        return False
+    s.at[0] = tag
+    memcpy(s.at + 1, value, size)
+    s.at += 1 + size
+    return True
+
+
+cdef bint put_option(Signature *s, object value, int nesting) except -1:
+    """Whether `value` has a signature. Equal ones are the same value: 1, 1.0 and True are not."""
+    cdef int64_t number
+    cdef int overflow
+    cdef Py_ssize_t size
+    cdef const char *text
+    if value is None:
+        return put(s, b"n", NULL, 0)
+    if type(value) is int:
+        number = PyLong_AsLongLongAndOverflow(value, &overflow)
+        return not overflow and put(s, b"i", &number, sizeof(number))
+    if type(value) is str and PyUnicode_IS_COMPACT_ASCII(value):
+        text = PyUnicode_AsUTF8AndSize(value, &size)
+        return put(s, b"s", &size, sizeof(size)) and put(s, b"=", text, size)
+    if type(value) is tuple and nesting:
+        size = len(<tuple>value)
+        if not put(s, b"t", &size, sizeof(size)):
+            return False
+        for item in <tuple>value:
+            if not put_option(s, item, nesting - 1):
+                return False
+        return True
+    return False
+
+
+cdef inline bint put_array(Signature *s, object value, int kind) noexcept:
+    """Whether `value` is None or an array that kernels take as it is, of NumPy's type number `kind`."""
+    if value is None:
+        return put(s, b"n", NULL, 0)
+    if not cnp.PyArray_CheckExact(value):
+        return False
+    cdef cnp.ndarray array = value
+    return (
+        cnp.PyArray_TYPE(array) == kind
+        and cnp.PyArray_ISCARRAY_RO(array)
+        and put(s, <char>cnp.PyArray_NDIM(array), cnp.PyArray_DIMS(array),
+                cnp.PyArray_NDIM(array) * sizeof(cnp.npy_intp))
+    )
+
+
+cdef bytes signature(tuple options, tuple arrays):
+    """The key of a call; None when it has none."""
+    cdef char buffer[SIGNATURE_MAX]
+    cdef Signature s
+    cdef const void *kernels
+    cdef int kind
+    s.at, s.end = buffer, buffer + SIGNATURE_MAX
+    if not cnp.PyArray_CheckExact(arrays[0]):
+        return None
+    kind = cnp.PyArray_TYPE(<cnp.ndarray>arrays[0])
+    if kind != cnp.NPY_FLOAT32 and kind != cnp.NPY_FLOAT64:
+        return None
+    kernels = active_kernels(8 if kind == cnp.NPY_FLOAT64 else 4)
+    put(&s, b"k", &kernels, sizeof(kernels))
+    for array in arrays:
+        if not put_array(&s, array, kind):
+            return None
+    if not put_option(&s, options, NESTING):
+        return None
+    return PyBytes_FromStringAndSize(buffer, s.at - buffer)
+
+
+cdef inline bint apart(cnp.ndarray out, object operand) noexcept:
+    """Whether the bytes of a contiguous `out` and of `operand`, contiguous or None, do not overlap."""
+    if operand is None:
+        return True
+    cdef cnp.ndarray array = operand
+    cdef char *a = <char *>cnp.PyArray_DATA(array)
+    cdef char *b = <char *>cnp.PyArray_DATA(out)
+    return a + cnp.PyArray_NBYTES(array) <= b or b + cnp.PyArray_NBYTES(out) <= a
+
+
+cdef class Memo:
+    """A dictionary bounded in entries and in bytes: the oldest entries make room for new ones."""
+
+    cdef dict values
+    cdef dict sizes
+    cdef object changing
+    cdef readonly Py_ssize_t entries_max, bytes_max, bytes
+
+    def __init__(self, Py_ssize_t entries_max, Py_ssize_t bytes_max):
+        self.entries_max, self.bytes_max = entries_max, bytes_max
+        self.changing = Lock()
+        self.clear()
+
+    def __len__(self):
+        return len(self.values)
+
+    def clear(self):
+        with self.changing:
+            self.values, self.sizes, self.bytes = {}, {}, 0
+
+    def get(self, key):
+        return self.values.get(key)
+
+    def put(self, key, value, Py_ssize_t size):
+        """Keep `value`, of `size` bytes; one that is larger than everything may be is not kept.
+
+        While another thread, or a finalizer within this call, is at it nothing is kept: a later call will do.
+        """
+        if not self.changing.acquire(False):
+            return
+        try:
+            if size > self.bytes_max or key in self.values:
+                return
+            while self.values and (len(self.values) >= self.entries_max or self.bytes + size > self.bytes_max):
+                oldest = next(iter(self.values))
+                del self.values[oldest]
+                self.bytes -= <Py_ssize_t>self.sizes.pop(oldest)
+            self.values[key] = value
+            self.sizes[key] = size
+            self.bytes += size
+        finally:
+            self.changing.release()
+
+    def find(self, tuple options, *arrays):
+        """The value that was put for this signature; None when there is none."""
+        key = signature(options, arrays)
+        return None if key is None else self.values.get(key)
+
+    def remember(self, value, Py_ssize_t size, tuple options, *arrays):
+        """Keep `value` for this signature, if it is one."""
+        key = signature(options, arrays)
+        if key is not None:
+            self.put(key, value, size)
+
+    def call(self, tuple options, x, w, b, residual, out):
+        """The result of the prepared Call of this signature; None when the long way must be taken."""
+        cdef Call call
+        key = signature(options, (x, w, b, residual, out))
+        if key is None:
+            return None
+        call = self.values.get(key)
+        if call is None:
+            return None
+        if out is None:
+            y = fresh(call.axes, call.shape, call.kind, call.itemsize)
+        elif (cnp.PyArray_ISWRITEABLE(<cnp.ndarray>out) and apart(out, x) and apart(out, w) and apart(out, b)
+              and apart(out, residual)):
+            y = out
+        else:
+            return None
+        threads = 1 if call.threads is None else call.threads()
+        call.run(call.lattice, x, w, y, call.groups, False, b, residual, call.activation, threads,
+                 call.max_workspace)
+        return y
+
+
+cdef class Call:
+    """A checked call of a convolution algorithm's `run`: all of its arguments but the arrays.
+
+    `threads` gives the team's size, or is None for one thread.
+    """
+
+    cdef object run, lattice, groups, activation, max_workspace, threads
+    cdef int axes, kind, itemsize
+    cdef cnp.npy_intp shape[5]
+
+    def __init__(self, run, lattice, groups, activation, max_workspace, threads, cnp.ndarray y):
+        self.run, self.lattice, self.groups, self.activation = run, lattice, groups, activation
+        self.max_workspace, self.threads = max_workspace, threads
+        self.axes, self.kind = cnp.PyArray_NDIM(y), cnp.PyArray_TYPE(y)
+        self.itemsize = cnp.PyArray_ITEMSIZE(y)
+        for i in range(self.axes):
+            self.shape[i] = cnp.PyArray_DIM(y, i)

@@ -1,0 +1,416 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Calls that are remembered: the short way gives the bits and the errors of the long one, and notices what changed."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import threading
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import fastconv
+from benchmarks.problems import OVERHEAD, PROBLEMS
+from fastconv import algorithms, runtime
+from fastconv.functional import conv, dense
+from fastconv.kernels import isa
+from fastconv.kernels.call import Memo
+from tests.conftest import DEFAULT_ROW, ROWS
+from tests.data import Array, hostile, integers, reals, rng
+from tests.test_conv import CASES, FORWARD, MODES
+
+X, W = reals(rng(1), (1, 1, 8, 8), "float32"), reals(rng(2), (1, 1, 3, 3), "float32")
+
+
+def forget() -> None:
+    """The next call goes the long way."""
+    for memo in (conv._calls, conv._backward_problems, dense._calls):
+        memo.clear()
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> None:
+    forget()
+
+
+def outcome(call: Callable[[], Any]) -> Any:
+    """The result, or the type and text of the error."""
+    try:
+        return call()
+    except (ValueError, TypeError) as error:
+        return type(error), str(error)
+
+
+def same(a: Any, b: Any) -> bool:
+    if isinstance(a, tuple):
+        return isinstance(b, tuple) and all(map(same, a, b))
+    if not isinstance(a, np.ndarray):
+        return bool(a == b)
+    return (
+        isinstance(b, np.ndarray)
+        and a.dtype == b.dtype
+        and a.shape == b.shape
+        and bool(a.tobytes() == b.tobytes())
+    )
+
+
+def short(call: Callable[[], Any]) -> Any:
+    """The result of a call that was made before; it must not go the long way."""
+    call()
+
+    def long_way(*_: Any) -> Any:
+        raise AssertionError("the long way")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(conv, "_conv", long_way)
+        patch.setattr(conv, "_problem", long_way)
+        patch.setattr(dense, "_linear", long_way)
+        return call()
+
+
+@pytest.mark.parametrize("problem", PROBLEMS + OVERHEAD, ids=lambda p: p.name)
+def test_named_problems(problem: Any, dtype: str) -> None:
+    small = problem.reduced()
+    x, w, dy = (
+        reals(rng(i), s, dtype) for i, s in enumerate((small.x_shape, small.w_shape, small.y_shape))
+    )
+    options = small.options
+    expected = fastconv.conv2d(x, w, **options)
+    assert same(expected, short(lambda: fastconv.conv2d(x, w, **options)))
+    gradients = fastconv.conv2d_backward(dy, x, w, **options)
+    assert same(gradients, short(lambda: fastconv.conv2d_backward(dy, x, w, **options)))
+
+
+@pytest.mark.parametrize("mode", ["zeros", *MODES])
+@pytest.mark.parametrize("name", CASES)
+def test_cases(name: str, mode: str, algo: str, isa_row: str) -> None:
+    """Every rank, option and algorithm, with bias, residual, activation and a given result."""
+    x_shape, w_shape, options = CASES[name]
+    options = {**options, "padding_mode": mode, "algo": algo}
+    rank = len(w_shape) - 2
+    x, w, b = (reals(rng(i), s, "float32") for i, s in enumerate((x_shape, w_shape, w_shape[:1])))
+    f = FORWARD[rank]
+    plain = f(x, w, **options)
+    residual = reals(rng(4), plain.shape, "float32")
+    assert same(plain, short(lambda: f(x, w, **options)))
+    for activation in (None, "relu", "tanh"):
+        more = {**options, "activation": activation, "residual": residual}
+        forget()
+        expected = f(x, w, b, **more)
+        assert same(expected, short(lambda more=more: f(x, w, b, **more)))
+        out = np.full_like(expected, np.nan)
+        assert short(lambda more=more, out=out: f(x, w, b, out=out, **more)) is out
+        assert same(expected, out)
+    if x_shape[0] == 1:
+        assert same(plain[0], short(lambda: f(x[0], w, **options)))
+
+
+@pytest.mark.parametrize("lead", [(), (3,), (2, 3)])
+def test_linear(lead: tuple[int, ...], dtype: str) -> None:
+    x, w, b = (reals(rng(i), s, dtype) for i, s in enumerate(((*lead, 9), (5, 9), (5,))))
+    expected = fastconv.linear(x, w, b)
+    assert same(expected, short(lambda: fastconv.linear(x, w, b)))
+    out = np.empty_like(expected)
+    assert short(lambda: fastconv.linear(x, w, b, out=out)) is out
+    assert same(expected, out)
+
+
+# Each: changes to the call conv2d(X, W) that was made before.
+CHANGES: dict[str, dict[str, Any]] = {
+    "list": {"x": X.tolist()},
+    "subclass": {"x": X.view(np.memmap)},
+    "wider": {"x": X.astype("float64")},
+    "narrower": {"w": W.astype("float16")},
+    "complex": {"x": X.astype("complex64")},
+    "unbatched": {"x": X[0]},
+    "empty batch": {"x": X[:0]},
+    "empty plane": {"x": X[:, :, :0]},
+    "other size": {"x": X[:, :, :5].copy()},
+    "more channels": {"x": np.ones((1, 2, 8, 8), "float32")},
+    "large kernel": {"w": np.ones((1, 1, 9, 9), "float32")},
+    "kernel axes": {"w": W[0]},
+    "stride": {"stride": 2},
+    "bool stride": {"stride": True},
+    "float stride": {"stride": 1.0},
+    "NumPy stride": {"stride": np.int64(1)},
+    "list stride": {"stride": [1, 1]},
+    "no stride": {"stride": None},
+    "zero stride": {"stride": 0},
+    "huge stride": {"stride": 2**64},
+    "pair": {"stride": (2, 1)},
+    "bool in a pair": {"stride": (True, 1)},
+    "long tuple": {"stride": (1,) * 200},
+    "pairs": {"padding": ((1, 0), (0, 1))},
+    "nested": {"padding": ((((1,),),),)},
+    "negative": {"padding": -1},
+    "word": {"padding": "same"},
+    "wrong word": {"padding": "some"},
+    "no text": {"padding": "\ud800"},
+    "groups": {"groups": 2},
+    "mode": {"padding_mode": "reflect", "padding": 1},
+    "wrong mode": {"padding_mode": "mirror"},
+    "layout": {"layout": "NHWC"},
+    "activation": {"activation": "relu"},
+    "wrong activation": {"activation": "gelu"},
+    "bias": {"b": np.ones(1, "float32")},
+    "long bias": {"b": np.ones(2, "float32")},
+    "wide bias": {"b": np.ones(1)},
+    "residual": {"residual": np.ones((1, 1, 6, 6), "float32")},
+    "wrong residual": {"residual": np.ones((1, 1, 5, 6), "float32")},
+    "algo": {"algo": "direct"},
+    "wrong algo": {"algo": "linear"},
+    "precision": {"precision": "medium"},
+    "wrong precision": {"precision": "low"},
+    "workspace": {"max_workspace": 4096},
+    "no workspace": {"max_workspace": 0},
+    "wide out": {"out": np.zeros((1, 1, 6, 6))},
+    "wrong out": {"out": np.zeros((1, 1, 5, 6), "float32")},
+    "list out": {"out": [1]},
+    **{f"{k} x": {"x": v} for k, v in hostile(X).items()},
+    **{f"{k} w": {"w": v} for k, v in hostile(W).items()},
+    **{f"{k} out": {"out": v} for k, v in hostile(np.zeros((1, 1, 6, 6), "float32")).items()},
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_a_similar_call_changes_counts(name: str) -> None:
+    """After conv2d(X, W), and after the call itself, the result or the error is that of a first call."""
+    arguments = {"x": X, "w": W, **CHANGES[name]}
+    first = outcome(lambda: fastconv.conv2d(**arguments))
+    first = first.copy() if isinstance(first, np.ndarray) else first  # it may be `out`
+    forget()
+    fastconv.conv2d(X, W)
+    for _ in range(2):
+        assert same(first, outcome(lambda: fastconv.conv2d(**arguments)))
+
+
+def test_a_result_that_became_read_only_is_refused() -> None:
+    out = np.empty((1, 1, 6, 6), "float32")
+    fastconv.conv2d(X, W, out=out)
+    out.flags.writeable = False
+    with pytest.raises(ValueError, match="out: expected a writable array"):
+        fastconv.conv2d(X, W, out=out)
+
+
+@pytest.mark.parametrize("operand", ["x", "w", "b", "residual"])
+def test_a_result_that_overlaps_an_operand(operand: str) -> None:
+    """The same signature, apart and overlapping: the first image's result would spoil what the others read."""
+    g = rng(5)
+    shapes = {"x": (3, 1, 8, 8), "w": (2, 1, 3, 3), "b": (2,), "residual": (3, 2, 8, 8)}
+    arrays = {name: reals(g, shape, "float32") for name, shape in shapes.items()}
+    expected = fastconv.conv2d(**arrays, padding=1, out=np.empty((3, 2, 8, 8), "float32"))
+    size = arrays[operand].size
+    for offset in (-40, -1, 0, 1, 30, size - 1):
+        room = np.empty(1200, "float32")
+        arrays[operand] = room[400 : 400 + size].reshape(shapes[operand])
+        out = room[400 + offset : 784 + offset].reshape(expected.shape)
+        g = rng(5)
+        for name, shape in shapes.items():
+            arrays[name][...] = reals(g, shape, "float32")
+        assert fastconv.conv2d(**arrays, padding=1, out=out) is out
+        assert same(expected, out.copy())
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_the_instruction_set_may_change(row: str) -> None:
+    fastconv.conv2d(X, W)
+    try:
+        isa.select(row)
+        found = fastconv.conv2d(X, W)
+        assert len(conv._calls) == (1 if row == DEFAULT_ROW else 2)
+        forget()
+        assert same(found, fastconv.conv2d(X, W))
+    finally:
+        isa.select(DEFAULT_ROW)
+
+
+def test_the_number_of_threads_may_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    row = next(a for a in algorithms.ALGORITHMS if a.name == "direct")
+
+    def run(*arguments: Any) -> int:
+        seen.append(arguments[9])
+        return row.run(*arguments)
+
+    monkeypatch.setattr(algorithms, "ALGORITHMS", (replace(row, run=run),))
+    monkeypatch.setattr(algorithms, "_plans", Memo(8, 1 << 20))
+    large = reals(rng(), (1, 16, 32, 32), "float32"), reals(rng(), (16, 16, 3, 3), "float32")
+    for count in (1, 2, 3):
+        with fastconv.threads(count):
+            fastconv.conv2d(*large, algo="direct")
+            fastconv.conv2d(X, W, algo="direct")
+    assert seen == [1, 1, 2, 1, 3, 1]
+
+
+def test_the_precision_may_change() -> None:
+    fastconv.conv2d(X, W)
+    with fastconv.precision("medium"):
+        fastconv.conv2d(X, W)
+    assert len(conv._calls) == 2
+    short(lambda: fastconv.conv2d(X, W, precision="medium"))
+    assert len(conv._calls) == 2
+
+
+def test_lines_may_be_asked_for(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fastconv.conv2d(X, W)
+    fastconv.linear(X[0, 0], X[0, 0])
+    monkeypatch.setattr(runtime, "_verbose", sys.stderr)
+    fastconv.conv2d(X, W)
+    fastconv.linear(X[0, 0], X[0, 0])
+    lines = capfd.readouterr().err.splitlines()[-2:]
+    assert [line.split(",")[1] for line in lines] == ["conv2d", "linear"]
+
+
+def test_arrays_are_not_kept() -> None:
+    def calls() -> list[weakref.ref[Array]]:
+        x, w, b = X.copy(), W.copy(), np.ones(1, "float32")
+        residual, out = np.ones((1, 1, 6, 6), "float32"), np.empty((1, 1, 6, 6), "float32")
+        matrix = np.ones((3, 3), "float32")
+        for _ in range(2):
+            fastconv.conv2d(x, w, b, residual=residual, out=out)
+            fastconv.conv2d_backward(out, x, w)
+            fastconv.linear(matrix, matrix)
+        return [weakref.ref(a) for a in (x, w, b, residual, out, matrix)]
+
+    refs = calls()
+    gc.collect()
+    assert [ref() for ref in refs] == [None] * 6
+
+
+def test_a_memo_is_bounded() -> None:
+    memo = Memo(4, 100)
+    for i in range(10):
+        memo.put(i, str(i), 10)
+    assert [i for i in range(10) if memo.get(i)] == [6, 7, 8, 9]
+    memo.put("large", "large", 75)
+    assert [i for i in (*range(10), "large") if memo.get(i)] == [8, 9, "large"]
+    assert (len(memo), memo.bytes) == (3, 95)
+    memo.put("too large", "too large", 101)
+    memo.put("large", "again", 1)
+    assert memo.get("too large") is None
+    assert memo.get("large") == "large"
+    memo.clear()
+    assert (len(memo), memo.bytes) == (0, 0)
+
+
+def test_remembered_calls_are_bounded() -> None:
+    w = np.ones((1, 1, 1), "float32")
+    for size in range(1, algorithms.CALLS + 50):
+        x = np.ones((1, 1, size), "float32")
+        fastconv.conv1d(x, w)
+        fastconv.linear(x[0], x[0])
+        fastconv.conv1d_backward(x, x, w, needs=(False, False, True))
+    for memo in (conv._calls, conv._backward_problems, dense._calls):
+        assert len(memo) == algorithms.CALLS
+    forget()
+    wide = np.ones((1, 1, 8), "float32")
+    for i in range(40):  # 2 MB of table each
+        fastconv.conv1d(wide, w, padding=120_000 + i, padding_mode="replicate")
+        assert conv._calls.bytes <= algorithms.PLAN_BYTES
+    assert 1 < len(conv._calls) < 20
+
+
+def test_many_python_threads() -> None:
+    """Calls of many signatures at once, more than are kept."""
+    shapes = [(1, 1, 5 + i % 37, 5 + i // 37) for i in range(algorithms.CALLS + 100)]
+    wrong: list[Any] = []
+
+    def work(seed: int) -> None:
+        order = rng(seed).permutation(len(shapes))
+        for i in order:
+            x = np.full(shapes[i], i % 64, "float32")
+            y = fastconv.conv2d(x, np.ones((1, 1, 2, 2), "float32"))
+            if (
+                y.shape != (1, 1, shapes[i][2] - 1, shapes[i][3] - 1)
+                or not (y == 4 * (i % 64)).all()
+            ):
+                wrong.append(shapes[i])
+
+    workers = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not wrong
+    assert len(conv._calls) <= algorithms.CALLS
+
+
+SIZES = st.integers(0, 6)
+NUMBERS = st.one_of(
+    st.integers(-1, 3),
+    st.tuples(st.integers(0, 2), st.integers(0, 2)),
+    st.sampled_from([1.0, True, None, "same", (1,)]),
+)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    x_shape=st.tuples(st.integers(0, 2), st.integers(1, 4), SIZES, SIZES),
+    w_shape=st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(1, 3), st.integers(1, 3)),
+    fix_channels=st.booleans(),
+    options=st.fixed_dictionaries(
+        {},
+        optional={
+            "stride": NUMBERS,
+            "padding": NUMBERS,
+            "dilation": NUMBERS,
+            "groups": st.sampled_from([1, 2, 1.0, True]),
+            "padding_mode": st.sampled_from(["zeros", *MODES, "mirror"]),
+            "layout": st.sampled_from(["NCHW", "NHWC"]),
+            "activation": st.sampled_from([None, "relu", "sigmoid", "gelu"]),
+            "algo": st.sampled_from(["auto", *algorithms.NAMES]),
+            "max_workspace": st.sampled_from([None, 1, 5000, 0]),
+        },
+    ),
+    kinds=st.tuples(*[st.sampled_from(["float32", "float64", "int16", "float16"])] * 2),
+    layouts=st.tuples(
+        *[
+            st.sampled_from(
+                ["plain", "plain", "fortran", "unaligned", "strided", "negative", "big-endian"]
+            )
+        ]
+        * 2
+    ),
+    bias=st.sampled_from([None, "float32", "float64", "wrong"]),
+)
+def test_first_and_later_calls_agree(
+    x_shape: tuple[int, ...],
+    w_shape: tuple[int, ...],
+    fix_channels: bool,
+    options: dict[str, Any],
+    kinds: tuple[str, str],
+    layouts: tuple[str, str],
+    bias: str | None,
+) -> None:
+    """Any sizes, options, types and layouts, right and wrong: the first call, a later one, and its gradients."""
+    g = rng(3)
+    if fix_channels:
+        x_shape = (x_shape[0], w_shape[1], *x_shape[2:])
+    operands: list[Array] = []
+    for shape, kind, layout in zip((x_shape, w_shape), kinds, layouts, strict=True):
+        array = integers(g, shape, kind)
+        operands.append(array if layout == "plain" else hostile(array)[layout])
+    b = (
+        None
+        if bias is None
+        else np.ones(9 if bias == "wrong" else w_shape[0], "f4" if bias == "wrong" else bias)
+    )
+    forget()
+    first = outcome(lambda: fastconv.conv2d(*operands, b, **options))
+    for _ in range(2):
+        assert same(first, outcome(lambda: fastconv.conv2d(*operands, b, **options)))
+    if isinstance(first, np.ndarray):
+        dy = np.ones(first.shape, first.dtype)
+        rest = {k: v for k, v in options.items() if k != "activation"}
+        gradients = fastconv.conv2d_backward(dy, *operands, **rest)
+        for _ in range(2):
+            assert same(gradients, fastconv.conv2d_backward(dy, *operands, **rest))
