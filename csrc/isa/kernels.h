@@ -3,7 +3,8 @@
 #include "isa/simd.h"
 
 #include "body/conv_tile.h"
-#include "body/pixel_tile.h"
+#include "body/gemm_tile.h"
+#include "body/pixel_sums.h"
 #include "body/wgrad_tile.h"
 #include "body/winograd.h"
 #include "body/pack.h"
@@ -13,7 +14,7 @@
 #include "body/peak.h"
 
 #define FC_ENTRY_CONV(mr, nv) [mr] = FC_FN(conv_tile_##mr##x##nv),
-#define FC_ENTRY_PIXEL(mr, nv) [mr] = FC_FN(pixel_tile_##mr##x##nv),
+#define FC_ENTRY_PIXEL(mr, nv) [mr] = FC_FN(pixel_sums_##mr),
 #define FC_ENTRY_GEMM(mr, nv) [mr] = FC_FN(gemm_tile_##mr##x##nv),
 #define FC_ENTRY_WINOGRAD(mr, nv) [mr] = FC_FN(winograd_tile_##mr##x##nv),
 #define FC_EACH_WINOGRAD(op) \
@@ -25,14 +26,15 @@
 static const fc_kernels FC_FN(kernels) = {
     .lanes = VL,
     .conv_mr = {0, FC_CONV_MR_1, FC_CONV_MR_2},
-    .pixel_mr = {0, FC_PIXEL_MR_1, FC_PIXEL_MR_2},
+    .gemm_mr = {0, FC_GEMM_MR_1, FC_GEMM_MR_2},
+    .pixel_mr = FC_PIXEL_MR,
     .wgrad_mr = FC_WGRAD_MR,
     .conv_tile = {[1] = {FC_TILES_1(FC_ENTRY_CONV, FC_CONV_MR_1)},
                   [2] = {FC_TILES_2(FC_ENTRY_CONV, FC_CONV_MR_2)}},
-    .pixel_tile = {[1] = {FC_TILES_1(FC_ENTRY_PIXEL, FC_PIXEL_MR_1)},
-                   [2] = {FC_TILES_2(FC_ENTRY_PIXEL, FC_PIXEL_MR_2)}},
-    .gemm_tile = {[1] = {FC_TILES_1(FC_ENTRY_GEMM, FC_PIXEL_MR_1)},
-                  [2] = {FC_TILES_2(FC_ENTRY_GEMM, FC_PIXEL_MR_2)}},
+    .gemm_tile = {[1] = {FC_TILES_1(FC_ENTRY_GEMM, FC_GEMM_MR_1)},
+                  [2] = {FC_TILES_2(FC_ENTRY_GEMM, FC_GEMM_MR_2)}},
+    .pixel_sums = {FC_TILES_1(FC_ENTRY_PIXEL, FC_PIXEL_MR)},
+    .pixel_store = FC_FN(pixel_store),
     .wgrad_tile = {[1] = {FC_TILES_1(FC_ENTRY_WGRAD, FC_WGRAD_MR)},
                    [2] = {FC_TILES_2(FC_ENTRY_WGRAD, FC_WGRAD_MR)}},
     .dot_tile = {NULL, FC_FN(dot_tile_1), FC_FN(dot_tile_2), FC_FN(dot_tile_3), FC_FN(dot_tile_4)},
@@ -42,6 +44,7 @@ static const fc_kernels FC_FN(kernels) = {
     .winograd_output = FC_EACH_WINOGRAD(winograd_output),
     .winograd_weight = FC_EACH_WINOGRAD(winograd_weight),
     .copy_strided = FC_FN(copy_strided),
+    .copy_rows = FC_FN(copy_rows),
     .transpose = FC_FN(transpose),
     .add = FC_FN(add),
     .act = {FC_FN(map_relu), FC_FN(map_tanh), FC_FN(map_sigmoid)},
@@ -62,7 +65,8 @@ static const fc_kernels FC_FN(kernels) = {
 };
 
 #undef FC_CONV_TILE
-#undef FC_PIXEL_TILE
+#undef FC_GEMM_TILE
+#undef FC_PIXEL_SUMS
 #undef FC_WGRAD_TILE
 #undef FC_ENTRY_CONV
 #undef FC_ENTRY_PIXEL

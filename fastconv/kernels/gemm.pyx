@@ -17,7 +17,7 @@ from fastconv.kernels.fastconv cimport (
     FC_NV_MAX,
     fc_dot_tile,
     fc_kernels,
-    fc_pixel_tile,
+    fc_gemm_tile,
 )
 from fastconv.kernels.isa cimport active_kernels
 from fastconv.kernels.team cimport run_tasks
@@ -68,12 +68,10 @@ cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogi
     cdef Py_ssize_t m0 = number // job.n_blocks * job.m_block, n0 = number % job.n_blocks * job.n_block
     cdef Py_ssize_t rows = min(job.m_block, job.m - m0), columns = min(job.n_block, job.n - n0)
     cdef Py_ssize_t k = 0, i, first, mr, column, panels
-    cdef fc_pixel_tile tile
+    cdef fc_gemm_tile tile
     cdef int nv
     cdef char *packed_b = workspace + CHAIN * FC_MR_MAX * item
-    panels = (rows + job.kernels.pixel_mr[FC_NV_MAX] - 1) // job.kernels.pixel_mr[FC_NV_MAX]
-    tile.off = NULL
-    tile.taps = 1
+    panels = (rows + job.kernels.gemm_mr[FC_NV_MAX] - 1) // job.kernels.gemm_mr[FC_NV_MAX]
     tile.bias_m = NULL
     tile.residual = NULL
     tile.x_c = job.pitch

@@ -1,15 +1,14 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * pixel_tile and gemm_tile: vectorised over pixels; each weight is a scalar broadcast.
+ * gemm_tile: vectorised over pixels (columns); each weight is a scalar broadcast.
  *
- *   for c < channels: for t < taps: for m < mr:
- *     acc[m][0:NR] += a[c][t][m] * x[c*x_c + off[t] + 0:NR]
+ *   for c < channels: for m < mr: acc[m][0:NR] += a[c][m] * x[c*x_c + 0:NR]
  *
- * Tile: mr output channels x NR = nv*VL pixels, stored straight to NCHW rows. gemm_tile is the same
- * loop with one tap. Limits: mr*nv accumulators + nv vectors of x + 1 broadcast must fit the
- * register file: FC_PIXEL_MR_1/2 of the row's file.
+ * Tile: mr output channels x NR = nv*VL pixels, stored straight to NCHW rows. Limits: mr*nv
+ * accumulators + nv vectors of x + 1 broadcast must fit the register file: FC_GEMM_MR_1/2 of the
+ * row's file.
  */
-static inline V FC_FN(pixel_epilogue)(const fc_pixel_tile *t, V s, const REAL *y, const REAL *res,
+static inline V FC_FN(gemm_epilogue)(const fc_gemm_tile *t, V s, const REAL *y, const REAL *res,
                                       int m, ptrdiff_t p, ptrdiff_t n) {
     if (!(t->flags & FC_FIRST)) s = v_add(s, n == VL ? v_load(y) : v_load_n(y, n));
     if (!(t->flags & FC_LAST)) return s;
@@ -22,7 +21,7 @@ static inline V FC_FN(pixel_epilogue)(const fc_pixel_tile *t, V s, const REAL *y
     return t->flags & FC_RELU ? v_max(v_zero(), s) : s;
 }
 
-static __attribute__((noinline)) void FC_FN(pixel_store)(const fc_pixel_tile *t, const REAL *sums,
+static __attribute__((noinline)) void FC_FN(gemm_store)(const fc_gemm_tile *t, const REAL *sums,
                                                          int mr, int nv) {
     const ptrdiff_t step = t->y_px;
     for (int m = 0; m < mr; m++)
@@ -34,7 +33,7 @@ static __attribute__((noinline)) void FC_FN(pixel_store)(const fc_pixel_tile *t,
             if (res) res += at;
             V s = v_load(sums + m * nv * VL + p);
             if (step == 1) {
-                s = FC_FN(pixel_epilogue)(t, s, y, res, m, p, n);
+                s = FC_FN(gemm_epilogue)(t, s, y, res, m, p, n);
                 if (n == VL)
                     v_store(y, s);
                 else
@@ -47,38 +46,35 @@ static __attribute__((noinline)) void FC_FN(pixel_store)(const fc_pixel_tile *t,
                 if (!(t->flags & FC_FIRST)) old[i] = y[i * step];
                 if (res) add[i] = res[i * step];
             }
-            s = FC_FN(pixel_epilogue)(t, s, old, res ? add : NULL, m, p, n);
+            s = FC_FN(gemm_epilogue)(t, s, old, res ? add : NULL, m, p, n);
             v_store_n(old, s, n);
             for (ptrdiff_t i = 0; i < n; i++) y[i * step] = old[i];
         }
 }
 
-static inline __attribute__((always_inline)) void FC_FN(pixel_tile_body)(const fc_pixel_tile *t,
-                                                                         const int mr, const int nv,
-                                                                         const int one_tap) {
+static inline __attribute__((always_inline)) void FC_FN(gemm_tile_body)(const fc_gemm_tile *t,
+                                                                        const int mr,
+                                                                        const int nv) {
     V acc[FC_MR_MAX][FC_NV_MAX];
     const REAL *x = t->x, *a = t->a;
-    const ptrdiff_t *const off = t->off;
-    const ptrdiff_t taps = one_tap ? 1 : t->taps, x_c = t->x_c;
+    const ptrdiff_t x_c = t->x_c;
 #pragma GCC unroll 14
     for (int m = 0; m < mr; m++)
 #pragma GCC unroll 2
         for (int v = 0; v < nv; v++) acc[m][v] = v_zero();
     for (ptrdiff_t c = t->channels; c > 0; c--) {
-        for (ptrdiff_t k = 0; k < taps; k++) {
-            const REAL *xs = one_tap ? x : x + off[k];
-            FC_OPAQUE(xs);
-            V b[FC_NV_MAX];
+        const REAL *xs = x;
+        FC_OPAQUE(xs);
+        V b[FC_NV_MAX];
 #pragma GCC unroll 2
-            for (int v = 0; v < nv; v++) b[v] = v_load(xs + v * VL);
+        for (int v = 0; v < nv; v++) b[v] = v_load(xs + v * VL);
 #pragma GCC unroll 14
-            for (int m = 0; m < mr; m++) {
-                const V w = v_set1(a[m]);
+        for (int m = 0; m < mr; m++) {
+            const V w = v_set1(a[m]);
 #pragma GCC unroll 2
-                for (int v = 0; v < nv; v++) acc[m][v] = v_fma(w, b[v], acc[m][v]);
-            }
-            a += mr;
+            for (int v = 0; v < nv; v++) acc[m][v] = v_fma(w, b[v], acc[m][v]);
         }
+        a += mr;
         x += x_c;
     }
     REAL sums[FC_MR_MAX * FC_NV_MAX * VL];
@@ -86,15 +82,12 @@ static inline __attribute__((always_inline)) void FC_FN(pixel_tile_body)(const f
     for (int m = 0; m < mr; m++)
 #pragma GCC unroll 2
         for (int v = 0; v < nv; v++) v_store(sums + (m * nv + v) * VL, acc[m][v]);
-    FC_FN(pixel_store)(t, sums, mr, nv);
+    FC_FN(gemm_store)(t, sums, mr, nv);
 }
 
-#define FC_PIXEL_TILE(mr, nv) \
-    static void FC_FN(pixel_tile_##mr##x##nv)(const fc_pixel_tile *t) { \
-        FC_FN(pixel_tile_body)(t, mr, nv, 0); \
-    } \
-    static void FC_FN(gemm_tile_##mr##x##nv)(const fc_pixel_tile *t) { \
-        FC_FN(pixel_tile_body)(t, mr, nv, 1); \
+#define FC_GEMM_TILE(mr, nv) \
+    static void FC_FN(gemm_tile_##mr##x##nv)(const fc_gemm_tile *t) { \
+        FC_FN(gemm_tile_body)(t, mr, nv); \
     }
-FC_TILES_1(FC_PIXEL_TILE, FC_PIXEL_MR_1)
-FC_TILES_2(FC_PIXEL_TILE, FC_PIXEL_MR_2)
+FC_TILES_1(FC_GEMM_TILE, FC_GEMM_MR_1)
+FC_TILES_2(FC_GEMM_TILE, FC_GEMM_MR_2)

@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * pixel_sums: direct convolution vectorised over pixels; each weight is a scalar broadcast.
+ *
+ *   for c < channels: for t < taps: for m < mr:
+ *     acc[m][0:NR] += a[c][t][m] * x[c*x_c + off[t] + 0:NR]
+ *
+ * Tile: mr output channels x NR = nv*VL pixels, where the fewer outputs there are the more vectors of
+ * pixels share a weight. Limits: mr*nv accumulators, min(mr, nv) operands held and 1 passing by must
+ * fit the register file: FC_PIXEL_ACC of the row's file.
+ *
+ * pixel_store: bias, residual and activation, to the rows of y.
+ */
+static inline __attribute__((always_inline)) void FC_FN(pixel_tile)(const fc_pixel_sums *t,
+                                                                    const REAL *x, REAL *sums,
+                                                                    const int mr, const int nv) {
+    V acc[FC_MR_MAX][FC_PIXEL_NV_MAX];
+    const REAL *a = t->a;
+    const ptrdiff_t *const off = t->off;
+    const ptrdiff_t taps = t->taps, x_c = t->x_c, s_m = t->s_m;
+    const int add = t->add;
+#pragma GCC unroll 14
+    for (int m = 0; m < mr; m++)
+#pragma GCC unroll 8
+        for (int v = 0; v < nv; v++) acc[m][v] = v_zero();
+    for (ptrdiff_t c = t->channels; c > 0; c--) {
+        for (ptrdiff_t k = 0; k < taps; k++) {
+            const REAL *xs = x + off[k];
+            FC_OPAQUE(xs);
+            if (mr < nv) {
+                V w[FC_MR_MAX];
+#pragma GCC unroll 14
+                for (int m = 0; m < mr; m++) w[m] = v_set1(a[m]);
+#pragma GCC unroll 8
+                for (int v = 0; v < nv; v++) {
+                    const V b = v_load(xs + v * VL);
+#pragma GCC unroll 14
+                    for (int m = 0; m < mr; m++) acc[m][v] = v_fma(w[m], b, acc[m][v]);
+                }
+            } else {
+                V b[FC_PIXEL_NV_MAX];
+#pragma GCC unroll 8
+                for (int v = 0; v < nv; v++) b[v] = v_load(xs + v * VL);
+#pragma GCC unroll 14
+                for (int m = 0; m < mr; m++) {
+                    const V w = v_set1(a[m]);
+#pragma GCC unroll 8
+                    for (int v = 0; v < nv; v++) acc[m][v] = v_fma(w, b[v], acc[m][v]);
+                }
+            }
+            a += mr;
+        }
+        x += x_c;
+    }
+#pragma GCC unroll 14
+    for (int m = 0; m < mr; m++)
+#pragma GCC unroll 8
+        for (int v = 0; v < nv; v++) {
+            REAL *const at = sums + m * s_m + v * VL;
+            v_store(at, add ? v_add(v_load(at), acc[m][v]) : acc[m][v]);
+        }
+}
+
+/* All rows of a block, each in tiles of nearly equal width. */
+static inline __attribute__((always_inline)) void FC_FN(pixel_rows)(const fc_pixel_sums *t,
+                                                                    const int mr) {
+    const int most =
+        FC_PIXEL_ACC / mr < FC_PIXEL_NV_MAX ? FC_PIXEL_ACC / mr : (int)FC_PIXEL_NV_MAX;
+    const ptrdiff_t vectors = (t->cols + VL - 1) / VL, tiles = (vectors + most - 1) / most;
+    for (ptrdiff_t r = 0; r < t->rows; r++) {
+        const REAL *x = (const REAL *)t->x + r * t->x_row;
+        REAL *sums = (REAL *)t->sums + r * t->s_row;
+        ptrdiff_t left = vectors;
+        for (ptrdiff_t j = tiles; j > 0; j--) {
+            const int nv = (int)((left + j - 1) / j);
+            switch (nv) {
+#define FC_PIXEL_CASE(n) \
+    case n: \
+        if (n <= most) FC_FN(pixel_tile)(t, x, sums, mr, n); \
+        break;
+                FC_PIXEL_CASE(1)
+                FC_PIXEL_CASE(2)
+                FC_PIXEL_CASE(3)
+                FC_PIXEL_CASE(4)
+                FC_PIXEL_CASE(5)
+                FC_PIXEL_CASE(6)
+                FC_PIXEL_CASE(7)
+                FC_PIXEL_CASE(8)
+#undef FC_PIXEL_CASE
+            }
+            x += nv * VL;
+            sums += nv * VL;
+            left -= nv;
+        }
+    }
+}
+
+#define FC_PIXEL_SUMS(mr, nv) \
+    static void FC_FN(pixel_sums_##mr)(const fc_pixel_sums *t) { FC_FN(pixel_rows)(t, mr); }
+FC_TILES_1(FC_PIXEL_SUMS, FC_PIXEL_MR)
+
+static inline V FC_FN(pixel_epilogue)(V s, const REAL *bias, const REAL *residual, int relu,
+                                      ptrdiff_t n) {
+    if (bias) s = v_add(s, v_set1(*bias));
+    if (residual) s = v_add(s, n == VL ? v_load(residual) : v_load_n(residual, n));
+    return relu ? v_max(v_zero(), s) : s;
+}
+
+static void FC_FN(pixel_store)(const fc_pixel_store *t) {
+    const ptrdiff_t cols = t->cols, step = t->y_px;
+    for (int m = 0; m < t->outputs; m++) {
+        const REAL *const bias = t->bias ? (const REAL *)t->bias + m : NULL;
+        for (ptrdiff_t r = 0; r < t->rows; r++) {
+            const REAL *const s = (const REAL *)t->sums + m * t->s_m + r * t->s_row;
+            const ptrdiff_t at = m * t->y_m + r * t->y_row;
+            const REAL *const residual = t->residual ? (const REAL *)t->residual + at : NULL;
+            REAL *const y = (REAL *)t->y + at;
+            if (step != 1) { /* a sub-lattice: the input gradient of a strided convolution */
+                for (ptrdiff_t p = 0; p < cols; p++) {
+                    REAL v = s[p];
+                    if (bias) v += *bias;
+                    if (residual) v += residual[p * step];
+                    y[p * step] = t->relu && 0 > v ? 0 : v;
+                }
+            } else if (cols < VL) {
+                v_store_n(y, FC_FN(pixel_epilogue)(v_load(s), bias, residual, t->relu, cols), cols);
+            } else {
+                for (ptrdiff_t p = 0; p < cols; p += VL) {
+                    if (p > cols - VL) p = cols - VL; /* the last vector overlaps its neighbour */
+                    v_store(y + p, FC_FN(pixel_epilogue)(v_load(s + p), bias,
+                                                         residual ? residual + p : NULL, t->relu, VL));
+                }
+            }
+        }
+    }
+}
