@@ -65,27 +65,31 @@ typedef struct {
 
 /*
  * pixel_sums[mr]: pixel-vectorised direct convolution of rows of a packed band.
- *   sums[m*s_m + r*s_row + p] (+)= sum_c sum_t a[(c*taps + t)*mr + m] * x[c*x_c + off[t] + r*x_row + p]
+ *   sums[m*s_m + r*s_row + p] (+)= sum_c sum_t a[c*a_c + t*mr + m] * x[c*x_c + off[t] + r*x_row + p]
  * for p < cols rounded up to whole vectors; x and sums must have room for those. With `add` the sums
  * are added to, else they are written.
  */
 typedef struct {
     const void *x;
     const ptrdiff_t *off; /* off[taps] */
-    const void *a;        /* a[channels][taps][mr] */
+    const void *a;        /* a[channels][...][mr] */
     void *sums;
-    ptrdiff_t x_c, x_row, channels, taps;
+    ptrdiff_t a_c, x_c, x_row, channels, taps;
     ptrdiff_t rows, cols, s_m, s_row;
     int add;
 } fc_pixel_sums;
 
-/* pixel_store: y[m*y_m + r*y_row + p*y_px] = act(sums[m*s_m + r*s_row + p] + bias[m] + residual) */
+/*
+ * pixel_store: y[m*y_m + r*y_row + p*y_px] = act(sums[m*s_m + r*s_row + p] + bias[m] + residual)
+ * With `odd`, the sums of the odd places of rows whose y_px is 2; odd_cols is cols or cols - 1.
+ */
 typedef struct {
     const void *sums; /* readable to the end of the last whole vector of a row */
+    const void *odd;  /* same strides as sums, or NULL */
     void *y;
     const void *bias;     /* bias[outputs] or NULL */
     const void *residual; /* same strides as y, or NULL */
-    ptrdiff_t rows, cols, s_m, s_row, y_m, y_row, y_px;
+    ptrdiff_t rows, cols, odd_cols, s_m, s_row, y_m, y_row, y_px;
     int outputs, relu;
 } fc_pixel_store;
 

@@ -15,7 +15,7 @@ from functools import lru_cache, partial
 import numpy as np
 
 from fastconv.kernels import conv_direct, conv_im2col, conv_linear, conv_pixel, conv_winograd, isa
-from fastconv.kernels.lattice import Lattice
+from fastconv.kernels.lattice import Lattice, join
 from fastconv.problem import Conv, LatticeSpec, Sizes, choice
 
 # Below this many flops one thread is faster: waking a team costs microseconds, the work takes as long.
@@ -53,7 +53,8 @@ class Algorithm:
     """One way to compute a convolution.
 
     `cannot(shape)` is the reason, or None, why this row is not able to run a problem; `refuses(shape)` the reason why the
-    automatic choice passes it by although it could. `error` names the tolerance class of tests/tolerance.py.
+    automatic choice passes it by although it could. One that `joins` runs the phases of an input gradient together. `error`
+    names the tolerance class of tests/tolerance.py.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Algorithm:
     run: Callable[..., int]
     refuses: Callable[[Shape], str | None] = nothing
     cannot: Callable[[Shape], str | None] = nothing
+    joins: bool = False
 
     @property
     def general(self) -> bool:
@@ -174,6 +176,7 @@ ALGORITHMS = (
         "direct",
         conv_pixel.run,
         refuse_pixel,
+        joins=True,
     ),
     *map(_winograd, range(len(conv_winograd.KINDS))),
     Algorithm(
@@ -231,7 +234,8 @@ def select(algo: str, shape: Shape) -> tuple[Algorithm, tuple[tuple[str, str], .
 def _lattices(algorithm: Algorithm, specs: Sequence[LatticeSpec]) -> tuple[Lattice, ...]:
     """One lattice a run; a linear layer is one product, whatever the stride."""
     used = specs[:1] if algorithm.name == "linear" else specs
-    return tuple(Lattice(*spec) for spec in used)
+    lattices = tuple(Lattice(*spec) for spec in used)
+    return (join(lattices),) if algorithm.joins and len(lattices) > 1 else lattices
 
 
 def _shape(problem: Conv, channels: int, outputs: int, out: Sizes) -> Shape:

@@ -8,7 +8,7 @@ static inline void FC_FN(copy)(REAL *restrict y, const REAL *restrict x, ptrdiff
     if (n >= VL && step <= 2) {
         for (; i < n; i += VL) {
             if (i > n - VL) i = n - VL; /* the last vector overlaps its neighbour */
-            v_store(y + i, step == 1 ? v_load(x + i) : v_load_2(x + 2 * i));
+            v_store(y + i, step == 1 ? v_load(x + i) : v_load_even(x + 2 * i));
         }
         return;
     }

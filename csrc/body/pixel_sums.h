@@ -3,7 +3,7 @@
  * pixel_sums: direct convolution vectorised over pixels; each weight is a scalar broadcast.
  *
  *   for c < channels: for t < taps: for m < mr:
- *     acc[m][0:NR] += a[c][t][m] * x[c*x_c + off[t] + 0:NR]
+ *     acc[m][0:NR] += a[c*a_c + t*mr + m] * x[c*x_c + off[t] + 0:NR]
  *
  * Tile: mr output channels x NR = nv*VL pixels, where the fewer outputs there are the more vectors of
  * pixels share a weight. Limits: mr*nv accumulators, min(mr, nv) operands held and 1 passing by must
@@ -17,7 +17,7 @@ static inline __attribute__((always_inline)) void FC_FN(pixel_tile)(const fc_pix
     V acc[FC_MR_MAX][FC_PIXEL_NV_MAX];
     const REAL *a = t->a;
     const ptrdiff_t *const off = t->off;
-    const ptrdiff_t taps = t->taps, x_c = t->x_c, s_m = t->s_m;
+    const ptrdiff_t taps = t->taps, x_c = t->x_c, s_m = t->s_m, a_skip = t->a_c - taps * mr;
     const int add = t->add;
 #pragma GCC unroll 14
     for (int m = 0; m < mr; m++)
@@ -50,6 +50,7 @@ static inline __attribute__((always_inline)) void FC_FN(pixel_tile)(const fc_pix
             }
             a += mr;
         }
+        a += a_skip;
         x += x_c;
     }
 #pragma GCC unroll 14
@@ -99,11 +100,24 @@ static inline __attribute__((always_inline)) void FC_FN(pixel_rows)(const fc_pix
     static void FC_FN(pixel_sums_##mr)(const fc_pixel_sums *t) { FC_FN(pixel_rows)(t, mr); }
 FC_TILES_1(FC_PIXEL_SUMS, FC_PIXEL_MR)
 
-static inline V FC_FN(pixel_epilogue)(V s, const REAL *bias, const REAL *residual, int relu,
-                                      ptrdiff_t n) {
+/* n values of one row from their sums; `at` is the first one's place in the row. */
+static inline V FC_FN(pixel_act)(const fc_pixel_store *t, V s, const REAL *bias, const REAL *residual,
+                                 ptrdiff_t at, ptrdiff_t n) {
     if (bias) s = v_add(s, v_set1(*bias));
-    if (residual) s = v_add(s, n == VL ? v_load(residual) : v_load_n(residual, n));
-    return relu ? v_max(v_zero(), s) : s;
+    if (residual) s = v_add(s, n == VL ? v_load(residual + at) : v_load_n(residual + at, n));
+    return t->relu ? v_max(v_zero(), s) : s;
+}
+
+static inline void FC_FN(pixel_scatter)(const fc_pixel_store *t, const REAL *s, REAL *y,
+                                        const REAL *bias, const REAL *residual, ptrdiff_t first,
+                                        ptrdiff_t cols) {
+    const ptrdiff_t step = t->y_px;
+    for (ptrdiff_t p = first; p < cols; p++) {
+        REAL v = s[p];
+        if (bias) v += *bias;
+        if (residual) v += residual[p * step];
+        y[p * step] = t->relu && 0 > v ? 0 : v;
+    }
 }
 
 static void FC_FN(pixel_store)(const fc_pixel_store *t) {
@@ -115,20 +129,27 @@ static void FC_FN(pixel_store)(const fc_pixel_store *t) {
             const ptrdiff_t at = m * t->y_m + r * t->y_row;
             const REAL *const residual = t->residual ? (const REAL *)t->residual + at : NULL;
             REAL *const y = (REAL *)t->y + at;
-            if (step != 1) { /* a sub-lattice: the input gradient of a strided convolution */
-                for (ptrdiff_t p = 0; p < cols; p++) {
-                    REAL v = s[p];
-                    if (bias) v += *bias;
-                    if (residual) v += residual[p * step];
-                    y[p * step] = t->relu && 0 > v ? 0 : v;
+            if (t->odd) { /* both phases of a stride of 2: whole vectors, then the rest */
+                const REAL *const odd = (const REAL *)t->odd + m * t->s_m + r * t->s_row;
+                ptrdiff_t p = 0;
+                for (; p + VL <= t->odd_cols; p += VL) {
+                    V lo, hi;
+                    v_zip(v_load(s + p), v_load(odd + p), &lo, &hi);
+                    v_store(y + 2 * p, FC_FN(pixel_act)(t, lo, bias, residual, 2 * p, VL));
+                    v_store(y + 2 * p + VL,
+                            FC_FN(pixel_act)(t, hi, bias, residual, 2 * p + VL, VL));
                 }
+                FC_FN(pixel_scatter)(t, s, y, bias, residual, p, cols);
+                FC_FN(pixel_scatter)(t, odd, y + 1, bias, residual ? residual + 1 : NULL, p,
+                                     t->odd_cols);
+            } else if (step != 1) {
+                FC_FN(pixel_scatter)(t, s, y, bias, residual, 0, cols);
             } else if (cols < VL) {
-                v_store_n(y, FC_FN(pixel_epilogue)(v_load(s), bias, residual, t->relu, cols), cols);
+                v_store_n(y, FC_FN(pixel_act)(t, v_load(s), bias, residual, 0, cols), cols);
             } else {
                 for (ptrdiff_t p = 0; p < cols; p += VL) {
                     if (p > cols - VL) p = cols - VL; /* the last vector overlaps its neighbour */
-                    v_store(y + p, FC_FN(pixel_epilogue)(v_load(s + p), bias,
-                                                         residual ? residual + p : NULL, t->relu, VL));
+                    v_store(y + p, FC_FN(pixel_act)(t, v_load(s + p), bias, residual, p, VL));
                 }
             }
         }

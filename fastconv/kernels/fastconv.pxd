@@ -37,16 +37,17 @@ cdef extern from "fastconv.h" nogil:
         const Py_ssize_t *off
         const void *a
         void *sums
-        Py_ssize_t x_c, x_row, channels, taps
+        Py_ssize_t a_c, x_c, x_row, channels, taps
         Py_ssize_t rows, cols, s_m, s_row
         int add
 
     ctypedef struct fc_pixel_store:
         const void *sums
+        const void *odd
         void *y
         const void *bias
         const void *residual
-        Py_ssize_t rows, cols, s_m, s_row, y_m, y_row, y_px
+        Py_ssize_t rows, cols, odd_cols, s_m, s_row, y_m, y_row, y_px
         int outputs, relu
 
     ctypedef struct fc_wgrad_tile:

@@ -33,6 +33,7 @@ cdef class Lattice:
     cdef readonly Py_ssize_t taps
     cdef readonly Py_ssize_t outputs
     cdef const Py_ssize_t *tap_index  # position of each tap in the weights' own tap axis
+    cdef readonly tuple phases        # the lattices this one runs together, see join()
     cdef list arrays                  # owners of the pointers above
     cdef set_axis(self, Axis *axis, record)
 

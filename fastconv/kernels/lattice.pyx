@@ -23,6 +23,7 @@ cdef class Lattice:
 
     def __init__(self, axes, tap_index):
         self.arrays = []
+        self.phases = ()
         self.taps = 1
         self.outputs = 1
         for i, record in enumerate(axes):
@@ -30,6 +31,11 @@ cdef class Lattice:
             self.taps *= self.axis[i].taps
             self.outputs *= self.axis[i].out
         self.tap_index = keep(self.arrays, tap_index)
+
+    @property
+    def starts(self):
+        """Where its outputs begin in the output array."""
+        return self.axis[0].y_start, self.axis[1].y_start, self.axis[2].y_start
 
     cdef set_axis(self, Axis *axis, record):
         offset = np.asarray(record.offsets, dtype=np.intp)
@@ -48,6 +54,41 @@ cdef class Lattice:
         axis.residue = keep(self.arrays, residue)
         axis.phase_of = keep(self.arrays, phase_of.reshape(-1))
         axis.shift = keep(self.arrays, offset // record.step)
+
+
+def join(lattices):
+    """One lattice for several that read the same source: its band holds what any of them reads, its taps are all of theirs.
+
+    The phases of an input gradient: they have stride 1 and padding by zeros.
+    """
+    cdef Lattice whole = Lattice.__new__(Lattice), phase
+    cdef Py_ssize_t i, first, last
+    cdef Axis *axis
+    whole.phases = tuple(lattices)
+    whole.arrays = []
+    whole.taps = sum(lattice.taps for lattice in lattices)
+    whole.outputs = sum(lattice.outputs for lattice in lattices)
+    taps = np.empty(whole.taps, dtype=np.intp)
+    i = 0
+    for phase in lattices:
+        for first in range(phase.taps):
+            taps[i] = phase.tap_index[first]
+            i += 1
+    whole.tap_index = keep(whole.arrays, taps)
+    for i in range(3):
+        axis = &whole.axis[i]
+        phase = lattices[0]
+        axis[0] = phase.axis[i]
+        for phase in lattices:
+            first = min(axis.inner_shift, phase.axis[i].inner_shift)
+            last = max(axis.inner_shift + axis.shift_max, phase.axis[i].inner_shift + phase.axis[i].shift_max)
+            axis.inner_shift = first
+            axis.shift_max = last - first
+            axis.out = max(axis.out, phase.axis[i].out)
+        axis.span = axis.shift_max + axis.out
+        axis.inner_start = -axis.inner_shift
+        axis.inner_stop = axis.size - axis.inner_shift
+    return whole
 
 
 cdef void band_layout(const Axis *axis, const Py_ssize_t *block, Py_ssize_t itemsize, Band *band) noexcept nogil:
