@@ -18,7 +18,8 @@ enum {
     FC_NV_MAX = 2,
     FC_PIXEL_NV_MAX = 8,
     FC_WGRAD_MR_MAX = 7,
-    FC_DOT_MR = 4
+    FC_DOT_A_MAX = 4,
+    FC_DOT_B_MAX = 6
 };
 
 /* What a tile does with its sums. Without FC_FIRST it adds to the partial sums of an earlier
@@ -144,12 +145,12 @@ typedef struct {
     int *nonfinite; /* set to 1 when some A^T sums A is not finite */
 } fc_winograd_output;
 
-/* dot_tile[mr]: acc[m] += sum_r sum_p a[r*a_row + p] * b[m][r*b_row + p] */
+/* dot_tile[na][nb]: acc[i*acc_row + m] += sum_r sum_p a[i][r*a_row + p] * b[m][r*b_row + p] */
 typedef struct {
-    const void *a;
-    const void *b[FC_DOT_MR];
-    void *acc; /* acc[mr] */
-    ptrdiff_t a_row, b_row, rows, cols;
+    const void *a[FC_DOT_A_MAX];
+    const void *b[FC_DOT_B_MAX];
+    void *acc;
+    ptrdiff_t acc_row, a_row, b_row, rows, cols;
 } fc_dot_tile;
 
 /* pool_max / pool_avg: one plane x[d][h][w] -> y[od][oh][ow]. Axis k (0 = d, 1 = h, 2 = w) of
@@ -194,7 +195,8 @@ typedef struct {
     fc_pixel_sums_fn pixel_sums[FC_MR_MAX + 1];
     fc_pixel_store_fn pixel_store;
     fc_wgrad_tile_fn wgrad_tile[FC_NV_MAX + 1][FC_WGRAD_MR_MAX + 1];
-    fc_dot_tile_fn dot_tile[FC_DOT_MR + 1];
+    int dot_mr[FC_DOT_A_MAX + 1]; /* most b of dot_tile[na] */
+    fc_dot_tile_fn dot_tile[FC_DOT_A_MAX + 1][FC_DOT_B_MAX + 1];
 
     fc_winograd_input_fn winograd_input[FC_WINOGRAD_COUNT];
     fc_winograd_tile_fn winograd_tile[FC_NV_MAX + 1][FC_MR_MAX + 1]; /* up to conv_mr[nv] */

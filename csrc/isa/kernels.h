@@ -21,6 +21,7 @@
     {[FC_WINOGRAD_4_3] = FC_FN(op##_4_3), \
      [FC_WINOGRAD_2_3] = FC_FN(op##_2_3), \
      [FC_WINOGRAD_2_5] = FC_FN(op##_2_5)}
+#define FC_ENTRY_DOT(na, nb) [na][nb] = FC_FN(dot_tile_##na##x##nb),
 #define FC_ENTRY_WGRAD(mr, nv) [mr] = FC_FN(wgrad_tile_##mr##x##nv),
 
 static const fc_kernels FC_FN(kernels) = {
@@ -37,12 +38,13 @@ static const fc_kernels FC_FN(kernels) = {
     .pixel_store = FC_FN(pixel_store),
     .wgrad_tile = {[1] = {FC_TILES_1(FC_ENTRY_WGRAD, FC_WGRAD_MR)},
                    [2] = {FC_TILES_2(FC_ENTRY_WGRAD, FC_WGRAD_MR)}},
-    .dot_tile = {NULL, FC_FN(dot_tile_1), FC_FN(dot_tile_2), FC_FN(dot_tile_3), FC_FN(dot_tile_4)},
     .winograd_input = FC_EACH_WINOGRAD(winograd_input),
     .winograd_tile = {[1] = {FC_TILES_1(FC_ENTRY_WINOGRAD, FC_CONV_MR_1)},
                       [2] = {FC_TILES_2(FC_ENTRY_WINOGRAD, FC_CONV_MR_2)}},
     .winograd_output = FC_EACH_WINOGRAD(winograd_output),
     .winograd_weight = FC_EACH_WINOGRAD(winograd_weight),
+    .dot_mr = {0, 6, 3, 4, 3},
+    .dot_tile = {FC_DOT_TILES(FC_ENTRY_DOT)},
     .copy_strided = FC_FN(copy_strided),
     .copy_rows = FC_FN(copy_rows),
     .transpose = FC_FN(transpose),
@@ -77,3 +79,6 @@ static const fc_kernels FC_FN(kernels) = {
 #undef FC_WINOGRAD
 #undef FC_WINOGRAD_TILE
 #undef FC_INLINE
+#undef FC_ENTRY_DOT
+#undef FC_DOT_TILE
+#undef FC_DOT_TILES

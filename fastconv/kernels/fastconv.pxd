@@ -5,7 +5,7 @@ from libc.stdint cimport int64_t
 
 cdef extern from "fastconv.h" nogil:
     enum:
-        FC_MR_MAX, FC_NV_MAX, FC_PIXEL_NV_MAX, FC_WGRAD_MR_MAX, FC_DOT_MR
+        FC_MR_MAX, FC_NV_MAX, FC_PIXEL_NV_MAX, FC_WGRAD_MR_MAX, FC_DOT_A_MAX, FC_DOT_B_MAX
         FC_FIRST, FC_LAST, FC_RELU
         FC_ACT_RELU, FC_ACT_TANH, FC_ACT_SIGMOID, FC_ACT_COUNT
 
@@ -82,10 +82,10 @@ cdef extern from "fastconv.h" nogil:
         int *nonfinite
 
     ctypedef struct fc_dot_tile:
-        const void *a
-        const void *b[4]
+        const void *a[4]
+        const void *b[6]
         void *acc
-        Py_ssize_t a_row, b_row, rows, cols
+        Py_ssize_t acc_row, a_row, b_row, rows, cols
 
     ctypedef struct fc_pool:
         const void *x
@@ -138,11 +138,12 @@ cdef extern from "fastconv.h" nogil:
         fc_pixel_sums_fn pixel_sums[15]
         fc_pixel_store_fn pixel_store
         fc_wgrad_tile_fn wgrad_tile[3][8]
-        fc_dot_tile_fn dot_tile[5]
         fc_winograd_input_fn winograd_input[3]
         fc_winograd_tile_fn winograd_tile[3][15]
         fc_winograd_output_fn winograd_output[3]
         fc_winograd_weight_fn winograd_weight[3]
+        int dot_mr[5]
+        fc_dot_tile_fn dot_tile[5][7]
         fc_copy_fn copy_strided
         fc_copy_rows_fn copy_rows
         fc_transpose_fn transpose

@@ -10,7 +10,7 @@ cimport numpy as cnp
 from libc.string cimport memset
 
 from fastconv.kernels.fastconv cimport (
-    FC_DOT_MR,
+    FC_DOT_B_MAX,
     FC_FIRST,
     FC_LAST,
     FC_MR_MAX,
@@ -106,20 +106,21 @@ cdef void dot_task(void *argument, Py_ssize_t number, char *workspace) noexcept 
     cdef int mr
     tile.rows = 1
     tile.cols = job.k
+    tile.acc_row = job.n
     tile.a_row = 0
     tile.b_row = 0
     while n < stop:
-        mr = <int>min(<Py_ssize_t>FC_DOT_MR, stop - n)
+        mr = <int>min(<Py_ssize_t>FC_DOT_B_MAX, stop - n)
         for i in range(mr):
             tile.b[i] = job.b + (n + i) * job.b_col * item
         for m in range(job.m):
-            tile.a = job.a + m * job.a_row * item
+            tile.a[0] = job.a + m * job.a_row * item
             tile.acc = job.c + (m * job.n + n) * item
             if job.bias == NULL:
                 memset(tile.acc, 0, mr * item)
             else:
                 job.kernels.copy_strided(tile.acc, job.bias + n * item, mr, 1)
-            job.kernels.dot_tile[mr](&tile)
+            job.kernels.dot_tile[1][mr](&tile)
         n += mr
 
 
