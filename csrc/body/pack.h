@@ -12,7 +12,10 @@ static inline void FC_FN(copy)(REAL *restrict y, const REAL *restrict x, ptrdiff
         }
         return;
     }
-    for (; i < n; i++) y[i] = x[i * step];
+    if (step == 1)
+        v_store_n(y, v_load_n(x, n), n);
+    else
+        for (; i < n; i++) y[i] = x[i * step];
 }
 
 static void FC_FN(copy_strided)(void *y, const void *x, ptrdiff_t n, ptrdiff_t step) {

@@ -33,7 +33,7 @@ cdef enum:
     # Terms summed in registers before the partial sums go to memory; a constant, because it shows in the last bits.
     CHAIN = 256
     PIXELS = 4096  # outputs of a block: long rows for the vectors; the band's own budget bounds the memory
-    TERMS = 1 << 18  # multiply-adds worth a task: small planes go several groups at a time
+    TERMS = 1 << 14  # multiply-adds worth a task: small planes go several groups at a time
     # Sums that must be under way to cover the latency of a multiply-add: a narrower tile takes as long as one of these.
     LATENCY = 8
 
@@ -51,7 +51,7 @@ cdef struct Pixel:
 
 cdef Py_ssize_t whole(const Job *job, Py_ssize_t pixels) noexcept nogil:
     """`pixels` rounded up to whole vectors."""
-    return (pixels + job.kernels.lanes - 1) // job.kernels.lanes * job.kernels.lanes
+    return (pixels + job.kernels.lanes - 1) & -job.kernels.lanes
 
 
 cdef void set_rows(const Job *job, const Py_ssize_t *count, fc_pixel_sums *sums) noexcept nogil:
@@ -86,12 +86,12 @@ cdef void sum_phase(const Pixel *pixel, const Phase *phase, const char *weights,
 
 
 cdef void run_phase(const Pixel *pixel, const Task *t, const Phase *phase, char *workspace) noexcept nogil:
-    """The outputs of one phase, or of two together, of one group from its band."""
+    """The outputs of one phase, or of two together, from the task's band."""
     cdef const Job *job = &pixel.job
     cdef const Axis *axis = job.axis
     cdef fc_pixel_sums sums
     cdef fc_pixel_store store
-    cdef Py_ssize_t panel, start, size, width, i, d, at_y, o_index, cols, item = job.itemsize
+    cdef Py_ssize_t panel, start, size, width, i, g, d, at_y, o_index, cols, item = job.itemsize
     cdef Py_ssize_t count[3]
     cdef Py_ssize_t at[3]
     cdef const char *weights
@@ -125,39 +125,41 @@ cdef void run_phase(const Pixel *pixel, const Task *t, const Phase *phase, char 
     for panel in range(t.panel0, t.panel1):
         panel_bounds(job, panel, &start, &size, &width)
         weights = packed_panel(job, t.group, start)
-        o_index = t.group * job.outputs + start
         store.outputs = <int>size
-        store.bias = NULL if job.bias == NULL else job.bias + o_index * item
-        for d in range(count[0]):
-            band = workspace + d * job.band.rows * job.band.width * item
-            sums.sums = <void *>store.sums
-            sum_phase(pixel, phase, weights, width, band, &sums)
-            if store.odd != NULL:
-                sums.sums = <void *>store.odd
-                sums.cols = cols - count[2] + store.odd_cols
-                sum_phase(pixel, phase + 1, weights, width, band, &sums)
-                sums.cols = cols
-            at_y = t.n * job.y_n + o_index * job.y_c + (
-                ((at[0] + d * axis[0].y_step) * axis[1].y_size + at[1]) * axis[2].y_size + at[2])
-            store.y = job.y + at_y * item
-            store.residual = NULL if job.residual == NULL else job.residual + at_y * item
-            job.kernels.pixel_store(&store)
+        for g in range(t.groups):
+            o_index = (t.group + g) * job.outputs + start
+            store.bias = NULL if job.bias == NULL else job.bias + o_index * item
+            for d in range(count[0]):
+                band = workspace + (
+                    g * job.channels * job.band.channel + d * job.band.rows * job.band.width) * item
+                sums.sums = <void *>store.sums
+                sum_phase(pixel, phase, weights, width, band, &sums)
+                if store.odd != NULL:
+                    sums.sums = <void *>store.odd
+                    sums.cols = cols - count[2] + store.odd_cols
+                    sum_phase(pixel, phase + 1, weights, width, band, &sums)
+                    sums.cols = cols
+                at_y = t.n * job.y_n + o_index * job.y_c + (
+                    ((at[0] + d * axis[0].y_step) * axis[1].y_size + at[1]) * axis[2].y_size + at[2])
+                store.y = job.y + at_y * item
+                store.residual = NULL if job.residual == NULL else job.residual + at_y * item
+                job.kernels.pixel_store(&store)
+            weights += job.packed_group
 
 
 cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
     cdef const Pixel *pixel = <const Pixel *>argument
     cdef const Job *job = &pixel.job
     cdef Task t
-    cdef Py_ssize_t i, stop
+    cdef Py_ssize_t i = 0, stop
     decode(job, number, &t)
+    fill_band(job.axis, &job.band, job.itemsize, t.origin, t.count, source_plane(job, &t), job.x_c,
+              job.channels * t.groups, workspace)
+    while i < pixel.count:
+        run_phase(pixel, &t, pixel.phases + i, workspace)
+        i += 2 if pixel.paired else 1
     stop = t.group + t.groups
     while t.group < stop:
-        fill_band(job.axis, &job.band, job.itemsize, t.origin, t.count, source_plane(job, &t), job.x_c, job.channels,
-                  workspace)
-        i = 0
-        while i < pixel.count:
-            run_phase(pixel, &t, pixel.phases + i, workspace)
-            i += 2 if pixel.paired else 1
         activate(job, &t)
         t.group += 1
 
@@ -190,10 +192,11 @@ def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, resi
     cdef Job *job = &pixel.job
     cdef Lattice phase
     cdef Py_ssize_t *off
-    cdef Py_ssize_t slack, workspace, terms, tap = 0, i = 0
+    cdef Py_ssize_t slack, workspace, terms, budget, tap = 0, i = 0
     cdef Py_ssize_t block[3]
     start_job(job, lattice, x, w, y, groups, transposed, bias, residual, activation)
-    choose_block(job.axis, job.channels, job.itemsize, band_budget(max_workspace), PIXELS, block)
+    budget = band_budget(max_workspace)
+    choose_block(job.axis, job.channels, job.itemsize, budget, PIXELS, block)
     band_layout(job.axis, block, job.itemsize, &job.band)
     job.padded = False
     job.panels = (job.outputs + job.kernels.pixel_mr - 1) // job.kernels.pixel_mr
@@ -203,10 +206,12 @@ def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, resi
     pixel.paired = job.axis[2].y_step == 2 and [part.starts[2] for part in parts[:2]] == [0, 1]
     job.channel_block = max(1, CHAIN // max([part.taps for part in parts]))
     terms = job.channels * job.outputs * job.taps * block[0] * block[1] * block[2]
-    job.group_step = max(1, min(TERMS // max(1, terms), groups * job.batch // (4 * max(1, threads))))
+    job.group_step = min(TERMS // max(1, terms), groups)
+    job.group_step = min(job.group_step, budget // (job.channels * job.band.channel * job.itemsize))
+    job.group_step = max(1, min(job.group_step, groups * job.batch // (4 * max(1, threads))))
     # whole vectors are read and written: up to one tile of them beyond the last row
     slack = FC_PIXEL_NV_MAX * job.kernels.lanes
-    job.band_bytes = ((job.band.channel * job.channels + slack) * job.itemsize + 63) // 64 * 64
+    job.band_bytes = ((job.band.channel * job.channels * job.group_step + slack) * job.itemsize + 63) // 64 * 64
     workspace = job.band_bytes + (2 if pixel.paired else 1) * job.panel * job.itemsize * (
         block[1] * max(job.band.width, whole(job, block[2])) + slack)
     if threads == 0:

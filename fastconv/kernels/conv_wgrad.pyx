@@ -214,7 +214,7 @@ def run(Lattice lattice, x, dw, dy, Py_ssize_t groups, int threads, max_workspac
     start_job(job, lattice, x, dw, dy, groups, False, None, None, -1)
     lanes = job.kernels.lanes
     nr = FC_NV_MAX * lanes
-    g.dot = job.outputs <= max(1, lanes // 2)
+    g.dot = job.outputs <= lanes
     g.output_chunk = min(job.outputs, <Py_ssize_t>OUTPUTS)
     g.output_chunks = (job.outputs + g.output_chunk - 1) // g.output_chunk
     g.channel_chunk = min(job.channels, max(1, TERMS // job.taps))

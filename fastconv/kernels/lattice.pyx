@@ -119,7 +119,9 @@ cdef void band_offsets(const Axis *axis, const Band *band, Py_ssize_t *off) noex
 
 cdef inline Py_ssize_t first_at(Py_ssize_t q, Py_ssize_t step, Py_ssize_t bound, Py_ssize_t count) noexcept nogil:
     """The first i <= count with q + i*step >= bound."""
-    return 0 if q >= bound else min(count, (bound - q + step - 1) // step)
+    if q >= bound:
+        return 0
+    return min(count, bound - q if step == 1 else (bound - q + step - 1) // step)
 
 
 cdef inline void copy_mapped(const Axis *axis, Py_ssize_t itemsize, char *to, const char *row,
