@@ -66,16 +66,17 @@ typedef struct {
 
 /*
  * pixel_sums[mr]: pixel-vectorised direct convolution of rows of a packed band.
- *   sums[m*s_m + r*s_row + p] (+)= sum_c sum_t a[c*a_c + t*mr + m] * x[c*x_c + off[t] + r*x_row + p]
- * for p < cols rounded up to whole vectors; x and sums must have room for those. With `add` the sums
- * are added to, else they are written.
+ *   sums[m*s_m + r*s_row + p] (+)= sum_c sum_t a[c*a_c + t*mr + m] * x[c*x_c + off[t] + r*x_row +
+ * p] for p < cols rounded up to whole vectors; x and sums must have room for those. With `add` the
+ * sums are added to, else they are written. A `lag` other than 0 says that off[t] - off[t - lag] is
+ * x_row for all t, or -x_row for all t: tiles of two rows (mr == 1) then read x once for both.
  */
 typedef struct {
     const void *x;
     const ptrdiff_t *off; /* off[taps] */
     const void *a;        /* a[channels][...][mr] */
     void *sums;
-    ptrdiff_t a_c, x_c, x_row, channels, taps;
+    ptrdiff_t a_c, x_c, x_row, channels, taps, lag;
     ptrdiff_t rows, cols, s_m, s_row;
     int add;
 } fc_pixel_sums;
@@ -186,9 +187,9 @@ typedef enum { FC_ACT_RELU, FC_ACT_TANH, FC_ACT_SIGMOID, FC_ACT_COUNT } fc_activ
 
 typedef struct {
     int lanes;
-    int conv_mr[FC_NV_MAX + 1];  /* most pixels of conv_tile[nv] */
+    int conv_mr[FC_NV_MAX + 1]; /* most pixels of conv_tile[nv] */
     int gemm_mr[FC_NV_MAX + 1]; /* most rows of gemm_tile[nv] */
-    int pixel_mr;                /* most outputs of pixel_sums */
+    int pixel_mr;               /* most outputs of pixel_sums */
     int wgrad_mr;
     fc_conv_tile_fn conv_tile[FC_NV_MAX + 1][FC_MR_MAX + 1];
     fc_gemm_tile_fn gemm_tile[FC_NV_MAX + 1][FC_MR_MAX + 1];
@@ -205,8 +206,8 @@ typedef struct {
 
     /* y[i] = x[i*step], i < n */
     void (*copy_strided)(void *y, const void *x, ptrdiff_t n, ptrdiff_t step);
-    /* y[r*y_row + i] = x[r*x_row + (i - left)*step], r < rows, left <= i < left + n; zero for i < left
-     * and in the `right` elements after */
+    /* y[r*y_row + i] = x[r*x_row + (i - left)*step], r < rows, left <= i < left + n; zero for i <
+     * left and in the `right` elements after */
     void (*copy_rows)(void *y, ptrdiff_t y_row, const void *x, ptrdiff_t x_row, ptrdiff_t rows,
                       ptrdiff_t left, ptrdiff_t n, ptrdiff_t right, ptrdiff_t step);
     /* y[j*y_ld + i] = x[i*x_ld + j], i < rows, j < cols; rows up to `pad` are written as zero */

@@ -9,7 +9,7 @@
  * row's file.
  */
 static inline V FC_FN(gemm_epilogue)(const fc_gemm_tile *t, V s, const REAL *y, const REAL *res,
-                                      int m, ptrdiff_t p, ptrdiff_t n) {
+                                     int m, ptrdiff_t p, ptrdiff_t n) {
     if (!(t->flags & FC_FIRST)) s = v_add(s, n == VL ? v_load(y) : v_load_n(y, n));
     if (!(t->flags & FC_LAST)) return s;
     if (t->bias_m) s = v_add(s, v_set1(((const REAL *)t->bias_m)[m]));
@@ -22,7 +22,7 @@ static inline V FC_FN(gemm_epilogue)(const fc_gemm_tile *t, V s, const REAL *y, 
 }
 
 static __attribute__((noinline)) void FC_FN(gemm_store)(const fc_gemm_tile *t, const REAL *sums,
-                                                         int mr, int nv) {
+                                                        int mr, int nv) {
     const ptrdiff_t step = t->y_px;
     for (int m = 0; m < mr; m++)
         for (ptrdiff_t p = 0; p < t->pixels; p += VL) {

@@ -5,9 +5,9 @@
  *   for c < channels: for t < taps: for m < mr:
  *     acc[m][0:NR] += a[c*a_c + t*mr + m] * x[c*x_c + off[t] + 0:NR]
  *
- * Tile: mr output channels x NR = nv*VL pixels, where the fewer outputs there are the more vectors of
- * pixels share a weight. Limits: mr*nv accumulators, min(mr, nv) operands held and 1 passing by must
- * fit the register file: FC_PIXEL_ACC of the row's file.
+ * Tile: mr output channels x NR = nv*VL pixels, where the fewer outputs there are the more vectors
+ * of pixels share a weight. Limits: mr*nv accumulators, min(mr, nv) operands held and 1 passing by
+ * must fit the register file: FC_PIXEL_ACC of the row's file.
  *
  * pixel_store: bias, residual and activation, to the rows of y.
  */
@@ -62,13 +62,98 @@ static inline __attribute__((always_inline)) void FC_FN(pixel_tile)(const fc_pix
         }
 }
 
+/* One output channel of two neighbouring rows: each vector of x serves the lead row at one tap and
+ * the trail row at the tap `lag` before it. Both sum their taps in the same order as a row alone.
+ */
+static inline __attribute__((always_inline)) void FC_FN(pixel_pair)(
+    const fc_pixel_sums *t, const REAL *lead, const REAL *trail, REAL *lead_sums, REAL *trail_sums,
+    const int nv) {
+    V acc[FC_PIXEL_NV_MAX], late[FC_PIXEL_NV_MAX];
+    const REAL *a = t->a;
+    const ptrdiff_t *const off = t->off;
+    const ptrdiff_t taps = t->taps, lag = t->lag;
+    const int add = t->add;
+#pragma GCC unroll 8
+    for (int v = 0; v < nv; v++) acc[v] = late[v] = v_zero();
+    for (ptrdiff_t c = t->channels; c > 0; c--, a += t->a_c, lead += t->x_c, trail += t->x_c) {
+        ptrdiff_t k = 0;
+        for (; k < lag; k++) {
+            const REAL *xs = lead + off[k];
+            FC_OPAQUE(xs);
+            const V w = v_set1(a[k]);
+#pragma GCC unroll 8
+            for (int v = 0; v < nv; v++) acc[v] = v_fma(w, v_load(xs + v * VL), acc[v]);
+        }
+        for (; k < taps; k++) {
+            const REAL *xs = lead + off[k];
+            FC_OPAQUE(xs);
+            const V w = v_set1(a[k]), before = v_set1(a[k - lag]);
+#pragma GCC unroll 8
+            for (int v = 0; v < nv; v++) {
+                V b = v_load(xs + v * VL);
+                FC_HIDE(b); /* else gcc loads it twice, as an operand of each multiply-add */
+                acc[v] = v_fma(w, b, acc[v]);
+                late[v] = v_fma(before, b, late[v]);
+            }
+        }
+        for (k = taps - lag; k < taps; k++) {
+            const REAL *xs = trail + off[k];
+            FC_OPAQUE(xs);
+            const V w = v_set1(a[k]);
+#pragma GCC unroll 8
+            for (int v = 0; v < nv; v++) late[v] = v_fma(w, v_load(xs + v * VL), late[v]);
+        }
+    }
+#pragma GCC unroll 8
+    for (int v = 0; v < nv; v++) {
+        REAL *const l = lead_sums + v * VL, *const s = trail_sums + v * VL;
+        v_store(l, add ? v_add(v_load(l), acc[v]) : acc[v]);
+        v_store(s, add ? v_add(v_load(s), late[v]) : late[v]);
+    }
+}
+
+static void FC_FN(pixel_pairs)(const fc_pixel_sums *t, ptrdiff_t r) {
+    enum { HALF = FC_PIXEL_ACC / 2, MOST = HALF < FC_PIXEL_NV_MAX ? HALF : FC_PIXEL_NV_MAX };
+    const int down = t->off[t->lag] > t->off[0]; /* the upper row leads */
+    const REAL *const x = (const REAL *)t->x + r * t->x_row;
+    REAL *const sums = (REAL *)t->sums + r * t->s_row;
+    const REAL *lead = down ? x : x + t->x_row, *trail = down ? x + t->x_row : x;
+    REAL *l = down ? sums : sums + t->s_row, *s = down ? sums + t->s_row : sums;
+    ptrdiff_t left = (t->cols + VL - 1) / VL;
+    for (ptrdiff_t j = (left + MOST - 1) / MOST; j > 0; j--) {
+        const int nv = (int)((left + j - 1) / j);
+        switch (nv) {
+#define FC_PIXEL_CASE(n) \
+    case n: \
+        if (n <= MOST) FC_FN(pixel_pair)(t, lead, trail, l, s, n); \
+        break;
+            FC_PIXEL_CASE(1)
+            FC_PIXEL_CASE(2)
+            FC_PIXEL_CASE(3)
+            FC_PIXEL_CASE(4)
+            FC_PIXEL_CASE(5)
+            FC_PIXEL_CASE(6)
+            FC_PIXEL_CASE(7)
+            FC_PIXEL_CASE(8)
+#undef FC_PIXEL_CASE
+        }
+        lead += nv * VL;
+        trail += nv * VL;
+        l += nv * VL;
+        s += nv * VL;
+        left -= nv;
+    }
+}
+
 /* All rows of a block, each in tiles of nearly equal width. */
 static inline __attribute__((always_inline)) void FC_FN(pixel_rows)(const fc_pixel_sums *t,
                                                                     const int mr) {
-    const int most =
-        FC_PIXEL_ACC / mr < FC_PIXEL_NV_MAX ? FC_PIXEL_ACC / mr : (int)FC_PIXEL_NV_MAX;
+    const int most = FC_PIXEL_ACC / mr < FC_PIXEL_NV_MAX ? FC_PIXEL_ACC / mr : (int)FC_PIXEL_NV_MAX;
     const ptrdiff_t vectors = (t->cols + VL - 1) / VL, tiles = (vectors + most - 1) / most;
-    for (ptrdiff_t r = 0; r < t->rows; r++) {
+    ptrdiff_t r = 0;
+    if (mr == 1 && t->lag)
+        for (; r + 2 <= t->rows; r += 2) FC_FN(pixel_pairs)(t, r);
+    for (; r < t->rows; r++) {
         const REAL *x = (const REAL *)t->x + r * t->x_row;
         REAL *sums = (REAL *)t->sums + r * t->s_row;
         ptrdiff_t left = vectors;
@@ -101,8 +186,8 @@ static inline __attribute__((always_inline)) void FC_FN(pixel_rows)(const fc_pix
 FC_TILES_1(FC_PIXEL_SUMS, FC_PIXEL_MR)
 
 /* n values of one row from their sums; `at` is the first one's place in the row. */
-static inline V FC_FN(pixel_act)(const fc_pixel_store *t, V s, const REAL *bias, const REAL *residual,
-                                 ptrdiff_t at, ptrdiff_t n) {
+static inline V FC_FN(pixel_act)(const fc_pixel_store *t, V s, const REAL *bias,
+                                 const REAL *residual, ptrdiff_t at, ptrdiff_t n) {
     if (bias) s = v_add(s, v_set1(*bias));
     if (residual) s = v_add(s, n == VL ? v_load(residual + at) : v_load_n(residual + at, n));
     return t->relu ? v_max(v_zero(), s) : s;

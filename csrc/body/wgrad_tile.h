@@ -119,8 +119,9 @@ static inline __attribute__((always_inline)) void FC_FN(dot_tile_body)(const fc_
 
 /* X(a, b) for every number of a and b */
 #define FC_DOT_TILES(X) \
-    X(1, 1) X(1, 2) X(1, 3) X(1, 4) X(1, 5) X(1, 6) X(2, 1) X(2, 2) X(2, 3) X(3, 1) X(3, 2) \
-        X(3, 3) X(3, 4) X(4, 1) X(4, 2) X(4, 3)
+    X(1, 1) \
+    X(1, 2) X(1, 3) X(1, 4) X(1, 5) X(1, 6) X(2, 1) X(2, 2) X(2, 3) X(3, 1) X(3, 2) X(3, 3) \
+        X(3, 4) X(4, 1) X(4, 2) X(4, 3)
 #define FC_DOT_TILE(na, nb) \
     static void FC_FN(dot_tile_##na##x##nb)(const fc_dot_tile *t) { \
         FC_FN(dot_tile_body)(t, na, nb); \

@@ -352,7 +352,8 @@ static inline __attribute__((always_inline)) void FC_FN(transpose_v)(__m256d *r)
 #define v_transpose(r) FC_FN(transpose_v)(r)
 
 static inline __m512 FC_FN(load_even)(const float *p) { /* p[0..15] and p[15..30] */
-    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 17, 19, 21, 23, 25, 27, 29, 31);
+    const __m512i even =
+        _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 17, 19, 21, 23, 25, 27, 29, 31);
     return _mm512_permutex2var_ps(_mm512_loadu_ps(p), even, _mm512_loadu_ps(p + 15));
 }
 static inline void FC_FN(zip)(__m512 a, __m512 b, __m512 *lo, __m512 *hi) {

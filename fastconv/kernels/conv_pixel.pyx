@@ -36,9 +36,11 @@ cdef enum:
     TERMS = 1 << 14  # multiply-adds worth a task: small planes go several groups at a time
     # Sums that must be under way to cover the latency of a multiply-add: a narrower tile takes as long as one of these.
     LATENCY = 8
+    PAIR = 2  # rows of more vectors than this are worked on two by two where the kernel allows it
 
 cdef struct Phase:
     Py_ssize_t tap, taps  # its taps: `taps` of the job's, from `tap` on
+    Py_ssize_t lag        # see fc_pixel_sums
     Py_ssize_t out[3]
     Py_ssize_t start[3]   # of its outputs in y
 
@@ -54,14 +56,14 @@ cdef Py_ssize_t whole(const Job *job, Py_ssize_t pixels) noexcept nogil:
     return (pixels + job.kernels.lanes - 1) & -job.kernels.lanes
 
 
-cdef void set_rows(const Job *job, const Py_ssize_t *count, fc_pixel_sums *sums) noexcept nogil:
+cdef void set_rows(const Job *job, const Py_ssize_t *count, bint in_pairs, fc_pixel_sums *sums) noexcept nogil:
     """A block's rows one by one, or as one long row, whose sums between the rows proper are thrown away, if that is faster."""
     cdef Py_ssize_t outputs = min(job.panel, job.outputs), least = LATENCY * job.kernels.lanes
     cdef Py_ssize_t row = max(least, outputs * whole(job, count[2]))
     sums.rows = count[1]
     sums.cols = count[2]
     sums.s_row = whole(job, count[2])
-    if outputs * whole(job, (count[1] - 1) * job.band.width + count[2]) <= count[1] * row:
+    if not (in_pairs and sums.cols > PAIR * job.kernels.lanes) and outputs * whole(job, (count[1] - 1) * job.band.width + count[2]) <= count[1] * row:
         sums.rows = 1
         sums.cols = (count[1] - 1) * job.band.width + count[2]
         sums.s_row = job.band.width
@@ -75,6 +77,7 @@ cdef void sum_phase(const Pixel *pixel, const Phase *phase, const char *weights,
     cdef Py_ssize_t c = 0, item = job.itemsize
     sums.off = job.off + phase.tap
     sums.taps = phase.taps
+    sums.lag = phase.lag
     sums.a_c = job.taps * width
     while c < job.channels:
         sums.channels = min(job.channel_block, job.channels - c)
@@ -103,7 +106,7 @@ cdef void run_phase(const Pixel *pixel, const Task *t, const Phase *phase, char 
         at[i] = phase.start[i] + t.origin[i] * axis[i].y_step
     sums.x_c = job.band.channel
     sums.x_row = job.band.width
-    set_rows(job, count, &sums)
+    set_rows(job, count, phase.lag > 0 and job.panel == 1, &sums)
     cols = sums.cols
     store.sums = workspace + job.band_bytes
     store.rows = count[1]
@@ -180,6 +183,13 @@ cdef void set_phase(Phase *phase, Py_ssize_t *off, const Pixel *pixel, Lattice l
     shift = shift * job.band.width + axis[2].inner_shift - job.axis[2].inner_shift
     for i in range(phase.taps):
         off[tap + i] += shift
+    phase.lag = axis[2].taps if axis[0].taps == 1 and axis[1].taps > 1 else 0
+    off += tap
+    shift = off[phase.lag] - off[0]
+    for i in range(phase.lag, phase.taps):
+        if abs(shift) != job.band.width or off[i] - off[i - phase.lag] != shift:
+            phase.lag = 0
+            break
 
 
 def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, residual, int activation,

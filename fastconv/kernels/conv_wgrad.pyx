@@ -120,7 +120,7 @@ cdef void add_block_dot(const Gradient *g, const Part *part, const char *dy, con
     """One block of pixels, vectorised along the rows."""
     cdef const Job *job = &g.job
     cdef fc_dot_tile tile
-    cdef Py_ssize_t item = job.itemsize, d, i, at, k, l, o, pair, pairs = part.channels * job.taps, o_tiles, pair_tiles
+    cdef Py_ssize_t item = job.itemsize, d, i, at, k, j, o, pair, pairs = part.channels * job.taps, o_tiles, pair_tiles
     cdef int na, nb
     tile.rows = count[1]
     tile.cols = count[2]
@@ -135,9 +135,9 @@ cdef void add_block_dot(const Gradient *g, const Part *part, const char *dy, con
         o = k * part.outputs // o_tiles
         na = <int>((k + 1) * part.outputs // o_tiles - o)
         pair_tiles = (pairs + job.kernels.dot_mr[na] - 1) // job.kernels.dot_mr[na]
-        for l in range(pair_tiles):
-            pair = l * pairs // pair_tiles
-            nb = <int>((l + 1) * pairs // pair_tiles - pair)
+        for j in range(pair_tiles):
+            pair = j * pairs // pair_tiles
+            nb = <int>((j + 1) * pairs // pair_tiles - pair)
             tile.acc = sums + (o * g.pairs + pair) * item
             for d in range(count[0]):
                 at = ((origin[0] + d) * job.axis[1].out + origin[1]) * job.axis[2].out + origin[2]
