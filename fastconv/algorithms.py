@@ -18,11 +18,12 @@ from fastconv.kernels import conv_direct, conv_im2col, conv_linear, conv_pixel, 
 from fastconv.kernels.lattice import Lattice, join
 from fastconv.problem import Conv, LatticeSpec, Sizes, choice
 
-# Up to these the pixel-vectorised kernel is the fastest, measured on AVX2: by 1.1 to 1.2 times at the limits, and by 2 and
-# more for first layers of networks, where others spend their time on transposed stores.
+# Up to these the pixel-vectorised kernel is the fastest, measured on Zen 3 (AVX2): by 1.1 to 1.2 times at the limits, and by
+# 2 and more for first layers of networks, where others spend their time on transposed stores. From 16 channels on Winograd
+# is faster still where it applies.
 FEW_OUTPUTS = 12
-FEW_TERMS = 150
-FEW_TERMS_1X1 = 48
+FEW_TERMS, FEW_CHANNELS = 150, 15
+FEW_CHANNELS_1X1 = 48
 
 # Below this many flops one thread is faster: waking a team costs microseconds, the work takes as long.
 SERIAL_FLOPS = 2.5e6
@@ -83,7 +84,8 @@ def cannot_linear(shape: Shape) -> str | None:
 
 def refuse_pixel(shape: Shape) -> str | None:
     terms = shape.channels * shape.taps
-    if shape.outputs <= FEW_OUTPUTS or terms <= (FEW_TERMS if shape.taps > 1 else FEW_TERMS_1X1):
+    channels = FEW_CHANNELS if shape.taps > 1 else FEW_CHANNELS_1X1
+    if shape.outputs <= FEW_OUTPUTS or (terms <= FEW_TERMS and shape.channels <= channels):
         return None
     return (
         f"{shape.outputs} output channels a group fill the vectors of the oc-vectorised kernel, and sums of {terms} "

@@ -117,12 +117,10 @@ static inline __attribute__((always_inline)) void FC_FN(dot_tile_body)(const fc_
             ((REAL *)t->acc)[i * t->acc_row + m] += v_hsum(v_add(sum[i][m][0], sum[i][m][1]));
 }
 
-/* X(a, b) for every number of a and b */
+/* X(nb, na) for every number of b and a */
 #define FC_DOT_TILES(X) \
-    X(1, 1) \
-    X(1, 2) X(1, 3) X(1, 4) X(1, 5) X(1, 6) X(2, 1) X(2, 2) X(2, 3) X(3, 1) X(3, 2) X(3, 3) \
-        X(3, 4) X(4, 1) X(4, 2) X(4, 3)
-#define FC_DOT_TILE(na, nb) \
+    FC_UP_TO_6(X, 1) FC_UP_TO_2(X, 2) X(3, 2) FC_UP_TO_4(X, 3) FC_UP_TO_2(X, 4) X(3, 4)
+#define FC_DOT_TILE(nb, na) \
     static void FC_FN(dot_tile_##na##x##nb)(const fc_dot_tile *t) { \
         FC_FN(dot_tile_body)(t, na, nb); \
     }

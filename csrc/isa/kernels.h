@@ -21,7 +21,7 @@
     {[FC_WINOGRAD_4_3] = FC_FN(op##_4_3), \
      [FC_WINOGRAD_2_3] = FC_FN(op##_2_3), \
      [FC_WINOGRAD_2_5] = FC_FN(op##_2_5)}
-#define FC_ENTRY_DOT(na, nb) [na][nb] = FC_FN(dot_tile_##na##x##nb),
+#define FC_ENTRY_DOT(nb, na) [na][nb] = FC_FN(dot_tile_##na##x##nb),
 #define FC_ENTRY_WGRAD(mr, nv) [mr] = FC_FN(wgrad_tile_##mr##x##nv),
 
 static const fc_kernels FC_FN(kernels) = {

@@ -59,13 +59,15 @@ cdef Py_ssize_t whole(const Job *job, Py_ssize_t pixels) noexcept nogil:
 cdef void set_rows(const Job *job, const Py_ssize_t *count, bint in_pairs, fc_pixel_sums *sums) noexcept nogil:
     """A block's rows one by one, or as one long row, whose sums between the rows proper are thrown away, if that is faster."""
     cdef Py_ssize_t outputs = min(job.panel, job.outputs), least = LATENCY * job.kernels.lanes
-    cdef Py_ssize_t row = max(least, outputs * whole(job, count[2]))
+    cdef Py_ssize_t row = max(least, outputs * whole(job, count[2])), joined
     sums.rows = count[1]
     sums.cols = count[2]
     sums.s_row = whole(job, count[2])
-    if not (in_pairs and sums.cols > PAIR * job.kernels.lanes) and outputs * whole(job, (count[1] - 1) * job.band.width + count[2]) <= count[1] * row:
+    joined = (count[1] - 1) * job.band.width + count[2]
+    in_pairs = in_pairs and count[2] > PAIR * job.kernels.lanes
+    if not in_pairs and outputs * whole(job, joined) <= count[1] * row:
         sums.rows = 1
-        sums.cols = (count[1] - 1) * job.band.width + count[2]
+        sums.cols = joined
         sums.s_row = job.band.width
     sums.s_m = count[1] * sums.s_row + FC_PIXEL_NV_MAX * job.kernels.lanes
 
