@@ -13,7 +13,14 @@
 #include <stdint.h>
 
 /* Upper limits of the tile tables, over all rows of isa.def. */
-enum { FC_MR_MAX = 14, FC_NV_MAX = 2, FC_WGRAD_MR_MAX = 7, FC_DOT_MR = 4 };
+enum {
+    FC_MR_MAX = 14,
+    FC_NV_MAX = 2,
+    FC_PIXEL_NV_MAX = 8,
+    FC_WGRAD_MR_MAX = 7,
+    FC_DOT_A_MAX = 4,
+    FC_DOT_B_MAX = 6
+};
 
 /* What a tile does with its sums. Without FC_FIRST it adds to the partial sums of an earlier
  * channel block; with FC_LAST it applies the epilogue. */
@@ -39,24 +46,54 @@ typedef struct {
 } fc_conv_tile;
 
 /*
- * pixel_tile[nv][mr] (any taps) and gemm_tile[nv][mr] (taps == 1): pixel-vectorised product.
- *   acc[m][p] = sum_c sum_t a[(c*taps + t)*mr + m] * x[c*x_c + off[t] + p]     p < nv*lanes
+ * gemm_tile[nv][mr]: pixel-vectorised product.
+ *   acc[m][p] = sum_c a[c*mr + m] * x[c*x_c + p]     p < nv*lanes
  *   y[m*y_m + p*y_px] = act(acc[m][p] + bias_m[m] + bias_n[p] + residual[...])
  * Partial sums live in y. x must be readable for nv*lanes pixels; `pixels` of them are stored.
  */
 typedef struct {
     const void *x;
-    const ptrdiff_t *off; /* off[taps]; not read by gemm_tile */
-    const void *a;        /* a[channels][taps][mr] */
+    const void *a; /* a[channels][mr] */
     void *y;
     const void *bias_m;   /* bias_m[mr] or NULL */
     const void *bias_n;   /* bias_n[pixels] or NULL */
     const void *residual; /* same strides as y, or NULL */
-    ptrdiff_t x_c, channels, taps;
+    ptrdiff_t x_c, channels;
     ptrdiff_t y_m, y_px;
     int pixels; /* 1..nv*lanes */
     int flags;
-} fc_pixel_tile;
+} fc_gemm_tile;
+
+/*
+ * pixel_sums[mr]: pixel-vectorised direct convolution of rows of a packed band.
+ *   sums[m*s_m + r*s_row + p] (+)= sum_c sum_t a[c*a_c + t*mr + m] * x[c*x_c + off[t] + r*x_row +
+ * p] for p < cols rounded up to whole vectors; x and sums must have room for those. With `add` the
+ * sums are added to, else they are written. A `lag` other than 0 says that off[t] - off[t - lag] is
+ * x_row for all t, or -x_row for all t: tiles of two rows (mr == 1) then read x once for both.
+ */
+typedef struct {
+    const void *x;
+    const ptrdiff_t *off; /* off[taps] */
+    const void *a;        /* a[channels][...][mr] */
+    void *sums;
+    ptrdiff_t a_c, x_c, x_row, channels, taps, lag;
+    ptrdiff_t rows, cols, s_m, s_row;
+    int add;
+} fc_pixel_sums;
+
+/*
+ * pixel_store: y[m*y_m + r*y_row + p*y_px] = act(sums[m*s_m + r*s_row + p] + bias[m] + residual)
+ * With `odd`, the sums of the odd places of rows whose y_px is 2; odd_cols is cols or cols - 1.
+ */
+typedef struct {
+    const void *sums; /* readable to the end of the last whole vector of a row */
+    const void *odd;  /* same strides as sums, or NULL */
+    void *y;
+    const void *bias;     /* bias[outputs] or NULL */
+    const void *residual; /* same strides as y, or NULL */
+    ptrdiff_t rows, cols, odd_cols, s_m, s_row, y_m, y_row, y_px;
+    int outputs, relu;
+} fc_pixel_store;
 
 /*
  * wgrad_tile[nv][mr]: acc[m][o] += sum_r sum_p x[m][r*x_row + p] * dy[(r*cols + p)*NR + o]
@@ -109,12 +146,12 @@ typedef struct {
     int *nonfinite; /* set to 1 when some A^T sums A is not finite */
 } fc_winograd_output;
 
-/* dot_tile[mr]: acc[m] += sum_r sum_p a[r*a_row + p] * b[m][r*b_row + p] */
+/* dot_tile[na][nb]: acc[i*acc_row + m] += sum_r sum_p a[i][r*a_row + p] * b[m][r*b_row + p] */
 typedef struct {
-    const void *a;
-    const void *b[FC_DOT_MR];
-    void *acc; /* acc[mr] */
-    ptrdiff_t a_row, b_row, rows, cols;
+    const void *a[FC_DOT_A_MAX];
+    const void *b[FC_DOT_B_MAX];
+    void *acc;
+    ptrdiff_t acc_row, a_row, b_row, rows, cols;
 } fc_dot_tile;
 
 /* pool_max / pool_avg: one plane x[d][h][w] -> y[od][oh][ow]. Axis k (0 = d, 1 = h, 2 = w) of
@@ -131,7 +168,9 @@ typedef struct {
 } fc_pool;
 
 typedef void (*fc_conv_tile_fn)(const fc_conv_tile *);
-typedef void (*fc_pixel_tile_fn)(const fc_pixel_tile *);
+typedef void (*fc_gemm_tile_fn)(const fc_gemm_tile *);
+typedef void (*fc_pixel_sums_fn)(const fc_pixel_sums *);
+typedef void (*fc_pixel_store_fn)(const fc_pixel_store *);
 typedef void (*fc_wgrad_tile_fn)(const fc_wgrad_tile *);
 typedef void (*fc_dot_tile_fn)(const fc_dot_tile *);
 typedef void (*fc_winograd_input_fn)(const fc_winograd_input *);
@@ -148,14 +187,17 @@ typedef enum { FC_ACT_RELU, FC_ACT_TANH, FC_ACT_SIGMOID, FC_ACT_COUNT } fc_activ
 
 typedef struct {
     int lanes;
-    int conv_mr[FC_NV_MAX + 1];  /* most pixels of conv_tile[nv] */
-    int pixel_mr[FC_NV_MAX + 1]; /* most rows of pixel_tile[nv] and gemm_tile[nv] */
+    int conv_mr[FC_NV_MAX + 1]; /* most pixels of conv_tile[nv] */
+    int gemm_mr[FC_NV_MAX + 1]; /* most rows of gemm_tile[nv] */
+    int pixel_mr;               /* most outputs of pixel_sums */
     int wgrad_mr;
     fc_conv_tile_fn conv_tile[FC_NV_MAX + 1][FC_MR_MAX + 1];
-    fc_pixel_tile_fn pixel_tile[FC_NV_MAX + 1][FC_MR_MAX + 1];
-    fc_pixel_tile_fn gemm_tile[FC_NV_MAX + 1][FC_MR_MAX + 1];
+    fc_gemm_tile_fn gemm_tile[FC_NV_MAX + 1][FC_MR_MAX + 1];
+    fc_pixel_sums_fn pixel_sums[FC_MR_MAX + 1];
+    fc_pixel_store_fn pixel_store;
     fc_wgrad_tile_fn wgrad_tile[FC_NV_MAX + 1][FC_WGRAD_MR_MAX + 1];
-    fc_dot_tile_fn dot_tile[FC_DOT_MR + 1];
+    int dot_mr[FC_DOT_A_MAX + 1]; /* most b of dot_tile[na] */
+    fc_dot_tile_fn dot_tile[FC_DOT_A_MAX + 1][FC_DOT_B_MAX + 1];
 
     fc_winograd_input_fn winograd_input[FC_WINOGRAD_COUNT];
     fc_winograd_tile_fn winograd_tile[FC_NV_MAX + 1][FC_MR_MAX + 1]; /* up to conv_mr[nv] */
@@ -164,6 +206,10 @@ typedef struct {
 
     /* y[i] = x[i*step], i < n */
     void (*copy_strided)(void *y, const void *x, ptrdiff_t n, ptrdiff_t step);
+    /* y[r*y_row + i] = x[r*x_row + (i - left)*step], r < rows, left <= i < left + n; zero for i <
+     * left and in the `right` elements after */
+    void (*copy_rows)(void *y, ptrdiff_t y_row, const void *x, ptrdiff_t x_row, ptrdiff_t rows,
+                      ptrdiff_t left, ptrdiff_t n, ptrdiff_t right, ptrdiff_t step);
     /* y[j*y_ld + i] = x[i*x_ld + j], i < rows, j < cols; rows up to `pad` are written as zero */
     void (*transpose)(void *y, ptrdiff_t y_ld, const void *x, ptrdiff_t x_ld, ptrdiff_t rows,
                       ptrdiff_t cols, ptrdiff_t pad);

@@ -16,8 +16,15 @@ import numpy as np
 
 from fastconv.kernels import conv_direct, conv_im2col, conv_linear, conv_pixel, conv_winograd, isa
 from fastconv.kernels.call import Memo
-from fastconv.kernels.lattice import Lattice
+from fastconv.kernels.lattice import Lattice, join
 from fastconv.problem import Conv, LatticeSpec, Sizes, choice
+
+# Up to these the pixel-vectorised kernel is the fastest, measured on Zen 3 (AVX2): by 1.1 to 1.2 times at the limits, and by
+# 2 and more for first layers of networks, where others spend their time on transposed stores. From 16 channels on Winograd
+# is faster still where it applies.
+FEW_OUTPUTS = 12
+FEW_TERMS, FEW_CHANNELS = 150, 15
+FEW_CHANNELS_1X1 = 48
 
 # Below this many flops one thread is faster: waking a team costs microseconds, the work takes as long.
 SERIAL_FLOPS = 2.5e6
@@ -59,7 +66,8 @@ class Algorithm:
     """One way to compute a convolution.
 
     `cannot(shape)` is the reason, or None, why this row is not able to run a problem; `refuses(shape)` the reason why the
-    automatic choice passes it by although it could. `error` names the tolerance class of tests/tolerance.py.
+    automatic choice passes it by although it could. One that `joins` runs the phases of an input gradient together. `error`
+    names the tolerance class of tests/tolerance.py.
     """
 
     name: str
@@ -68,6 +76,7 @@ class Algorithm:
     run: Callable[..., int]
     refuses: Callable[[Shape], str | None] = nothing
     cannot: Callable[[Shape], str | None] = nothing
+    joins: bool = False
 
     @property
     def general(self) -> bool:
@@ -80,9 +89,14 @@ def cannot_linear(shape: Shape) -> str | None:
 
 
 def refuse_pixel(shape: Shape) -> str | None:
-    if shape.outputs <= 8:
+    terms = shape.channels * shape.taps
+    channels = FEW_CHANNELS if shape.taps > 1 else FEW_CHANNELS_1X1
+    if shape.outputs <= FEW_OUTPUTS or (terms <= FEW_TERMS and shape.channels <= channels):
         return None
-    return f"{shape.outputs} output channels a group fill the vectors of the oc-vectorised kernel"
+    return (
+        f"{shape.outputs} output channels a group fill the vectors of the oc-vectorised kernel, and sums of {terms} "
+        "terms pay for its transposed store"
+    )
 
 
 def refuse_direct(shape: Shape) -> str | None:
@@ -176,10 +190,11 @@ ALGORITHMS = (
     ),
     Algorithm(
         "pixel",
-        "direct, vectorised over pixels: depthwise and few output channels",
+        "direct, vectorised over pixels: depthwise, few output channels, few terms",
         "direct",
         conv_pixel.run,
         refuse_pixel,
+        joins=True,
     ),
     *map(_winograd, range(len(conv_winograd.KINDS))),
     Algorithm(
@@ -247,7 +262,8 @@ def select(algo: str, shape: Shape) -> tuple[Algorithm, tuple[tuple[str, str], .
 def _lattices(algorithm: Algorithm, specs: Sequence[LatticeSpec]) -> tuple[Lattice, ...]:
     """One lattice a run; a linear layer is one product, whatever the stride."""
     used = specs[:1] if algorithm.name == "linear" else specs
-    return tuple(Lattice(*spec) for spec in used)
+    lattices = tuple(Lattice(*spec) for spec in used)
+    return (join(lattices),) if algorithm.joins and len(lattices) > 1 else lattices
 
 
 def _shape(problem: Conv, channels: int, outputs: int, out: Sizes) -> Shape:

@@ -38,6 +38,12 @@ CASES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "groups": ((2, 6, 8, 8), (9, 2, 3, 3), {"groups": 3, "padding": 1}),
     "depthwise": ((2, 5, 12, 37), (5, 1, 3, 3), {"groups": 5, "padding": 1}),
     "depthwise-x2": ((1, 5, 9, 9), (10, 1, 5, 5), {"groups": 5, "padding": 2, "stride": 2}),
+    # rows of several vectors, two by two and one left; both places of a stride of 2 in one visit; several groups a task
+    "depthwise-wide": ((2, 3, 7, 101), (3, 1, 5, 4), {"groups": 3, "padding": 2}),
+    "depthwise-stride2": ((2, 3, 9, 139), (3, 1, 3, 3), {"groups": 3, "padding": 1, "stride": 2}),
+    "depthwise-small": ((3, 50, 4, 4), (50, 1, 3, 3), {"groups": 50, "padding": 1}),
+    "groups-of-5": ((2, 6, 9, 53), (10, 3, 3, 3), {"groups": 2}),
+    "odd-places-only": ((1, 2, 8, 8), (3, 2, 2, 1), {"stride": 2, "padding": (0, 1)}),
     "1x1": ((2, 9, 7, 7), (20, 9, 1, 1), {}),
     "1x1-stride2": ((2, 9, 7, 8), (20, 9, 1, 1), {"stride": 2}),
     "one-pixel": ((1, 3, 3, 3), (4, 3, 3, 3), {}),

@@ -56,9 +56,10 @@ def row_of(function: str) -> str | None:
 
 
 def innermost_loops(body: list[tuple[int, str]]) -> Iterator[list[str]]:
+    """Loops end in a conditional jump; an unconditional one comes back from code that was moved out of the way."""
     jumps = []
     for address, text in body:
-        if (jump := re.match(r"j\w+\s+([0-9a-f]+)", text)) and int(jump[1], 16) <= address:
+        if (jump := re.match(r"j(?!mp)\w+\s+([0-9a-f]+)", text)) and int(jump[1], 16) <= address:
             jumps.append((int(jump[1], 16), address))
     for start, end in jumps:
         if not any((s, e) != (start, end) and start <= s and e <= end for s, e in jumps):

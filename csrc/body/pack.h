@@ -1,17 +1,41 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Data movement: strided copy, zero-padded transpose, accumulation. */
+/* Data movement: strided copies, zero-padded transpose, accumulation. */
 
-/* y[i] = x[i*step]. The strides of networks (1, 2) are literals so that the compiler can vectorise
- * them. */
-static void FC_FN(copy_strided)(void *vy, const void *vx, ptrdiff_t n, ptrdiff_t step) {
-    REAL *restrict y = vy;
-    const REAL *restrict x = vx;
+/* y[i] = x[i*step], i < n; vectorised for the strides of networks. */
+static inline void FC_FN(copy)(REAL *restrict y, const REAL *restrict x, ptrdiff_t n,
+                               ptrdiff_t step) {
+    ptrdiff_t i = 0;
+    if (n >= VL && step <= 2) {
+        for (; i < n; i += VL) {
+            if (i > n - VL) i = n - VL; /* the last vector overlaps its neighbour */
+            v_store(y + i, step == 1 ? v_load(x + i) : v_load_even(x + 2 * i));
+        }
+        return;
+    }
+    if (step == 1)
+        v_store_n(y, v_load_n(x, n), n);
+    else
+        for (; i < n; i++) y[i] = x[i * step];
+}
+
+static void FC_FN(copy_strided)(void *y, const void *x, ptrdiff_t n, ptrdiff_t step) {
     if (step == 1)
         memcpy(y, x, (size_t)n * sizeof(REAL));
-    else if (step == 2)
-        for (ptrdiff_t i = 0; i < n; i++) y[i] = x[2 * i];
     else
-        for (ptrdiff_t i = 0; i < n; i++) y[i] = x[i * step];
+        FC_FN(copy)(y, x, n, step);
+}
+
+/* Rows of `left` zeros, `n` values x[i*step] and `right` zeros. */
+static void FC_FN(copy_rows)(void *vy, ptrdiff_t y_row, const void *vx, ptrdiff_t x_row,
+                             ptrdiff_t rows, ptrdiff_t left, ptrdiff_t n, ptrdiff_t right,
+                             ptrdiff_t step) {
+    REAL *y = vy;
+    const REAL *x = vx;
+    for (ptrdiff_t r = 0; r < rows; r++, y += y_row, x += x_row) {
+        for (ptrdiff_t i = 0; i < left; i++) y[i] = 0;
+        FC_FN(copy)(y + left, x, n, step);
+        for (ptrdiff_t i = left + n; i < left + n + right; i++) y[i] = 0;
+    }
 }
 
 /* y[j*y_ld + i] = x[i*x_ld + j]: VL x VL blocks through registers; rows in [rows, pad) come out as

@@ -10,7 +10,8 @@
  *
  * dot_tile: the same contraction where output channels are few: vectorised along the pixels.
  *
- *   for r < rows: for p < cols: for m < mr: sum[m] += a[r*a_row + p] * b[m][r*b_row + p]
+ *   for r < rows: for p < cols: for i < na: for m < nb:
+ *     sum[i][m] += a[i][r*a_row + p] * b[m][r*b_row + p]
  */
 static inline __attribute__((always_inline)) void FC_FN(wgrad_tile_body)(const fc_wgrad_tile *t,
                                                                          const int mr,
@@ -57,37 +58,70 @@ FC_TILES_1(FC_WGRAD_TILE, FC_WGRAD_MR)
 FC_TILES_2(FC_WGRAD_TILE, FC_WGRAD_MR)
 
 static inline __attribute__((always_inline)) void FC_FN(dot_tile_body)(const fc_dot_tile *t,
-                                                                       const int mr) {
-    V sum[FC_DOT_MR][2];
+                                                                       const int na, const int nb) {
+    /* two sums each where the registers allow it: fewer waits, half the instructions of the loop */
+    enum { UNROLL_ACC = FC_PIXEL_ACC / 2 };
+    const int unroll = na * nb <= UNROLL_ACC ? 2 : 1;
+    V sum[FC_DOT_A_MAX][FC_DOT_B_MAX][2];
 #pragma GCC unroll 4
-    for (int m = 0; m < mr; m++) sum[m][0] = sum[m][1] = v_zero();
+    for (int i = 0; i < na; i++)
+#pragma GCC unroll 6
+        for (int m = 0; m < nb; m++) sum[i][m][0] = sum[i][m][1] = v_zero();
     for (ptrdiff_t r = 0; r < t->rows; r++) {
-        const REAL *const a = (const REAL *)t->a + r * t->a_row;
-        const ptrdiff_t shift = r * t->b_row, cols = t->cols;
+        const REAL *a[FC_DOT_A_MAX], *b[FC_DOT_B_MAX];
+        const ptrdiff_t cols = t->cols;
+#pragma GCC unroll 4
+        for (int i = 0; i < na; i++) a[i] = (const REAL *)t->a[i] + r * t->a_row;
+#pragma GCC unroll 6
+        for (int m = 0; m < nb; m++) b[m] = (const REAL *)t->b[m] + r * t->b_row;
         ptrdiff_t p = 0;
-        for (; p + 2 * VL <= cols; p += 2 * VL) {
-            const V a0 = v_load(a + p), a1 = v_load(a + p + VL);
-#pragma GCC unroll 4
-            for (int m = 0; m < mr; m++) {
-                const REAL *const b = (const REAL *)t->b[m] + shift + p;
-                sum[m][0] = v_fma(a0, v_load(b), sum[m][0]);
-                sum[m][1] = v_fma(a1, v_load(b + VL), sum[m][1]);
+/* one vector of each operand into sum[][][u]; the fewer operands stay in registers */
+#define FC_DOT_STEP(u, load) \
+    do { \
+        V held[FC_DOT_A_MAX]; \
+        if (na <= nb) { \
+            _Pragma("GCC unroll 4") for (int i = 0; i < na; i++) held[i] = load(a[i]); \
+            _Pragma("GCC unroll 6") for (int m = 0; m < nb; m++) { \
+                const V bm = load(b[m]); \
+                _Pragma("GCC unroll 4") for (int i = 0; i < na; i++) sum[i][m][u] = \
+                    v_fma(held[i], bm, sum[i][m][u]); \
+            } \
+        } else { \
+            _Pragma("GCC unroll 4") for (int m = 0; m < nb; m++) held[m] = load(b[m]); \
+            _Pragma("GCC unroll 4") for (int i = 0; i < na; i++) { \
+                const V ai = load(a[i]); \
+                _Pragma("GCC unroll 4") for (int m = 0; m < nb; m++) sum[i][m][u] = \
+                    v_fma(ai, held[m], sum[i][m][u]); \
+            } \
+        } \
+    } while (0)
+#define FC_DOT_LOAD_0(q) v_load((q) + p)
+#define FC_DOT_LOAD_1(q) v_load((q) + p + VL)
+#define FC_DOT_LOAD_N(q) v_load_n((q) + p, cols - p)
+        if (unroll == 2)
+            for (; p + 2 * VL <= cols; p += 2 * VL) {
+                FC_DOT_STEP(0, FC_DOT_LOAD_0);
+                FC_DOT_STEP(1, FC_DOT_LOAD_1);
             }
-        }
-        for (; p < cols; p += VL) {
-            const ptrdiff_t n = cols - p < VL ? cols - p : VL;
-            const V a0 = v_load_n(a + p, n);
-#pragma GCC unroll 4
-            for (int m = 0; m < mr; m++)
-                sum[m][0] = v_fma(a0, v_load_n((const REAL *)t->b[m] + shift + p, n), sum[m][0]);
-        }
+        for (; p + VL <= cols; p += VL) FC_DOT_STEP(0, FC_DOT_LOAD_0);
+        if (p < cols) FC_DOT_STEP(0, FC_DOT_LOAD_N);
+#undef FC_DOT_STEP
+#undef FC_DOT_LOAD_0
+#undef FC_DOT_LOAD_1
+#undef FC_DOT_LOAD_N
     }
-    REAL *const acc = t->acc;
 #pragma GCC unroll 4
-    for (int m = 0; m < mr; m++) acc[m] += v_hsum(v_add(sum[m][0], sum[m][1]));
+    for (int i = 0; i < na; i++)
+#pragma GCC unroll 6
+        for (int m = 0; m < nb; m++)
+            ((REAL *)t->acc)[i * t->acc_row + m] += v_hsum(v_add(sum[i][m][0], sum[i][m][1]));
 }
 
-static void FC_FN(dot_tile_1)(const fc_dot_tile *t) { FC_FN(dot_tile_body)(t, 1); }
-static void FC_FN(dot_tile_2)(const fc_dot_tile *t) { FC_FN(dot_tile_body)(t, 2); }
-static void FC_FN(dot_tile_3)(const fc_dot_tile *t) { FC_FN(dot_tile_body)(t, 3); }
-static void FC_FN(dot_tile_4)(const fc_dot_tile *t) { FC_FN(dot_tile_body)(t, 4); }
+/* X(nb, na) for every number of b and a */
+#define FC_DOT_TILES(X) \
+    FC_UP_TO_6(X, 1) FC_UP_TO_2(X, 2) X(3, 2) FC_UP_TO_4(X, 3) FC_UP_TO_2(X, 4) X(3, 4)
+#define FC_DOT_TILE(nb, na) \
+    static void FC_FN(dot_tile_##na##x##nb)(const fc_dot_tile *t) { \
+        FC_FN(dot_tile_body)(t, na, nb); \
+    }
+FC_DOT_TILES(FC_DOT_TILE)

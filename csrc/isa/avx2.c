@@ -6,7 +6,9 @@
 #define FC_LANES_BYTES 32
 #define FC_CONV_MR_1 12
 #define FC_CONV_MR_2 6
-#define FC_PIXEL_MR_1 12
-#define FC_PIXEL_MR_2 6
+#define FC_GEMM_MR_1 12
+#define FC_GEMM_MR_2 6
+#define FC_PIXEL_MR 6
+#define FC_PIXEL_ACC 12
 #define FC_WGRAD_MR 6
 #include "isa/table.h"

@@ -3,7 +3,8 @@
 #include "isa/simd.h"
 
 #include "body/conv_tile.h"
-#include "body/pixel_tile.h"
+#include "body/gemm_tile.h"
+#include "body/pixel_sums.h"
 #include "body/wgrad_tile.h"
 #include "body/winograd.h"
 #include "body/pack.h"
@@ -13,35 +14,39 @@
 #include "body/peak.h"
 
 #define FC_ENTRY_CONV(mr, nv) [mr] = FC_FN(conv_tile_##mr##x##nv),
-#define FC_ENTRY_PIXEL(mr, nv) [mr] = FC_FN(pixel_tile_##mr##x##nv),
+#define FC_ENTRY_PIXEL(mr, nv) [mr] = FC_FN(pixel_sums_##mr),
 #define FC_ENTRY_GEMM(mr, nv) [mr] = FC_FN(gemm_tile_##mr##x##nv),
 #define FC_ENTRY_WINOGRAD(mr, nv) [mr] = FC_FN(winograd_tile_##mr##x##nv),
 #define FC_EACH_WINOGRAD(op) \
     {[FC_WINOGRAD_4_3] = FC_FN(op##_4_3), \
      [FC_WINOGRAD_2_3] = FC_FN(op##_2_3), \
      [FC_WINOGRAD_2_5] = FC_FN(op##_2_5)}
+#define FC_ENTRY_DOT(nb, na) [na][nb] = FC_FN(dot_tile_##na##x##nb),
 #define FC_ENTRY_WGRAD(mr, nv) [mr] = FC_FN(wgrad_tile_##mr##x##nv),
 
 static const fc_kernels FC_FN(kernels) = {
     .lanes = VL,
     .conv_mr = {0, FC_CONV_MR_1, FC_CONV_MR_2},
-    .pixel_mr = {0, FC_PIXEL_MR_1, FC_PIXEL_MR_2},
+    .gemm_mr = {0, FC_GEMM_MR_1, FC_GEMM_MR_2},
+    .pixel_mr = FC_PIXEL_MR,
     .wgrad_mr = FC_WGRAD_MR,
     .conv_tile = {[1] = {FC_TILES_1(FC_ENTRY_CONV, FC_CONV_MR_1)},
                   [2] = {FC_TILES_2(FC_ENTRY_CONV, FC_CONV_MR_2)}},
-    .pixel_tile = {[1] = {FC_TILES_1(FC_ENTRY_PIXEL, FC_PIXEL_MR_1)},
-                   [2] = {FC_TILES_2(FC_ENTRY_PIXEL, FC_PIXEL_MR_2)}},
-    .gemm_tile = {[1] = {FC_TILES_1(FC_ENTRY_GEMM, FC_PIXEL_MR_1)},
-                  [2] = {FC_TILES_2(FC_ENTRY_GEMM, FC_PIXEL_MR_2)}},
+    .gemm_tile = {[1] = {FC_TILES_1(FC_ENTRY_GEMM, FC_GEMM_MR_1)},
+                  [2] = {FC_TILES_2(FC_ENTRY_GEMM, FC_GEMM_MR_2)}},
+    .pixel_sums = {FC_TILES_1(FC_ENTRY_PIXEL, FC_PIXEL_MR)},
+    .pixel_store = FC_FN(pixel_store),
     .wgrad_tile = {[1] = {FC_TILES_1(FC_ENTRY_WGRAD, FC_WGRAD_MR)},
                    [2] = {FC_TILES_2(FC_ENTRY_WGRAD, FC_WGRAD_MR)}},
-    .dot_tile = {NULL, FC_FN(dot_tile_1), FC_FN(dot_tile_2), FC_FN(dot_tile_3), FC_FN(dot_tile_4)},
     .winograd_input = FC_EACH_WINOGRAD(winograd_input),
     .winograd_tile = {[1] = {FC_TILES_1(FC_ENTRY_WINOGRAD, FC_CONV_MR_1)},
                       [2] = {FC_TILES_2(FC_ENTRY_WINOGRAD, FC_CONV_MR_2)}},
     .winograd_output = FC_EACH_WINOGRAD(winograd_output),
     .winograd_weight = FC_EACH_WINOGRAD(winograd_weight),
+    .dot_mr = {0, 6, 3, 4, 3},
+    .dot_tile = {FC_DOT_TILES(FC_ENTRY_DOT)},
     .copy_strided = FC_FN(copy_strided),
+    .copy_rows = FC_FN(copy_rows),
     .transpose = FC_FN(transpose),
     .add = FC_FN(add),
     .act = {FC_FN(map_relu), FC_FN(map_tanh), FC_FN(map_sigmoid)},
@@ -62,7 +67,8 @@ static const fc_kernels FC_FN(kernels) = {
 };
 
 #undef FC_CONV_TILE
-#undef FC_PIXEL_TILE
+#undef FC_GEMM_TILE
+#undef FC_PIXEL_SUMS
 #undef FC_WGRAD_TILE
 #undef FC_ENTRY_CONV
 #undef FC_ENTRY_PIXEL
@@ -73,3 +79,6 @@ static const fc_kernels FC_FN(kernels) = {
 #undef FC_WINOGRAD
 #undef FC_WINOGRAD_TILE
 #undef FC_INLINE
+#undef FC_ENTRY_DOT
+#undef FC_DOT_TILE
+#undef FC_DOT_TILES

@@ -5,7 +5,9 @@
 #define FC_LANES_BYTES 0
 #define FC_CONV_MR_1 7
 #define FC_CONV_MR_2 5
-#define FC_PIXEL_MR_1 7
-#define FC_PIXEL_MR_2 5
+#define FC_GEMM_MR_1 7
+#define FC_GEMM_MR_2 5
+#define FC_PIXEL_MR 5
+#define FC_PIXEL_ACC 12
 #define FC_WGRAD_MR 5
 #include "isa/table.h"

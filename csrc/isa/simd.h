@@ -9,6 +9,8 @@
  *   MASK             one bit or lane mask for each REAL
  *   v_load_n(p, n)   the first n REALs, the rest zero; reads nothing beyond p[n-1]; 0 <= n <= VL
  *   v_store_n        likewise
+ *   v_load_even(p)   p[0], p[2], ..., p[2*VL - 2]; reads nothing beyond the last of these
+ *   v_zip(a, b, lo, hi)  a[0], b[0], a[1], b[1], ...: the first VL of them to *lo, the rest to *hi
  *   v_max(a, b)      a > b ? a : b, so b when either is NaN: v_max(x, acc) keeps acc's NaN
  *   v_fma(a, b, c)   a*b + c; fused on the vector rows, not in plain C
  *   v_fnma(a, b, c)  c - a*b; likewise
@@ -28,6 +30,8 @@
 #undef v_store
 #undef v_load_n
 #undef v_store_n
+#undef v_load_even
+#undef v_zip
 #undef v_add
 #undef v_sub
 #undef v_mul
@@ -90,6 +94,8 @@
 #define v_store(p, a) ((void)(*(p) = (a)))
 #define v_load_n(p, n) ((n) ? *(p) : (REAL)0)
 #define v_store_n(p, a, n) ((void)((n) ? (*(p) = (a)) : (REAL)0))
+#define v_load_even(p) (*(p))
+#define v_zip(a, b, lo, hi) ((void)(*(lo) = (a), *(hi) = (b)))
 #define v_add(a, b) ((a) + (b))
 #define v_sub(a, b) ((a) - (b))
 #define v_mul(a, b) ((a) * (b))
@@ -149,6 +155,8 @@ static inline REAL FC_FN(scalar_pow2)(REAL n) {
 #define v_store(p, a) _mm256_storeu_ps(p, a)
 #define v_load_n(p, n) _mm256_maskload_ps(p, FC_FN(first)(n))
 #define v_store_n(p, a, n) FC_FN(store_first)(p, a, n)
+#define v_load_even(p) FC_FN(load_even)(p)
+#define v_zip(a, b, lo, hi) FC_FN(zip)(a, b, lo, hi)
 #define v_add(a, b) _mm256_add_ps(a, b)
 #define v_sub(a, b) _mm256_sub_ps(a, b)
 #define v_mul(a, b) _mm256_mul_ps(a, b)
@@ -193,6 +201,15 @@ static inline void FC_FN(store_first)(float *p, __m256 a, ptrdiff_t n) {
     }
     if (n & 1) _mm_store_ss(p, part);
 }
+static inline __m256 FC_FN(load_even)(const float *p) { /* p[0..7] and p[7..14] */
+    const __m256 even = _mm256_shuffle_ps(_mm256_loadu_ps(p), _mm256_loadu_ps(p + 7), 0xd8);
+    return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(even), 0xd8));
+}
+static inline void FC_FN(zip)(__m256 a, __m256 b, __m256 *lo, __m256 *hi) {
+    const __m256 even = _mm256_unpacklo_ps(a, b), odd = _mm256_unpackhi_ps(a, b);
+    *lo = _mm256_permute2f128_ps(even, odd, 0x20);
+    *hi = _mm256_permute2f128_ps(even, odd, 0x31);
+}
 static inline float FC_FN(hsum)(__m256 a) {
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     s = _mm_add_ps(s, _mm_movehl_ps(s, s));
@@ -236,6 +253,8 @@ static inline __attribute__((always_inline)) void FC_FN(transpose_v)(__m256 *r) 
 #define v_store(p, a) _mm256_storeu_pd(p, a)
 #define v_load_n(p, n) _mm256_maskload_pd(p, FC_FN(first)(n))
 #define v_store_n(p, a, n) FC_FN(store_first)(p, a, n)
+#define v_load_even(p) FC_FN(load_even)(p)
+#define v_zip(a, b, lo, hi) FC_FN(zip)(a, b, lo, hi)
 #define v_add(a, b) _mm256_add_pd(a, b)
 #define v_sub(a, b) _mm256_sub_pd(a, b)
 #define v_mul(a, b) _mm256_mul_pd(a, b)
@@ -260,6 +279,10 @@ static inline __attribute__((always_inline)) void FC_FN(transpose_v)(__m256 *r) 
 static inline __m256i FC_FN(first)(ptrdiff_t n) {
     return _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3));
 }
+static inline __m256d FC_FN(load_even)(const double *p) { /* p[0..3] and p[3..6] */
+    const __m256d even = _mm256_shuffle_pd(_mm256_loadu_pd(p), _mm256_loadu_pd(p + 3), 0xa);
+    return _mm256_permute4x64_pd(even, 0xd8);
+}
 static inline void FC_FN(store_first)(double *p, __m256d a, ptrdiff_t n) {
     __m128d part = _mm256_castpd256_pd128(a);
     if (n >= 4) {
@@ -272,6 +295,11 @@ static inline void FC_FN(store_first)(double *p, __m256d a, ptrdiff_t n) {
         p += 2;
     }
     if (n & 1) _mm_store_sd(p, part);
+}
+static inline void FC_FN(zip)(__m256d a, __m256d b, __m256d *lo, __m256d *hi) {
+    const __m256d even = _mm256_unpacklo_pd(a, b), odd = _mm256_unpackhi_pd(a, b);
+    *lo = _mm256_permute2f128_pd(even, odd, 0x20);
+    *hi = _mm256_permute2f128_pd(even, odd, 0x31);
 }
 static inline double FC_FN(hsum)(__m256d a) {
     const __m128d s = _mm_add_pd(_mm256_castpd256_pd128(a), _mm256_extractf128_pd(a, 1));
@@ -300,6 +328,8 @@ static inline __attribute__((always_inline)) void FC_FN(transpose_v)(__m256d *r)
 #define v_store(p, a) _mm512_storeu_ps(p, a)
 #define v_load_n(p, n) _mm512_maskz_loadu_ps((__mmask16)((1u << (n)) - 1u), p)
 #define v_store_n(p, a, n) _mm512_mask_storeu_ps(p, (__mmask16)((1u << (n)) - 1u), a)
+#define v_load_even(p) FC_FN(load_even)(p)
+#define v_zip(a, b, lo, hi) FC_FN(zip)(a, b, lo, hi)
 #define v_add(a, b) _mm512_add_ps(a, b)
 #define v_sub(a, b) _mm512_sub_ps(a, b)
 #define v_mul(a, b) _mm512_mul_ps(a, b)
@@ -321,6 +351,18 @@ static inline __attribute__((always_inline)) void FC_FN(transpose_v)(__m256d *r)
 #define v_hmax(a) FC_FN(hmax)(a)
 #define v_transpose(r) FC_FN(transpose_v)(r)
 
+static inline __m512 FC_FN(load_even)(const float *p) { /* p[0..15] and p[15..30] */
+    const __m512i even =
+        _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 17, 19, 21, 23, 25, 27, 29, 31);
+    return _mm512_permutex2var_ps(_mm512_loadu_ps(p), even, _mm512_loadu_ps(p + 15));
+}
+static inline void FC_FN(zip)(__m512 a, __m512 b, __m512 *lo, __m512 *hi) {
+    const __m512 even = _mm512_unpacklo_ps(a, b), odd = _mm512_unpackhi_ps(a, b);
+    const __m512 l = _mm512_shuffle_f32x4(even, odd, 0x44),
+                 h = _mm512_shuffle_f32x4(even, odd, 0xee);
+    *lo = _mm512_shuffle_f32x4(l, l, 0xd8);
+    *hi = _mm512_shuffle_f32x4(h, h, 0xd8);
+}
 static inline float FC_FN(hsum)(__m512 a) {
     const __m256 h = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
@@ -372,6 +414,8 @@ static inline __attribute__((always_inline)) void FC_FN(transpose_v)(__m512 *r) 
 #define v_store(p, a) _mm512_storeu_pd(p, a)
 #define v_load_n(p, n) _mm512_maskz_loadu_pd((__mmask8)((1u << (n)) - 1u), p)
 #define v_store_n(p, a, n) _mm512_mask_storeu_pd(p, (__mmask8)((1u << (n)) - 1u), a)
+#define v_load_even(p) FC_FN(load_even)(p)
+#define v_zip(a, b, lo, hi) FC_FN(zip)(a, b, lo, hi)
 #define v_add(a, b) _mm512_add_pd(a, b)
 #define v_sub(a, b) _mm512_sub_pd(a, b)
 #define v_mul(a, b) _mm512_mul_pd(a, b)
@@ -393,6 +437,17 @@ static inline __attribute__((always_inline)) void FC_FN(transpose_v)(__m512 *r) 
 #define v_hmax(a) FC_FN(hmax)(a)
 #define v_transpose(r) FC_FN(transpose_v)(r)
 
+static inline __m512d FC_FN(load_even)(const double *p) { /* p[0..7] and p[7..14] */
+    const __m512i even = _mm512_setr_epi64(0, 2, 4, 6, 9, 11, 13, 15);
+    return _mm512_permutex2var_pd(_mm512_loadu_pd(p), even, _mm512_loadu_pd(p + 7));
+}
+static inline void FC_FN(zip)(__m512d a, __m512d b, __m512d *lo, __m512d *hi) {
+    const __m512d even = _mm512_unpacklo_pd(a, b), odd = _mm512_unpackhi_pd(a, b);
+    const __m512d l = _mm512_shuffle_f64x2(even, odd, 0x44),
+                  h = _mm512_shuffle_f64x2(even, odd, 0xee);
+    *lo = _mm512_shuffle_f64x2(l, l, 0xd8);
+    *hi = _mm512_shuffle_f64x2(h, h, 0xd8);
+}
 static inline double FC_FN(hsum)(__m512d a) {
     const __m256d h = _mm256_add_pd(_mm512_castpd512_pd256(a), _mm512_extractf64x4_pd(a, 1));
     const __m128d s = _mm_add_pd(_mm256_castpd256_pd128(h), _mm256_extractf128_pd(h, 1));

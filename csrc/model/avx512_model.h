@@ -158,6 +158,39 @@ FC_MODEL __m256d fc_model_extractf64x4_pd(__m512d a, int imm) { return imm & 1 ?
 #define _mm512_extractf32x8_ps fc_model_extractf32x8_ps
 #define _mm512_extractf64x4_pd fc_model_extractf64x4_pd
 
+/* ---- elements of a (0 to n-1) and b (n to 2n-1), chosen by the low bits of an index each */
+#define FC_MODEL_PERMUTEX2(ps, real, integer, type, n) \
+    FC_MODEL type fc_model_permutex2var_##ps(type a, __m512i index, type b) { \
+        union { \
+            type v; \
+            real x[n]; \
+        } from[2] = {{a}, {b}}, to; \
+        union { \
+            __m512i v; \
+            integer i[n]; \
+        } at = {index}; \
+        for (int k = 0; k < n; k++) to.x[k] = from[at.i[k] / n & 1].x[at.i[k] & (n - 1)]; \
+        return to.v; \
+    }
+FC_MODEL_PERMUTEX2(ps, float, unsigned, __m512, 16)
+FC_MODEL_PERMUTEX2(pd, double, unsigned long long, __m512d, 8)
+FC_MODEL __m512i fc_model_setr_epi32(int a, int b, int c, int d, int e, int f, int g, int h, int i,
+                                     int j, int k, int l, int m, int n, int o, int p) {
+    return (__m512i){_mm256_setr_epi32(a, b, c, d, e, f, g, h),
+                     _mm256_setr_epi32(i, j, k, l, m, n, o, p)};
+}
+FC_MODEL __m512i fc_model_setr_epi64(long long a, long long b, long long c, long long d,
+                                     long long e, long long f, long long g, long long h) {
+    return (__m512i){_mm256_setr_epi64x(a, b, c, d), _mm256_setr_epi64x(e, f, g, h)};
+}
+
+#define _mm512_permutex2var_ps fc_model_permutex2var_ps
+#define _mm512_permutex2var_pd fc_model_permutex2var_pd
+#undef _mm512_setr_epi32 /* macros of gcc and clang */
+#undef _mm512_setr_epi64
+#define _mm512_setr_epi32 fc_model_setr_epi32
+#define _mm512_setr_epi64 fc_model_setr_epi64
+
 /* ---- loads, stores and blends: bit i of the mask is element i */
 FC_MODEL __m256i fc_model_mask_ps(unsigned k) {
     const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);

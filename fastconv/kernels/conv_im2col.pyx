@@ -21,7 +21,7 @@ from fastconv.kernels.correlate cimport (
 )
 from libc.string cimport memset
 
-from fastconv.kernels.fastconv cimport FC_FIRST, FC_LAST, FC_NV_MAX, FC_RELU, fc_pixel_tile
+from fastconv.kernels.fastconv cimport FC_FIRST, FC_LAST, FC_NV_MAX, FC_RELU, fc_gemm_tile
 from fastconv.kernels.lattice cimport Axis, Lattice, choose_block, copy_row, source_at
 
 cdef enum:
@@ -59,14 +59,12 @@ cdef void fill_columns(const Job *job, const Task *t, Py_ssize_t channel, Py_ssi
 cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
     cdef const Job *job = <const Job *>argument
     cdef Task t
-    cdef fc_pixel_tile tile
+    cdef fc_gemm_tile tile
     cdef Py_ssize_t panel, start, size, width, c, d, r, first, rows, cols, at_y, o_index
     cdef Py_ssize_t item = job.itemsize, lanes = job.kernels.lanes, pitch = job.band.channel
     cdef int nv
     decode(job, number, &t)
     merge_rows(job, &t, &rows, &cols)
-    tile.taps = 1
-    tile.off = NULL
     tile.x_c = pitch
     tile.y_m = job.y_c
     tile.y_px = job.axis[2].y_step
@@ -90,7 +88,7 @@ cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogi
                         job, t.origin[0] + d, t.origin[1] + r, t.origin[2])
                     first = 0
                     while first < cols:
-                        nv = 1 if cols - first <= lanes or width > job.kernels.pixel_mr[2] else 2
+                        nv = 1 if cols - first <= lanes or width > job.kernels.gemm_mr[2] else 2
                         tile.pixels = <int>min(nv * lanes, cols - first)
                         tile.x = workspace + ((d * rows + r) * cols + first) * item
                         tile.y = job.y + (at_y + first * tile.y_px) * item
@@ -123,7 +121,7 @@ def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, resi
     # an odd number of cache lines from row to row, see lattice.band_layout
     job.band.channel = ((pixels * job.itemsize + 63) // 64 | 1) * 64 // job.itemsize
     job.padded = False
-    job.panel = job.kernels.pixel_mr[1 if pixels <= lanes else FC_NV_MAX]
+    job.panel = job.kernels.gemm_mr[1 if pixels <= lanes else FC_NV_MAX]
     job.panels = (job.outputs + job.panel - 1) // job.panel
     workspace = (terms * job.band.channel + FC_NV_MAX * lanes) * job.itemsize
     if threads:

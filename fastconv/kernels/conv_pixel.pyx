@@ -2,7 +2,8 @@
 """Direct convolution, vectorised over pixels: depthwise, few output channels, small calls.
 
 As conv_direct, but a vector holds neighbouring pixels and the weights are broadcast, so it needs no transposed store and
-wastes nothing where output channels are few.
+wastes nothing where output channels are few. The sums of a block go to the workspace and from there to the rows of y. The
+phases of an input gradient share one band and one visit to the rows of y.
 """
 
 from fastconv.kernels.correlate cimport (
@@ -11,16 +12,15 @@ from fastconv.kernels.correlate cimport (
     activate,
     band_budget,
     decode,
-    merge_rows,
-    output_at,
     packed_panel,
     panel_bounds,
     run_job,
     source_plane,
     start_job,
 )
-from fastconv.kernels.fastconv cimport FC_FIRST, FC_LAST, FC_NV_MAX, FC_RELU, fc_pixel_tile
+from fastconv.kernels.fastconv cimport FC_PIXEL_NV_MAX, fc_pixel_store, fc_pixel_sums
 from fastconv.kernels.lattice cimport (
+    Axis,
     Lattice,
     band_layout,
     band_offsets,
@@ -30,50 +30,168 @@ from fastconv.kernels.lattice cimport (
 from fastconv.kernels.memory cimport block_alloc, block_free
 
 cdef enum:
+    # Terms summed in registers before the partial sums go to memory; a constant, because it shows in the last bits.
+    CHAIN = 256
     PIXELS = 4096  # outputs of a block: long rows for the vectors; the band's own budget bounds the memory
+    TERMS = 1 << 14  # multiply-adds worth a task: small planes go several groups at a time
+    # Sums that must be under way to cover the latency of a multiply-add: a narrower tile takes as long as one of these.
+    LATENCY = 8
+    PAIR = 2  # rows of more vectors than this are worked on two by two where the kernel allows it
+
+cdef struct Phase:
+    Py_ssize_t tap, taps  # its taps: `taps` of the job's, from `tap` on
+    Py_ssize_t lag        # see fc_pixel_sums
+    Py_ssize_t out[3]
+    Py_ssize_t start[3]   # of its outputs in y
+
+cdef struct Pixel:
+    Job job  # the first member: tasks get its address
+    Phase *phases
+    Py_ssize_t count
+    bint paired           # stride 2: phases 2i and 2i + 1 are the even and the odd places of the same rows
+
+
+cdef Py_ssize_t whole(const Job *job, Py_ssize_t pixels) noexcept nogil:
+    """`pixels` rounded up to whole vectors."""
+    return (pixels + job.kernels.lanes - 1) & -job.kernels.lanes
+
+
+cdef void set_rows(const Job *job, const Py_ssize_t *count, bint in_pairs, fc_pixel_sums *sums) noexcept nogil:
+    """A block's rows one by one, or as one long row, whose sums between the rows proper are thrown away, if that is faster."""
+    cdef Py_ssize_t outputs = min(job.panel, job.outputs), least = LATENCY * job.kernels.lanes
+    cdef Py_ssize_t row = max(least, outputs * whole(job, count[2])), joined
+    sums.rows = count[1]
+    sums.cols = count[2]
+    sums.s_row = whole(job, count[2])
+    joined = (count[1] - 1) * job.band.width + count[2]
+    in_pairs = in_pairs and count[2] > PAIR * job.kernels.lanes
+    if not in_pairs and outputs * whole(job, joined) <= count[1] * row:
+        sums.rows = 1
+        sums.cols = joined
+        sums.s_row = job.band.width
+    sums.s_m = count[1] * sums.s_row + FC_PIXEL_NV_MAX * job.kernels.lanes
+
+
+cdef void sum_phase(const Pixel *pixel, const Phase *phase, const char *weights, Py_ssize_t width, const char *band,
+                    fc_pixel_sums *sums) noexcept nogil:
+    """All channels of one phase, one panel and one d."""
+    cdef const Job *job = &pixel.job
+    cdef Py_ssize_t c = 0, item = job.itemsize
+    sums.off = job.off + phase.tap
+    sums.taps = phase.taps
+    sums.lag = phase.lag
+    sums.a_c = job.taps * width
+    while c < job.channels:
+        sums.channels = min(job.channel_block, job.channels - c)
+        sums.add = c > 0
+        sums.a = weights + (c * job.taps + phase.tap) * width * item
+        sums.x = band + c * job.band.channel * item
+        job.kernels.pixel_sums[width](sums)
+        c += job.channel_block
+
+
+cdef void run_phase(const Pixel *pixel, const Task *t, const Phase *phase, char *workspace) noexcept nogil:
+    """The outputs of one phase, or of two together, from the task's band."""
+    cdef const Job *job = &pixel.job
+    cdef const Axis *axis = job.axis
+    cdef fc_pixel_sums sums
+    cdef fc_pixel_store store
+    cdef Py_ssize_t panel, start, size, width, i, g, d, at_y, o_index, cols, item = job.itemsize
+    cdef Py_ssize_t count[3]
+    cdef Py_ssize_t at[3]
+    cdef const char *weights
+    cdef const char *band
+    for i in range(3):
+        count[i] = min(t.count[i], phase.out[i] - t.origin[i])
+        if count[i] <= 0:
+            return
+        at[i] = phase.start[i] + t.origin[i] * axis[i].y_step
+    sums.x_c = job.band.channel
+    sums.x_row = job.band.width
+    set_rows(job, count, phase.lag > 0 and job.panel == 1, &sums)
+    cols = sums.cols
+    store.sums = workspace + job.band_bytes
+    store.rows = count[1]
+    store.cols = count[2]
+    store.s_m = sums.s_m
+    store.s_row = sums.s_row
+    store.y_m = job.y_c
+    store.y_row = axis[1].y_step * axis[2].y_size
+    store.y_px = axis[2].y_step
+    store.relu = job.relu
+    store.odd = NULL
+    if pixel.paired:
+        store.odd_cols = min(t.count[2], phase[1].out[2] - t.origin[2])
+        if store.odd_cols > 0:
+            store.odd = <char *>store.sums + job.panel * sums.s_m * item
+    elif store.y_px == 1 and store.cols == store.s_row == store.y_row:
+        store.cols *= store.rows
+        store.rows = 1
+    for panel in range(t.panel0, t.panel1):
+        panel_bounds(job, panel, &start, &size, &width)
+        weights = packed_panel(job, t.group, start)
+        store.outputs = <int>size
+        for g in range(t.groups):
+            o_index = (t.group + g) * job.outputs + start
+            store.bias = NULL if job.bias == NULL else job.bias + o_index * item
+            for d in range(count[0]):
+                band = workspace + (
+                    g * job.channels * job.band.channel + d * job.band.rows * job.band.width) * item
+                sums.sums = <void *>store.sums
+                sum_phase(pixel, phase, weights, width, band, &sums)
+                if store.odd != NULL:
+                    sums.sums = <void *>store.odd
+                    sums.cols = cols - count[2] + store.odd_cols
+                    sum_phase(pixel, phase + 1, weights, width, band, &sums)
+                    sums.cols = cols
+                at_y = t.n * job.y_n + o_index * job.y_c + (
+                    ((at[0] + d * axis[0].y_step) * axis[1].y_size + at[1]) * axis[2].y_size + at[2])
+                store.y = job.y + at_y * item
+                store.residual = NULL if job.residual == NULL else job.residual + at_y * item
+                job.kernels.pixel_store(&store)
+            weights += job.packed_group
 
 
 cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
-    cdef const Job *job = <const Job *>argument
+    cdef const Pixel *pixel = <const Pixel *>argument
+    cdef const Job *job = &pixel.job
     cdef Task t
-    cdef fc_pixel_tile tile
-    cdef Py_ssize_t panel, start, size, width, d, r, first, rows, cols, at_x, at_y, o_index
-    cdef Py_ssize_t item = job.itemsize, lanes = job.kernels.lanes
-    cdef int nv
+    cdef Py_ssize_t i = 0, stop
     decode(job, number, &t)
-    fill_band(job.axis, &job.band, item, t.origin, t.count, source_plane(job, &t), job.x_c, job.channels,
-              workspace)
-    merge_rows(job, &t, &rows, &cols)
-    tile.off = job.off
-    tile.taps = job.taps
-    tile.channels = job.channels
-    tile.x_c = job.band.channel
-    tile.y_m = job.y_c
-    tile.y_px = job.axis[2].y_step
-    tile.bias_n = NULL
-    tile.flags = FC_FIRST | FC_LAST | (FC_RELU if job.relu else 0)
-    for panel in range(t.panel0, t.panel1):
-        panel_bounds(job, panel, &start, &size, &width)
-        tile.a = packed_panel(job, t.group, start)
-        o_index = t.group * job.outputs + start
-        tile.bias_m = NULL if job.bias == NULL else job.bias + o_index * item
-        for d in range(t.count[0]):
-            for r in range(rows):
-                at_x = (d * job.band.rows + r) * job.band.width
-                at_y = t.n * job.y_n + o_index * job.y_c + output_at(
-                    job, t.origin[0] + d, t.origin[1] + r, t.origin[2])
-                first = 0
-                while first < cols:
-                    nv = 1 if cols - first <= lanes or width > job.kernels.pixel_mr[2] else 2
-                    tile.pixels = <int>min(nv * lanes, cols - first)
-                    tile.x = workspace + (at_x + first) * item
-                    tile.y = job.y + (at_y + first * tile.y_px) * item
-                    tile.residual = NULL
-                    if job.residual != NULL:
-                        tile.residual = job.residual + (at_y + first * tile.y_px) * item
-                    job.kernels.pixel_tile[nv][width](&tile)
-                    first += tile.pixels
-    activate(job, &t)
+    fill_band(job.axis, &job.band, job.itemsize, t.origin, t.count, source_plane(job, &t), job.x_c,
+              job.channels * t.groups, workspace)
+    while i < pixel.count:
+        run_phase(pixel, &t, pixel.phases + i, workspace)
+        i += 2 if pixel.paired else 1
+    stop = t.group + t.groups
+    while t.group < stop:
+        activate(job, &t)
+        t.group += 1
+
+
+cdef void set_phase(Phase *phase, Py_ssize_t *off, const Pixel *pixel, Lattice lattice, Py_ssize_t tap):
+    """Phase `lattice`, whose taps begin at `tap`, and their offsets in the shared band."""
+    cdef const Job *job = &pixel.job
+    cdef const Axis *axis = lattice.axis
+    cdef Py_ssize_t i, shift
+    phase.tap = tap
+    phase.taps = lattice.taps
+    for i in range(3):
+        phase.out[i] = axis[i].out
+        phase.start[i] = axis[i].y_start
+    band_offsets(axis, &job.band, off + tap)
+    shift = axis[0].inner_shift - job.axis[0].inner_shift
+    shift = shift * job.band.rows + axis[1].inner_shift - job.axis[1].inner_shift
+    shift = shift * job.band.width + axis[2].inner_shift - job.axis[2].inner_shift
+    for i in range(phase.taps):
+        off[tap + i] += shift
+    phase.lag = axis[2].taps if axis[0].taps == 1 and axis[1].taps > 1 else 0
+    off += tap
+    shift = off[phase.lag] - off[0]
+    for i in range(phase.lag, phase.taps):
+        if abs(shift) != job.band.width or off[i] - off[i - phase.lag] != shift:
+            phase.lag = 0
+            break
 
 
 def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, residual, int activation,
@@ -82,31 +200,46 @@ def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, resi
 
     Returns the bytes of workspace a thread needs. With threads=0 that is all it does.
     """
-    cdef Job job
+    cdef Pixel pixel
+    cdef Job *job = &pixel.job
+    cdef Lattice phase
     cdef Py_ssize_t *off
-    cdef Py_ssize_t lanes, longest
+    cdef Py_ssize_t slack, workspace, terms, budget, tap = 0, i = 0
     cdef Py_ssize_t block[3]
-    start_job(&job, lattice, x, w, y, groups, transposed, bias, residual, activation)
-    lanes = job.kernels.lanes
-    choose_block(job.axis, job.channels, job.itemsize, band_budget(max_workspace), PIXELS, block)
+    start_job(job, lattice, x, w, y, groups, transposed, bias, residual, activation)
+    budget = band_budget(max_workspace)
+    choose_block(job.axis, job.channels, job.itemsize, budget, PIXELS, block)
     band_layout(job.axis, block, job.itemsize, &job.band)
-    longest = block[2]
-    if job.band.width == longest == job.axis[2].y_size and job.axis[2].y_step == 1:
-        longest *= block[1]
     job.padded = False
-    job.panel = job.kernels.pixel_mr[1 if longest <= lanes else FC_NV_MAX]
-    job.panels = (job.outputs + job.panel - 1) // job.panel
-    # a tile reads whole vectors: up to FC_NV_MAX of them beyond the last row
-    job.band_bytes = (job.band.channel * job.channels + FC_NV_MAX * lanes) * job.itemsize
+    job.panels = (job.outputs + job.kernels.pixel_mr - 1) // job.kernels.pixel_mr
+    job.panel = (job.outputs + job.panels - 1) // job.panels
+    parts = lattice.phases or (lattice,)
+    pixel.count = len(parts)
+    pixel.paired = job.axis[2].y_step == 2 and [part.starts[2] for part in parts[:2]] == [0, 1]
+    job.channel_block = max(1, CHAIN // max([part.taps for part in parts]))
+    terms = job.channels * job.outputs * job.taps * block[0] * block[1] * block[2]
+    job.group_step = min(TERMS // max(1, terms), groups)
+    job.group_step = min(job.group_step, budget // (job.channels * job.band.channel * job.itemsize))
+    job.group_step = max(1, min(job.group_step, groups * job.batch // (4 * max(1, threads))))
+    # whole vectors are read and written: up to one tile of them beyond the last row
+    slack = FC_PIXEL_NV_MAX * job.kernels.lanes
+    job.band_bytes = ((job.band.channel * job.channels * job.group_step + slack) * job.itemsize + 63) // 64 * 64
+    workspace = job.band_bytes + (2 if pixel.paired else 1) * job.panel * job.itemsize * (
+        block[1] * max(job.band.width, whole(job, block[2])) + slack)
     if threads == 0:
-        return job.band_bytes
+        return workspace
     off = <Py_ssize_t *>block_alloc(job.taps * sizeof(Py_ssize_t))
-    if off == NULL:
-        raise MemoryError("fastconv: no memory for the tap offsets")
+    pixel.phases = <Phase *>block_alloc(pixel.count * sizeof(Phase))
     try:
-        band_offsets(job.axis, &job.band, off)
+        if off == NULL or pixel.phases == NULL:
+            raise MemoryError("fastconv: no memory for the tap offsets")
         job.off = off
-        run_job(&job, task, job.band_bytes, threads)
+        for phase in parts:
+            set_phase(pixel.phases + i, off, &pixel, phase, tap)
+            tap += phase.taps
+            i += 1
+        run_job(job, task, workspace, threads)
     finally:
         block_free(off)
-    return job.band_bytes
+        block_free(pixel.phases)
+    return workspace

@@ -10,7 +10,7 @@ cimport numpy as cnp
 from libc.string cimport memset
 
 from fastconv.kernels.correlate cimport Job, band_budget, start_job
-from fastconv.kernels.fastconv cimport FC_DOT_MR, FC_NV_MAX, fc_dot_tile, fc_kernels, fc_wgrad_tile
+from fastconv.kernels.fastconv cimport FC_DOT_A_MAX, FC_NV_MAX, fc_dot_tile, fc_kernels, fc_wgrad_tile
 from fastconv.kernels.isa cimport active_kernels
 from fastconv.kernels.lattice cimport (
     Lattice,
@@ -27,6 +27,7 @@ cnp.import_array()
 cdef enum:
     SLICES = 16         # tasks worth having: several for each of a few threads
     PIXELS = 256        # outputs of a block: length of the chains that are summed in registers
+    DOT_CELLS = 1 << 16  # (channel, output) pairs of a block where a chain is one of the lanes: its band is 256 KiB
     OUTPUTS = 128       # output channels of a task: its transposed dy is PIXELS * OUTPUTS floats = 128 KiB
     SUMS_LIMIT = 24 << 20  # partial sums at a time; larger weights go through in rounds
     TERMS = 288         # (channel, tap) pairs of a task: its sums are TERMS * OUTPUTS floats = 144 KiB
@@ -119,28 +120,33 @@ cdef void add_block_dot(const Gradient *g, const Part *part, const char *dy, con
     """One block of pixels, vectorised along the rows."""
     cdef const Job *job = &g.job
     cdef fc_dot_tile tile
-    cdef Py_ssize_t item = job.itemsize, o, d, pair, i, at, pairs = part.channels * job.taps
-    cdef int mr
+    cdef Py_ssize_t item = job.itemsize, d, i, at, k, j, o, pair, pairs = part.channels * job.taps, o_tiles, pair_tiles
+    cdef int na, nb
     tile.rows = count[1]
     tile.cols = count[2]
+    tile.acc_row = g.pairs
     tile.a_row = job.axis[2].out
     tile.b_row = job.band.width
     if tile.a_row == tile.b_row == tile.cols:
         tile.cols *= tile.rows
         tile.rows = 1
-    for o in range(part.outputs):
-        for d in range(count[0]):
-            tile.a = dy + item * (o * job.y_c + ((origin[0] + d) * job.axis[1].out + origin[1]) * job.axis[2].out
-                                  + origin[2])
-            pair = 0
-            while pair < pairs:
-                mr = <int>min(<Py_ssize_t>FC_DOT_MR, pairs - pair)
-                for i in range(mr):
+    o_tiles = (part.outputs + FC_DOT_A_MAX - 1) // FC_DOT_A_MAX
+    for k in range(o_tiles):
+        o = k * part.outputs // o_tiles
+        na = <int>((k + 1) * part.outputs // o_tiles - o)
+        pair_tiles = (pairs + job.kernels.dot_mr[na] - 1) // job.kernels.dot_mr[na]
+        for j in range(pair_tiles):
+            pair = j * pairs // pair_tiles
+            nb = <int>((j + 1) * pairs // pair_tiles - pair)
+            tile.acc = sums + (o * g.pairs + pair) * item
+            for d in range(count[0]):
+                at = ((origin[0] + d) * job.axis[1].out + origin[1]) * job.axis[2].out + origin[2]
+                for i in range(na):
+                    tile.a[i] = dy + ((o + i) * job.y_c + at) * item
+                for i in range(nb):
                     at = (pair + i) // job.taps * job.band.channel + job.off[(pair + i) % job.taps]
                     tile.b[i] = band + (at + d * job.band.rows * job.band.width) * item
-                tile.acc = sums + (o * g.pairs + pair) * item
-                job.kernels.dot_tile[mr](&tile)
-                pair += mr
+                job.kernels.dot_tile[na][nb](&tile)
 
 
 cdef void slice_task(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
@@ -202,19 +208,22 @@ def run(Lattice lattice, x, dw, dy, Py_ssize_t groups, int threads, max_workspac
     """dw[group*output][channel][tap], from contiguous x and dy[n][channel][d][h][w] of the forward lattice."""
     cdef Gradient g
     cdef Job *job = &g.job
-    cdef Py_ssize_t i, parts, lanes, nr, at_once
+    cdef Py_ssize_t i, parts, lanes, nr, at_once, pixels
     cdef size_t workspace
     cdef Py_ssize_t *off
     start_job(job, lattice, x, dw, dy, groups, False, None, None, -1)
     lanes = job.kernels.lanes
     nr = FC_NV_MAX * lanes
-    g.dot = job.outputs <= max(1, lanes // 2)
+    g.dot = job.outputs <= lanes
     g.output_chunk = min(job.outputs, <Py_ssize_t>OUTPUTS)
     g.output_chunks = (job.outputs + g.output_chunk - 1) // g.output_chunk
     g.channel_chunk = min(job.channels, max(1, TERMS // job.taps))
     g.channel_chunks = (job.channels + g.channel_chunk - 1) // g.channel_chunk
     g.pairs = g.channel_chunk * job.taps
-    choose_block(job.axis, g.channel_chunk, job.itemsize, band_budget(max_workspace), PIXELS, job.band.block)
+    pixels = PIXELS
+    if g.dot:
+        pixels = max(pixels, min(pixels * lanes, DOT_CELLS // g.channel_chunk))
+    choose_block(job.axis, g.channel_chunk, job.itemsize, band_budget(max_workspace), pixels, job.band.block)
     band_layout(job.axis, job.band.block, job.itemsize, &job.band)
     g.blocks = job.batch
     for i in range(3):

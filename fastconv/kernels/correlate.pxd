@@ -11,6 +11,7 @@ cdef struct Job:
     Band band
     Py_ssize_t itemsize, batch, groups, channels, outputs, taps  # channels and outputs of one group
     Py_ssize_t blocks[3]           # spatial blocks
+    Py_ssize_t group_step          # groups of a task
     const Py_ssize_t *off          # off[taps], in the band
     const char *x                  # x[n][group][channel][d][h][w]
     Py_ssize_t x_n, x_c
@@ -19,6 +20,7 @@ cdef struct Job:
     const char *w                  # w[group][output][channel][tap], at these strides
     Py_ssize_t w_g, w_o, w_c, w_taps
     const Py_ssize_t *tap_index
+    bint natural                   # tap_index[i] == i: set by run_job
     const char *bias               # bias[group*output] or NULL
     const char *residual           # like y, or NULL
     int relu, activation           # activation: fc_activation or -1, applied after the block
@@ -37,7 +39,7 @@ cdef struct Job:
     size_t band_bytes
 
 cdef struct Task:
-    Py_ssize_t n, group, panel0, panel1
+    Py_ssize_t n, group, groups, panel0, panel1
     Py_ssize_t origin[3]
     Py_ssize_t count[3]
 

@@ -57,7 +57,7 @@ cdef void pack_task(void *argument, Py_ssize_t task, char *workspace) noexcept n
     cdef Py_ssize_t panels = job.panel1 - job.panel0
     cdef Py_ssize_t group = job.group0 + task // panels, start, size, width, c, t
     cdef Py_ssize_t item = job.itemsize
-    cdef bint natural = job.taps == job.w_taps
+    cdef bint natural = job.natural
     cdef const char *w
     cdef char *to
     panel_bounds(job, job.panel0 + task % panels, &start, &size, &width)
@@ -87,8 +87,10 @@ cdef void decode(const Job *job, Py_ssize_t task, Task *t) noexcept nogil:
         t.count[i] = min(job.band.block[i], job.axis[i].out - t.origin[i])
     t.n = task % job.batch
     task //= job.batch
-    t.group = job.group0 + task % (job.group1 - job.group0)
-    split_panels(job, task // (job.group1 - job.group0), &t.panel0, &t.panel1)
+    i = (job.group1 - job.group0 + job.group_step - 1) // job.group_step
+    t.group = job.group0 + task % i * job.group_step
+    t.groups = min(job.group_step, job.group1 - t.group)
+    split_panels(job, task // i, &t.panel0, &t.panel1)
 
 
 cdef void split_panels(const Job *job, Py_ssize_t split, Py_ssize_t *panel0, Py_ssize_t *panel1) noexcept nogil:
@@ -162,6 +164,7 @@ cdef int start_job(Job *job, Lattice lattice, object x, object w, object y, Py_s
     job.taps = lattice.taps
     job.tap_index = lattice.tap_index
     job.groups = groups
+    job.group_step = 1
     x_channels = cnp.PyArray_DIM(wa, 0) if transposed else cnp.PyArray_DIM(wa, 1) * groups
     y_channels = cnp.PyArray_DIM(wa, 1) * groups if transposed else cnp.PyArray_DIM(wa, 0)
     job.channels = x_channels // groups
@@ -187,7 +190,7 @@ cdef int run_rounds(Job *job, task_fn pack, size_t pack_workspace, size_t limit,
                     size_t workspace, int threads) except -1:
     """Pack as many weights as `limit` bytes hold, run all tasks on them, and so on to the last output.
 
-    `tasks` is their number for one group and all outputs; job.column the bytes of one packed output.
+    `tasks` is their number for one step of groups and all outputs; job.column the bytes of one packed output.
     """
     cdef size_t group_bytes = job.column * packed_width(job, job.panels)
     cdef Py_ssize_t groups_at_once = 1, panels_at_once = job.panels, base, i
@@ -210,7 +213,7 @@ cdef int run_rounds(Job *job, task_fn pack, size_t pack_workspace, size_t limit,
                     i = (job.group1 - job.group0) * (job.panel1 - job.panel0)
                     run_tasks_nogil(pack, job, i, pack_workspace,
                                     threads if job.packed_group * groups_at_once > PACK_SERIAL else 1)
-                    base = (job.group1 - job.group0) * tasks
+                    base = (job.group1 - job.group0 + job.group_step - 1) // job.group_step * tasks
                     job.splits = 1
                     if base < 2 * threads:
                         job.splits = max(1, min(job.panel1 - job.panel0, (2 * threads + base - 1) // base))
@@ -225,6 +228,9 @@ cdef int run_rounds(Job *job, task_fn pack, size_t pack_workspace, size_t limit,
 cdef int run_job(Job *job, task_fn task, size_t workspace, int threads) except -1:
     """run_rounds over the blocks of job.band, with weights packed as [channel][tap][width]."""
     cdef Py_ssize_t i, tasks = job.batch
+    job.natural = job.taps == job.w_taps
+    for i in range(job.taps):
+        job.natural = job.natural and job.tap_index[i] == i
     for i in range(3):
         job.blocks[i] = (job.axis[i].out + job.band.block[i] - 1) // job.band.block[i]
         tasks *= job.blocks[i]

@@ -5,7 +5,7 @@ from libc.stdint cimport int64_t
 
 cdef extern from "fastconv.h" nogil:
     enum:
-        FC_MR_MAX, FC_NV_MAX, FC_WGRAD_MR_MAX, FC_DOT_MR
+        FC_MR_MAX, FC_NV_MAX, FC_PIXEL_NV_MAX, FC_WGRAD_MR_MAX, FC_DOT_A_MAX, FC_DOT_B_MAX
         FC_FIRST, FC_LAST, FC_RELU
         FC_ACT_RELU, FC_ACT_TANH, FC_ACT_SIGMOID, FC_ACT_COUNT
 
@@ -21,17 +21,34 @@ cdef extern from "fastconv.h" nogil:
         Py_ssize_t y_oc, y_px
         int oc, flags
 
-    ctypedef struct fc_pixel_tile:
+    ctypedef struct fc_gemm_tile:
         const void *x
-        const Py_ssize_t *off
         const void *a
         void *y
         const void *bias_m
         const void *bias_n
         const void *residual
-        Py_ssize_t x_c, channels, taps
+        Py_ssize_t x_c, channels
         Py_ssize_t y_m, y_px
         int pixels, flags
+
+    ctypedef struct fc_pixel_sums:
+        const void *x
+        const Py_ssize_t *off
+        const void *a
+        void *sums
+        Py_ssize_t a_c, x_c, x_row, channels, taps, lag
+        Py_ssize_t rows, cols, s_m, s_row
+        int add
+
+    ctypedef struct fc_pixel_store:
+        const void *sums
+        const void *odd
+        void *y
+        const void *bias
+        const void *residual
+        Py_ssize_t rows, cols, odd_cols, s_m, s_row, y_m, y_row, y_px
+        int outputs, relu
 
     ctypedef struct fc_wgrad_tile:
         const void *x[7]
@@ -65,10 +82,10 @@ cdef extern from "fastconv.h" nogil:
         int *nonfinite
 
     ctypedef struct fc_dot_tile:
-        const void *a
-        const void *b[4]
+        const void *a[4]
+        const void *b[6]
         void *acc
-        Py_ssize_t a_row, b_row, rows, cols
+        Py_ssize_t acc_row, a_row, b_row, rows, cols
 
     ctypedef struct fc_pool:
         const void *x
@@ -83,12 +100,16 @@ cdef extern from "fastconv.h" nogil:
         Py_ssize_t out[3]
 
     ctypedef void (*fc_conv_tile_fn)(const fc_conv_tile *) noexcept nogil
-    ctypedef void (*fc_pixel_tile_fn)(const fc_pixel_tile *) noexcept nogil
+    ctypedef void (*fc_gemm_tile_fn)(const fc_gemm_tile *) noexcept nogil
+    ctypedef void (*fc_pixel_sums_fn)(const fc_pixel_sums *) noexcept nogil
+    ctypedef void (*fc_pixel_store_fn)(const fc_pixel_store *) noexcept nogil
     ctypedef void (*fc_wgrad_tile_fn)(const fc_wgrad_tile *) noexcept nogil
     ctypedef void (*fc_dot_tile_fn)(const fc_dot_tile *) noexcept nogil
     ctypedef void (*fc_map_fn)(void *, const void *, Py_ssize_t) noexcept nogil
     ctypedef void (*fc_map2_fn)(void *, const void *, const void *, Py_ssize_t) noexcept nogil
     ctypedef void (*fc_copy_fn)(void *, const void *, Py_ssize_t, Py_ssize_t) noexcept nogil
+    ctypedef void (*fc_copy_rows_fn)(void *, Py_ssize_t, const void *, Py_ssize_t, Py_ssize_t, Py_ssize_t,
+                                     Py_ssize_t, Py_ssize_t, Py_ssize_t) noexcept nogil
     ctypedef void (*fc_transpose_fn)(void *, Py_ssize_t, const void *, Py_ssize_t, Py_ssize_t,
                                      Py_ssize_t, Py_ssize_t) noexcept nogil
     ctypedef void (*fc_winograd_input_fn)(const fc_winograd_input *) noexcept nogil
@@ -109,18 +130,22 @@ cdef extern from "fastconv.h" nogil:
     ctypedef struct fc_kernels:
         int lanes
         int conv_mr[3]
-        int pixel_mr[3]
+        int gemm_mr[3]
+        int pixel_mr
         int wgrad_mr
         fc_conv_tile_fn conv_tile[3][15]
-        fc_pixel_tile_fn pixel_tile[3][15]
-        fc_pixel_tile_fn gemm_tile[3][15]
+        fc_gemm_tile_fn gemm_tile[3][15]
+        fc_pixel_sums_fn pixel_sums[15]
+        fc_pixel_store_fn pixel_store
         fc_wgrad_tile_fn wgrad_tile[3][8]
-        fc_dot_tile_fn dot_tile[5]
         fc_winograd_input_fn winograd_input[3]
         fc_winograd_tile_fn winograd_tile[3][15]
         fc_winograd_output_fn winograd_output[3]
         fc_winograd_weight_fn winograd_weight[3]
+        int dot_mr[5]
+        fc_dot_tile_fn dot_tile[5][7]
         fc_copy_fn copy_strided
+        fc_copy_rows_fn copy_rows
         fc_transpose_fn transpose
         fc_map_fn add
         fc_map_fn act[3]

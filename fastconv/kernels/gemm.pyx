@@ -10,14 +10,14 @@ cimport numpy as cnp
 from libc.string cimport memset
 
 from fastconv.kernels.fastconv cimport (
-    FC_DOT_MR,
+    FC_DOT_B_MAX,
     FC_FIRST,
     FC_LAST,
     FC_MR_MAX,
     FC_NV_MAX,
     fc_dot_tile,
     fc_kernels,
-    fc_pixel_tile,
+    fc_gemm_tile,
 )
 from fastconv.kernels.isa cimport active_kernels
 from fastconv.kernels.team cimport run_tasks
@@ -68,12 +68,10 @@ cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogi
     cdef Py_ssize_t m0 = number // job.n_blocks * job.m_block, n0 = number % job.n_blocks * job.n_block
     cdef Py_ssize_t rows = min(job.m_block, job.m - m0), columns = min(job.n_block, job.n - n0)
     cdef Py_ssize_t k = 0, i, first, mr, column, panels
-    cdef fc_pixel_tile tile
+    cdef fc_gemm_tile tile
     cdef int nv
     cdef char *packed_b = workspace + CHAIN * FC_MR_MAX * item
-    panels = (rows + job.kernels.pixel_mr[FC_NV_MAX] - 1) // job.kernels.pixel_mr[FC_NV_MAX]
-    tile.off = NULL
-    tile.taps = 1
+    panels = (rows + job.kernels.gemm_mr[FC_NV_MAX] - 1) // job.kernels.gemm_mr[FC_NV_MAX]
     tile.bias_m = NULL
     tile.residual = NULL
     tile.x_c = job.pitch
@@ -108,20 +106,21 @@ cdef void dot_task(void *argument, Py_ssize_t number, char *workspace) noexcept 
     cdef int mr
     tile.rows = 1
     tile.cols = job.k
+    tile.acc_row = job.n
     tile.a_row = 0
     tile.b_row = 0
     while n < stop:
-        mr = <int>min(<Py_ssize_t>FC_DOT_MR, stop - n)
+        mr = <int>min(<Py_ssize_t>FC_DOT_B_MAX, stop - n)
         for i in range(mr):
             tile.b[i] = job.b + (n + i) * job.b_col * item
         for m in range(job.m):
-            tile.a = job.a + m * job.a_row * item
+            tile.a[0] = job.a + m * job.a_row * item
             tile.acc = job.c + (m * job.n + n) * item
             if job.bias == NULL:
                 memset(tile.acc, 0, mr * item)
             else:
                 job.kernels.copy_strided(tile.acc, job.bias + n * item, mr, 1)
-            job.kernels.dot_tile[mr](&tile)
+            job.kernels.dot_tile[1][mr](&tile)
         n += mr
 
 

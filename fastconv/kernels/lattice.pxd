@@ -21,10 +21,11 @@ cdef struct Axis:
     const Py_ssize_t *shift
 
 # One block of outputs and the padded copy ("band") of the source pixels it needs, as a packed array
-# band[channel][phase_d][d][phase_h][h][phase_w][w].
+# band[channel][phase_d][d][phase_h][phase_w][h][w]: the rows of a phase follow one another, so a block is also one long row
+# (with the halo between its parts).
 cdef struct Band:
     Py_ssize_t block[3]      # outputs of a full block
-    Py_ssize_t rows, width   # padded rows of one d, elements of one row
+    Py_ssize_t rows, width   # rows of one d, all phases together; elements of one row of one phase
     Py_ssize_t channel       # elements from one channel to the next
 
 cdef class Lattice:
@@ -32,6 +33,7 @@ cdef class Lattice:
     cdef readonly Py_ssize_t taps
     cdef readonly Py_ssize_t outputs
     cdef const Py_ssize_t *tap_index  # position of each tap in the weights' own tap axis
+    cdef readonly tuple phases        # the lattices this one runs together, see join()
     cdef list arrays                  # owners of the pointers above
     cdef set_axis(self, Axis *axis, record)
 

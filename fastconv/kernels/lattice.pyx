@@ -6,6 +6,8 @@ import numpy as np
 cimport numpy as cnp
 from libc.string cimport memcpy, memset
 
+from fastconv.kernels.isa cimport active_kernels
+
 cnp.import_array()
 
 
@@ -21,6 +23,7 @@ cdef class Lattice:
 
     def __init__(self, axes, tap_index):
         self.arrays = []
+        self.phases = ()
         self.taps = 1
         self.outputs = 1
         for i, record in enumerate(axes):
@@ -31,7 +34,13 @@ cdef class Lattice:
 
     @property
     def nbytes(self):
-        return sum(array.nbytes for array in self.arrays)
+        """Bytes of the tables, those of its phases included."""
+        return sum(array.nbytes for array in self.arrays) + sum(phase.nbytes for phase in self.phases)
+
+    @property
+    def starts(self):
+        """Where its outputs begin in the output array."""
+        return self.axis[0].y_start, self.axis[1].y_start, self.axis[2].y_start
 
     cdef set_axis(self, Axis *axis, record):
         offset = np.asarray(record.offsets, dtype=np.intp)
@@ -52,12 +61,47 @@ cdef class Lattice:
         axis.shift = keep(self.arrays, offset // record.step)
 
 
+def join(lattices):
+    """One lattice for several that read the same source: its band holds what any of them reads, its taps are all of theirs.
+
+    The phases of an input gradient: they have stride 1 and padding by zeros.
+    """
+    cdef Lattice whole = Lattice.__new__(Lattice), phase
+    cdef Py_ssize_t i, first, last
+    cdef Axis *axis
+    whole.phases = tuple(lattices)
+    whole.arrays = []
+    whole.taps = sum(lattice.taps for lattice in lattices)
+    whole.outputs = sum(lattice.outputs for lattice in lattices)
+    taps = np.empty(whole.taps, dtype=np.intp)
+    i = 0
+    for phase in lattices:
+        for first in range(phase.taps):
+            taps[i] = phase.tap_index[first]
+            i += 1
+    whole.tap_index = keep(whole.arrays, taps)
+    for i in range(3):
+        axis = &whole.axis[i]
+        phase = lattices[0]
+        axis[0] = phase.axis[i]
+        for phase in lattices:
+            first = min(axis.inner_shift, phase.axis[i].inner_shift)
+            last = max(axis.inner_shift + axis.shift_max, phase.axis[i].inner_shift + phase.axis[i].shift_max)
+            axis.inner_shift = first
+            axis.shift_max = last - first
+            axis.out = max(axis.out, phase.axis[i].out)
+        axis.span = axis.shift_max + axis.out
+        axis.inner_start = -axis.inner_shift
+        axis.inner_stop = axis.size - axis.inner_shift
+    return whole
+
+
 cdef void band_layout(const Axis *axis, const Py_ssize_t *block, Py_ssize_t itemsize, Band *band) noexcept nogil:
     cdef Py_ssize_t i, lines, elements = 1
     for i in range(3):
         band.block[i] = block[i]
-    band.rows = axis[1].phases * (block[1] + axis[1].shift_max)
-    band.width = axis[2].phases * (block[2] + axis[2].shift_max)
+    band.rows = axis[1].phases * axis[2].phases * (block[1] + axis[1].shift_max)
+    band.width = block[2] + axis[2].shift_max
     elements = axis[0].phases * (block[0] + axis[0].shift_max) * band.rows * band.width
     # An odd number of cache lines from channel to channel: no power-of-two stride that would map all channels to one set.
     lines = (elements * itemsize + 63) // 64
@@ -71,11 +115,18 @@ cdef void band_offsets(const Axis *axis, const Band *band, Py_ssize_t *off) noex
     for d in range(axis[0].taps):
         at[0] = axis[0].phase_of[d] * (band.block[0] + axis[0].shift_max) + axis[0].shift[d]
         for h in range(axis[1].taps):
-            at[1] = axis[1].phase_of[h] * (band.block[1] + axis[1].shift_max) + axis[1].shift[h]
             for w in range(axis[2].taps):
-                at[2] = axis[2].phase_of[w] * (band.block[2] + axis[2].shift_max) + axis[2].shift[w]
-                off[i] = (at[0] * band.rows + at[1]) * band.width + at[2]
+                at[1] = axis[1].phase_of[h] * axis[2].phases + axis[2].phase_of[w]
+                at[2] = at[1] * (band.block[1] + axis[1].shift_max) + axis[1].shift[h]
+                off[i] = (at[0] * band.rows + at[2]) * band.width + axis[2].shift[w]
                 i += 1
+
+
+cdef inline Py_ssize_t first_at(Py_ssize_t q, Py_ssize_t step, Py_ssize_t bound, Py_ssize_t count) noexcept nogil:
+    """The first i <= count with q + i*step >= bound."""
+    if q >= bound:
+        return 0
+    return min(count, bound - q if step == 1 else (bound - q + step - 1) // step)
 
 
 cdef inline void copy_mapped(const Axis *axis, Py_ssize_t itemsize, char *to, const char *row,
@@ -94,61 +145,67 @@ cdef inline void copy_mapped(const Axis *axis, Py_ssize_t itemsize, char *to, co
 cdef void copy_row(const Axis *axis, Py_ssize_t itemsize, char *to, const char *row, Py_ssize_t q,
                    Py_ssize_t count) noexcept nogil:
     """to[i] = padded row at coordinate q + i*step, i < count."""
-    cdef Py_ssize_t step = axis.step, left, right, i
-    left = 0 if q >= axis.inner_start else (axis.inner_start - q + step - 1) // step
-    left = min(left, count)
-    right = 0 if q >= axis.inner_stop else (axis.inner_stop - q + step - 1) // step
-    right = max(left, min(right, count))
+    cdef Py_ssize_t step = axis.step, i
+    cdef Py_ssize_t left = first_at(q, step, axis.inner_start, count)
+    cdef Py_ssize_t right = first_at(q, step, axis.inner_stop, count)
     copy_mapped(axis, itemsize, to, row, q, left)
     if right > left:
         i = q + left * step + axis.inner_shift
         if step == 1:
             memcpy(to + left * itemsize, row + i * itemsize, (right - left) * itemsize)
-        elif itemsize == 4:
-            copy_strided(<float *>to + left, <const float *>row + i, right - left, step)
         else:
-            copy_strided(<double *>to + left, <const double *>row + i, right - left, step)
+            active_kernels(itemsize).copy_strided(to + left * itemsize, row + i * itemsize, right - left, step)
     copy_mapped(axis, itemsize, to + right * itemsize, row, q + right * step, count - right)
-
-
-ctypedef fused real:
-    float
-    double
-
-
-cdef inline void copy_strided(real *to, const real *row, Py_ssize_t count, Py_ssize_t step) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(count):
-        to[i] = row[i * step]
 
 
 cdef void fill_band(const Axis *axis, const Band *band, Py_ssize_t itemsize, const Py_ssize_t *origin,
                     const Py_ssize_t *count, const char *x, Py_ssize_t x_c, Py_ssize_t channels,
                     char *to) noexcept nogil:
     """The band of `count` outputs from `origin`, for `channels` channels x_c elements apart."""
-    cdef Py_ssize_t c, pd, ph, pw, d, h, src_d, src_h, slots_w = band.block[2] + axis[2].shift_max
-    cdef Py_ssize_t n_w = count[2] + axis[2].shift_max
-    cdef const char *row
-    cdef char *line
+    cdef Py_ssize_t c, pd, ph, pw, d, src_d
+    cdef Py_ssize_t slots_d = band.block[0] + axis[0].shift_max, slots_h = band.block[1] + axis[1].shift_max
+    cdef char *lines
     for c in range(channels):
         for pd in range(axis[0].phases):
             for d in range(count[0] + axis[0].shift_max):
                 src_d = source_at(&axis[0], axis[0].residue[pd] + (origin[0] + d) * axis[0].step)
+                lines = to + itemsize * (c * band.channel + (pd * slots_d + d) * band.rows * band.width)
                 for ph in range(axis[1].phases):
-                    for h in range(count[1] + axis[1].shift_max):
-                        src_h = source_at(&axis[1], axis[1].residue[ph] + (origin[1] + h) * axis[1].step)
-                        line = to + itemsize * (
-                            c * band.channel
-                            + ((pd * (band.block[0] + axis[0].shift_max) + d) * band.rows
-                               + ph * (band.block[1] + axis[1].shift_max) + h) * band.width
-                        )
-                        if src_d < 0 or src_h < 0:
-                            memset(line, 0, band.width * itemsize)
-                            continue
-                        row = x + itemsize * (c * x_c + (src_d * axis[1].size + src_h) * axis[2].size)
-                        for pw in range(axis[2].phases):
-                            copy_row(&axis[2], itemsize, line + pw * slots_w * itemsize, row,
-                                     axis[2].residue[pw] + origin[2] * axis[2].step, n_w)
+                    for pw in range(axis[2].phases):
+                        fill_lines(
+                            axis, band.width, itemsize,
+                            axis[1].residue[ph] + origin[1] * axis[1].step, count[1] + axis[1].shift_max,
+                            axis[2].residue[pw] + origin[2] * axis[2].step, count[2] + axis[2].shift_max,
+                            NULL if src_d < 0 else x + itemsize * (c * x_c + src_d * axis[1].size * axis[2].size),
+                            lines)
+                        lines += slots_h * band.width * itemsize
+
+
+cdef void fill_lines(const Axis *axis, Py_ssize_t width, Py_ssize_t itemsize, Py_ssize_t q_h, Py_ssize_t rows,
+                     Py_ssize_t q_w, Py_ssize_t cols, const char *plane, char *to) noexcept nogil:
+    """One phase of one plane (NULL: of zeros), from padded coordinates (q_h, q_w)."""
+    cdef Py_ssize_t top, bottom, left, right, h, src_h, pitch = width * itemsize
+    cdef const Axis *w = &axis[2]
+    top = first_at(q_h, axis[1].step, axis[1].inner_start, rows)
+    bottom = first_at(q_h, axis[1].step, axis[1].inner_stop, rows)
+    left = first_at(q_w, w.step, w.inner_start, cols)
+    right = first_at(q_w, w.step, w.inner_stop, cols)
+    if plane == NULL or w.source != NULL or right <= left:
+        bottom = top
+    for h in range(rows):
+        if top <= h < bottom:
+            continue
+        src_h = source_at(&axis[1], q_h + h * axis[1].step)
+        if plane == NULL or src_h < 0:
+            memset(to + h * pitch, 0, cols * itemsize)
+        else:
+            copy_row(w, itemsize, to + h * pitch, plane + src_h * w.size * itemsize, q_w, cols)
+    if bottom > top:
+        active_kernels(itemsize).copy_rows(
+            to + top * pitch, width,
+            plane + ((q_h + top * axis[1].step + axis[1].inner_shift) * w.size + q_w + left * w.step
+                     + w.inner_shift) * itemsize,
+            axis[1].step * w.size, bottom - top, left, right - left, cols - right, w.step)
 
 
 cdef void choose_block(const Axis *axis, Py_ssize_t channels, Py_ssize_t itemsize, size_t budget,
