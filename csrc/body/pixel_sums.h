@@ -7,7 +7,7 @@
  *
  * Tile: mr output channels x NR = nv*VL pixels, where the fewer outputs there are the more vectors
  * of pixels share a weight. Limits: mr*nv accumulators, min(mr, nv) operands held and 1 passing by
- * must fit the register file: FC_PIXEL_ACC of the row's file.
+ * must fit the register file, which is FC_PIXEL_ACC + 4 of the row's file.
  *
  * pixel_store: bias, residual and activation, to the rows of y.
  */
@@ -148,7 +148,9 @@ static void FC_FN(pixel_pairs)(const fc_pixel_sums *t, ptrdiff_t r) {
 /* All rows of a block, each in tiles of nearly equal width. */
 static inline __attribute__((always_inline)) void FC_FN(pixel_rows)(const fc_pixel_sums *t,
                                                                     const int mr) {
-    const int most = FC_PIXEL_ACC / mr < FC_PIXEL_NV_MAX ? FC_PIXEL_ACC / mr : (int)FC_PIXEL_NV_MAX;
+    const int wide = FC_PIXEL_ACC / mr < FC_PIXEL_NV_MAX ? FC_PIXEL_ACC / mr : (int)FC_PIXEL_NV_MAX;
+    const int operands = (mr < wide ? mr : wide) + 1; /* held and passing */
+    const int most = wide * mr + operands <= FC_PIXEL_ACC + 4 ? wide : wide - 1;
     const ptrdiff_t vectors = (t->cols + VL - 1) / VL, tiles = (vectors + most - 1) / most;
     ptrdiff_t r = 0;
     if (mr == 1 && t->lag)
