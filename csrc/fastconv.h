@@ -119,15 +119,24 @@ typedef struct {
 
 /* pool_max / pool_avg: one plane x[d][h][w] -> y[od][oh][ow]. Axis k (0 = d, 1 = h, 2 = w) of
  * window o holds the cells start[k][o], start[k][o] + step[k], ... < stop[k][o], all inside the
- * plane. */
+ * plane. pool_avg_backward: x is dy, y is dx, and the tables hold the windows each cell lies in. */
 typedef struct {
     const void *x;
     void *y;
-    int64_t *index;      /* flat index d*h*w of each maximum, or NULL */
-    const double *scale; /* pool_avg: 1/divisor of each window */
-    void *row;           /* scratch: w REALs */
+    int64_t *index; /* flat index d*h*w of each maximum, or NULL */
+    /* Averages: window (od, oh, ow) is divided by divisor[0][od]*divisor[1][oh]*divisor_w[ow]. */
+    const double *divisor[2];
+    const void *divisor_w;
     const ptrdiff_t *start[3], *stop[3];
     ptrdiff_t step[3], in[3], out[3];
+    /* Along w, window o of the forward pass has `taps` taps from o*stride - pad on, inside the
+     * plane or not; stride is 1 or 2, and no window is empty. Or stride is 0: only the tables
+     * count. */
+    ptrdiff_t stride, pad, taps;
+    /* Scratch: rows of `width` REALs, in which an input row begins at `left`. With an index there
+     * is a row for each (d, h) of a window, else one. */
+    void *row;
+    ptrdiff_t width, left, rows;
 } fc_pool;
 
 typedef void (*fc_conv_tile_fn)(const fc_conv_tile *);
@@ -175,8 +184,7 @@ typedef struct {
     fc_map_fn softmax, log_softmax;
     fc_map2_fn softmax_backward, log_softmax_backward;
 
-    fc_pool_fn pool_max, pool_avg;
-    fc_pool_fn pool_avg_backward; /* x is dy, y is dx, which it adds to */
+    fc_pool_fn pool_max, pool_avg, pool_avg_backward;
 
     double (*sum)(const void *x, ptrdiff_t n);
     double (*sum_sq_dev)(const void *x, ptrdiff_t n, double mean); /* sum (x - mean)^2 */

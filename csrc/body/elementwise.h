@@ -121,23 +121,20 @@ FC_MAP(tanh)
 FC_MAP(sigmoid)
 #undef FC_MAP
 
-/* max over a row; a NaN anywhere wins. */
+/* The larger one; a NaN is larger than all numbers, and v wins over acc where both are NaN. */
+static inline V FC_FN(larger)(V v, V acc) { return v_select(v_isnan(v), v, v_max(v, acc)); }
+
+/* max over a row; a NaN anywhere wins. The last vector overlaps the one before it. */
 static REAL FC_FN(row_max)(const REAL *x, ptrdiff_t n) {
-    REAL m = x[0];
-    ptrdiff_t i = 0;
-    if (n >= VL) {
-        V acc = v_load(x);
-        for (i = VL; i + VL <= n; i += VL) {
-            const V v = v_load(x + i);
-            acc = v_select(v_isnan(v), v, v_max(v, acc));
-        }
-        REAL lane[VL];
-        v_store(lane, acc);
-        m = lane[0];
-        for (int k = 1; k < VL; k++) m = lane[k] > m || lane[k] != lane[k] ? lane[k] : m;
+    if (n < VL) {
+        REAL m = x[0];
+        for (ptrdiff_t i = 1; i < n; i++) m = x[i] > m || x[i] != x[i] ? x[i] : m;
+        return m;
     }
-    for (; i < n; i++) m = x[i] > m || x[i] != x[i] ? x[i] : m;
-    return m;
+    V acc = v_load(x + n - VL);
+    for (ptrdiff_t i = 0; i + VL < n; i += VL) acc = FC_FN(larger)(v_load(x + i), acc);
+    const V nans = v_select(v_isnan(acc), v_set1(1), v_zero());
+    return v_hmax(nans) > 0 ? (REAL)NAN : v_hmax(acc);
 }
 
 /* softmax(x)_i = exp(x_i - max)/sum; log_softmax(x)_i = x_i - max - log(sum). One row, sums in

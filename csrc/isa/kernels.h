@@ -8,8 +8,8 @@
 #include "body/winograd.h"
 #include "body/pack.h"
 #include "body/elementwise.h"
-#include "body/pool.h"
 #include "body/norm.h"
+#include "body/pool.h"
 #include "body/peak.h"
 
 #define FC_ENTRY_CONV(mr, nv) [mr] = FC_FN(conv_tile_##mr##x##nv),

@@ -9,6 +9,11 @@
  *   MASK             one bit or lane mask for each REAL
  *   v_load_n(p, n)   the first n REALs, the rest zero; reads nothing beyond p[n-1]; 0 <= n <= VL
  *   v_store_n        likewise
+ *   v_load_even(p)   p[0], p[2], ..., p[2*VL - 2]; reads 2*VL REALs
+ *   v_zip(a, b, lo, hi)  a[0], b[0], a[1], b[1], ...: the first VL of them to *lo, the rest to *hi
+ *   v_or(m, n)       of two masks
+ *   v_store_index(p, a, base, n)  p[i] = base + a[i] as int64_t, for the first n; a holds whole
+ *                    numbers below 2^24
  *   v_max(a, b)      a > b ? a : b, so b when either is NaN: v_max(x, acc) keeps acc's NaN
  *   v_fma(a, b, c)   a*b + c; fused on the vector rows, not in plain C
  *   v_fnma(a, b, c)  c - a*b; likewise
@@ -28,6 +33,10 @@
 #undef v_store
 #undef v_load_n
 #undef v_store_n
+#undef v_load_even
+#undef v_zip
+#undef v_or
+#undef v_store_index
 #undef v_add
 #undef v_sub
 #undef v_mul
@@ -90,6 +99,10 @@
 #define v_store(p, a) ((void)(*(p) = (a)))
 #define v_load_n(p, n) ((n) ? *(p) : (REAL)0)
 #define v_store_n(p, a, n) ((void)((n) ? (*(p) = (a)) : (REAL)0))
+#define v_load_even(p) (*(p))
+#define v_zip(a, b, lo, hi) ((void)(*(lo) = (a), *(hi) = (b)))
+#define v_or(m, n) ((m) | (n))
+#define v_store_index(p, a, base, n) ((void)(*(p) = (base) + (int64_t)(a), (void)(n)))
 #define v_add(a, b) ((a) + (b))
 #define v_sub(a, b) ((a) - (b))
 #define v_mul(a, b) ((a) * (b))
@@ -149,6 +162,10 @@ static inline REAL FC_FN(scalar_pow2)(REAL n) {
 #define v_store(p, a) _mm256_storeu_ps(p, a)
 #define v_load_n(p, n) _mm256_maskload_ps(p, FC_FN(first)(n))
 #define v_store_n(p, a, n) FC_FN(store_first)(p, a, n)
+#define v_load_even(p) FC_FN(load_even)(p)
+#define v_zip(a, b, lo, hi) FC_FN(zip)(a, b, lo, hi)
+#define v_or(m, n) _mm256_or_ps(m, n)
+#define v_store_index(p, a, base, n) FC_FN(store_index)(p, a, base, n)
 #define v_add(a, b) _mm256_add_ps(a, b)
 #define v_sub(a, b) _mm256_sub_ps(a, b)
 #define v_mul(a, b) _mm256_mul_ps(a, b)
@@ -193,6 +210,30 @@ static inline void FC_FN(store_first)(float *p, __m256 a, ptrdiff_t n) {
     }
     if (n & 1) _mm_store_ss(p, part);
 }
+/* 128-bit lanes {p[0..3], p[8..11]} and {p[4..7], p[12..15]}, so that the shuffle keeps the order.
+ */
+static inline __m256 FC_FN(load_even)(const float *p) {
+    const __m256 a =
+        _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(p + 8), 1);
+    const __m256 b =
+        _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p + 4)), _mm_loadu_ps(p + 12), 1);
+    return _mm256_shuffle_ps(a, b, 0x88);
+}
+static inline void FC_FN(zip)(__m256 a, __m256 b, __m256 *lo, __m256 *hi) {
+    const __m256 even = _mm256_unpacklo_ps(a, b), odd = _mm256_unpackhi_ps(a, b);
+    *lo = _mm256_permute2f128_ps(even, odd, 0x20);
+    *hi = _mm256_permute2f128_ps(even, odd, 0x31);
+}
+static inline void FC_FN(store_index)(int64_t *p, __m256 a, int64_t base, ptrdiff_t n) {
+    int64_t lane[8];
+    int64_t *const to = n < 8 ? lane : p;
+    const __m256i i = _mm256_cvtps_epi32(a), b = _mm256_set1_epi64x(base);
+    const __m256i low = _mm256_cvtepi32_epi64(_mm256_castsi256_si128(i));
+    const __m256i high = _mm256_cvtepi32_epi64(_mm256_extracti128_si256(i, 1));
+    _mm256_storeu_si256((__m256i *)to, _mm256_add_epi64(low, b));
+    _mm256_storeu_si256((__m256i *)(to + 4), _mm256_add_epi64(high, b));
+    if (n < 8) memcpy(p, lane, (size_t)n * sizeof *p);
+}
 static inline float FC_FN(hsum)(__m256 a) {
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     s = _mm_add_ps(s, _mm_movehl_ps(s, s));
@@ -236,6 +277,10 @@ static inline __attribute__((always_inline)) void FC_FN(transpose_v)(__m256 *r) 
 #define v_store(p, a) _mm256_storeu_pd(p, a)
 #define v_load_n(p, n) _mm256_maskload_pd(p, FC_FN(first)(n))
 #define v_store_n(p, a, n) FC_FN(store_first)(p, a, n)
+#define v_load_even(p) FC_FN(load_even)(p)
+#define v_zip(a, b, lo, hi) FC_FN(zip)(a, b, lo, hi)
+#define v_or(m, n) _mm256_or_pd(m, n)
+#define v_store_index(p, a, base, n) FC_FN(store_index)(p, a, base, n)
 #define v_add(a, b) _mm256_add_pd(a, b)
 #define v_sub(a, b) _mm256_sub_pd(a, b)
 #define v_mul(a, b) _mm256_mul_pd(a, b)
@@ -273,6 +318,25 @@ static inline void FC_FN(store_first)(double *p, __m256d a, ptrdiff_t n) {
     }
     if (n & 1) _mm_store_sd(p, part);
 }
+static inline __m256d FC_FN(load_even)(const double *p) {
+    const __m256d a =
+        _mm256_insertf128_pd(_mm256_castpd128_pd256(_mm_loadu_pd(p)), _mm_loadu_pd(p + 4), 1);
+    const __m256d b =
+        _mm256_insertf128_pd(_mm256_castpd128_pd256(_mm_loadu_pd(p + 2)), _mm_loadu_pd(p + 6), 1);
+    return _mm256_unpacklo_pd(a, b);
+}
+static inline void FC_FN(zip)(__m256d a, __m256d b, __m256d *lo, __m256d *hi) {
+    const __m256d even = _mm256_unpacklo_pd(a, b), odd = _mm256_unpackhi_pd(a, b);
+    *lo = _mm256_permute2f128_pd(even, odd, 0x20);
+    *hi = _mm256_permute2f128_pd(even, odd, 0x31);
+}
+static inline void FC_FN(store_index)(int64_t *p, __m256d a, int64_t base, ptrdiff_t n) {
+    int64_t lane[4];
+    const __m256i i = _mm256_cvtepi32_epi64(_mm256_cvtpd_epi32(a));
+    _mm256_storeu_si256((__m256i *)(n < 4 ? lane : p),
+                        _mm256_add_epi64(i, _mm256_set1_epi64x(base)));
+    if (n < 4) memcpy(p, lane, (size_t)n * sizeof *p);
+}
 static inline double FC_FN(hsum)(__m256d a) {
     const __m128d s = _mm_add_pd(_mm256_castpd256_pd128(a), _mm256_extractf128_pd(a, 1));
     return _mm_cvtsd_f64(_mm_add_sd(s, _mm_unpackhi_pd(s, s)));
@@ -300,6 +364,10 @@ static inline __attribute__((always_inline)) void FC_FN(transpose_v)(__m256d *r)
 #define v_store(p, a) _mm512_storeu_ps(p, a)
 #define v_load_n(p, n) _mm512_maskz_loadu_ps((__mmask16)((1u << (n)) - 1u), p)
 #define v_store_n(p, a, n) _mm512_mask_storeu_ps(p, (__mmask16)((1u << (n)) - 1u), a)
+#define v_load_even(p) FC_FN(load_even)(p)
+#define v_zip(a, b, lo, hi) FC_FN(zip)(a, b, lo, hi)
+#define v_or(m, n) ((MASK)((m) | (n)))
+#define v_store_index(p, a, base, n) FC_FN(store_index)(p, a, base, n)
 #define v_add(a, b) _mm512_add_ps(a, b)
 #define v_sub(a, b) _mm512_sub_ps(a, b)
 #define v_mul(a, b) _mm512_mul_ps(a, b)
@@ -321,6 +389,28 @@ static inline __attribute__((always_inline)) void FC_FN(transpose_v)(__m256d *r)
 #define v_hmax(a) FC_FN(hmax)(a)
 #define v_transpose(r) FC_FN(transpose_v)(r)
 
+static inline __m512 FC_FN(load_even)(const float *p) {
+    const __m512 a = _mm512_loadu_ps(p), b = _mm512_loadu_ps(p + 16);
+    return _mm512_shuffle_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd),
+                             0x88);
+}
+static inline void FC_FN(zip)(__m512 a, __m512 b, __m512 *lo, __m512 *hi) {
+    const __m512 even = _mm512_unpacklo_ps(a, b), odd = _mm512_unpackhi_ps(a, b);
+    const __m512 l = _mm512_shuffle_f32x4(even, odd, 0x44),
+                 h = _mm512_shuffle_f32x4(even, odd, 0xee);
+    *lo = _mm512_shuffle_f32x4(l, l, 0xd8);
+    *hi = _mm512_shuffle_f32x4(h, h, 0xd8);
+}
+static inline void FC_FN(store_index)(int64_t *p, __m512 a, int64_t base, ptrdiff_t n) {
+    int64_t lane[16];
+    int64_t *const to = n < 16 ? lane : p;
+    const __m512i b = _mm512_set1_epi64(base);
+    const __m512i low = _mm512_cvtps_epi64(_mm512_castps512_ps256(a));
+    const __m512i high = _mm512_cvtps_epi64(_mm512_extractf32x8_ps(a, 1));
+    _mm512_storeu_si512(to, _mm512_add_epi64(low, b));
+    _mm512_storeu_si512(to + 8, _mm512_add_epi64(high, b));
+    if (n < 16) memcpy(p, lane, (size_t)n * sizeof *p);
+}
 static inline float FC_FN(hsum)(__m512 a) {
     const __m256 h = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
@@ -372,6 +462,10 @@ static inline __attribute__((always_inline)) void FC_FN(transpose_v)(__m512 *r) 
 #define v_store(p, a) _mm512_storeu_pd(p, a)
 #define v_load_n(p, n) _mm512_maskz_loadu_pd((__mmask8)((1u << (n)) - 1u), p)
 #define v_store_n(p, a, n) _mm512_mask_storeu_pd(p, (__mmask8)((1u << (n)) - 1u), a)
+#define v_load_even(p) FC_FN(load_even)(p)
+#define v_zip(a, b, lo, hi) FC_FN(zip)(a, b, lo, hi)
+#define v_or(m, n) ((MASK)((m) | (n)))
+#define v_store_index(p, a, base, n) FC_FN(store_index)(p, a, base, n)
 #define v_add(a, b) _mm512_add_pd(a, b)
 #define v_sub(a, b) _mm512_sub_pd(a, b)
 #define v_mul(a, b) _mm512_mul_pd(a, b)
@@ -393,6 +487,23 @@ static inline __attribute__((always_inline)) void FC_FN(transpose_v)(__m512 *r) 
 #define v_hmax(a) FC_FN(hmax)(a)
 #define v_transpose(r) FC_FN(transpose_v)(r)
 
+static inline __m512d FC_FN(load_even)(const double *p) {
+    const __m512d a = _mm512_loadu_pd(p), b = _mm512_loadu_pd(p + 8);
+    return _mm512_unpacklo_pd(_mm512_shuffle_f64x2(a, b, 0x88), _mm512_shuffle_f64x2(a, b, 0xdd));
+}
+static inline void FC_FN(zip)(__m512d a, __m512d b, __m512d *lo, __m512d *hi) {
+    const __m512d even = _mm512_unpacklo_pd(a, b), odd = _mm512_unpackhi_pd(a, b);
+    const __m512d l = _mm512_shuffle_f64x2(even, odd, 0x44),
+                  h = _mm512_shuffle_f64x2(even, odd, 0xee);
+    *lo = _mm512_shuffle_f64x2(l, l, 0xd8);
+    *hi = _mm512_shuffle_f64x2(h, h, 0xd8);
+}
+static inline void FC_FN(store_index)(int64_t *p, __m512d a, int64_t base, ptrdiff_t n) {
+    int64_t lane[8];
+    _mm512_storeu_si512(n < 8 ? lane : p,
+                        _mm512_add_epi64(_mm512_cvtpd_epi64(a), _mm512_set1_epi64(base)));
+    if (n < 8) memcpy(p, lane, (size_t)n * sizeof *p);
+}
 static inline double FC_FN(hsum)(__m512d a) {
     const __m256d h = _mm256_add_pd(_mm512_castpd512_pd256(a), _mm512_extractf64x4_pd(a, 1));
     const __m128d s = _mm_add_pd(_mm256_castpd256_pd128(h), _mm256_extractf128_pd(h, 1));

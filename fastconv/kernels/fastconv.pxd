@@ -74,13 +74,16 @@ cdef extern from "fastconv.h" nogil:
         const void *x
         void *y
         int64_t *index
-        const double *scale
-        void *row
+        const double *divisor[2]
+        const void *divisor_w
         const Py_ssize_t *start[3]
         const Py_ssize_t *stop[3]
         Py_ssize_t step[3]
         Py_ssize_t inp "in"[3]
         Py_ssize_t out[3]
+        Py_ssize_t stride, pad, taps
+        void *row
+        Py_ssize_t width, left, rows
 
     ctypedef void (*fc_conv_tile_fn)(const fc_conv_tile *) noexcept nogil
     ctypedef void (*fc_pixel_tile_fn)(const fc_pixel_tile *) noexcept nogil
