@@ -14,6 +14,8 @@
 
 /* Upper limits of the tile tables, over all rows of isa.def. */
 enum { FC_MR_MAX = 14, FC_NV_MAX = 2, FC_WGRAD_MR_MAX = 7, FC_DOT_MR = 4 };
+/* Most columns of a column kernel: whole vectors of any row. */
+enum { FC_COLUMNS = 512 };
 
 /* What a tile does with its sums. Without FC_FIRST it adds to the partial sums of an earlier
  * channel block; with FC_LAST it applies the epilogue. */
@@ -152,6 +154,11 @@ typedef void (*fc_pool_fn)(const fc_pool *);
 typedef void (*fc_map_fn)(void *y, const void *x, ptrdiff_t n);
 typedef void (*fc_map2_fn)(void *dx, const void *dy, const void *x, ptrdiff_t n);
 
+/* (y, x, factor, rows, n) forward, (dx, dy, y, rows, n) backward */
+typedef void (*fc_softmax_fn)(void *, const void *, const void *, ptrdiff_t rows, ptrdiff_t n);
+typedef void (*fc_softmax_columns_fn)(void *, const void *, const void *, ptrdiff_t n, ptrdiff_t ld,
+                                      ptrdiff_t columns);
+
 /* Elementwise functions; fc_map tables are indexed by this. */
 typedef enum { FC_ACT_RELU, FC_ACT_TANH, FC_ACT_SIGMOID, FC_ACT_COUNT } fc_activation;
 
@@ -180,21 +187,39 @@ typedef struct {
 
     fc_map_fn act[FC_ACT_COUNT];           /* y = f(x) */
     fc_map2_fn act_backward[FC_ACT_COUNT]; /* dx = dy * f'(x) */
-    /* one row of n: y = softmax(x) or log_softmax(x); backward takes (dx, dy, y) */
-    fc_map_fn softmax, log_softmax;
-    fc_map2_fn softmax_backward, log_softmax_backward;
+    /* Softmax of contiguous rows of n: y = softmax(x), times factor[row] if there are factors, or
+     * y = log_softmax(x). The gradient takes dy and y. y and dx may be x and dy. */
+    fc_softmax_fn softmax, log_softmax, softmax_backward, log_softmax_backward;
+    /* The same along columns: element [i][column] is at i*ld + column; at most FC_COLUMNS. */
+    fc_softmax_columns_fn softmax_columns, log_softmax_columns;
+    fc_softmax_columns_fn softmax_columns_backward, log_softmax_columns_backward;
 
     fc_pool_fn pool_max, pool_avg, pool_avg_backward;
 
     double (*sum)(const void *x, ptrdiff_t n);
-    double (*sum_sq_dev)(const void *x, ptrdiff_t n, double mean); /* sum (x - mean)^2 */
-    /* sum dy * (x - mean) */
-    double (*sum_dot_dev)(const void *dy, const void *x, ptrdiff_t n, double mean);
+    /* Batch normalisation. A channel is `batch` runs of `plane` elements, `stride` apart. */
+    void (*moments)(const void *x, ptrdiff_t batch, ptrdiff_t stride, ptrdiff_t plane, double *mean,
+                    double *m2); /* m2 = sum (x - mean)^2 */
+    /* sum = sum dy, dot = sum dy*(x - mean) */
+    void (*norm_sums)(const void *dy, const void *x, ptrdiff_t batch, ptrdiff_t stride,
+                      ptrdiff_t plane, double mean, double *sum, double *dot);
     /* y = (x - mean)*scale + shift */
-    void (*affine)(void *y, const void *x, ptrdiff_t n, double mean, double scale, double shift);
+    void (*affine)(void *y, const void *x, ptrdiff_t batch, ptrdiff_t stride, ptrdiff_t plane,
+                   double mean, double scale, double shift);
     /* dx = (dy - mean_dy - (x - mean)*slope)*scale */
-    void (*norm_backward)(void *dx, const void *dy, const void *x, ptrdiff_t n, double mean,
-                          double mean_dy, double slope, double scale);
+    void (*norm_backward)(void *dx, const void *dy, const void *x, ptrdiff_t batch,
+                          ptrdiff_t stride, ptrdiff_t plane, double mean, double mean_dy,
+                          double slope, double scale);
+    /* The same for up to FC_COLUMNS channels of planes of one element: x[row*ld + channel]. */
+    void (*column_moments)(const void *x, ptrdiff_t rows, ptrdiff_t ld, ptrdiff_t columns,
+                           double *mean, double *m2);
+    void (*column_sums)(const void *dy, const void *x, ptrdiff_t rows, ptrdiff_t ld,
+                        ptrdiff_t columns, const double *mean, double *sum, double *dot);
+    void (*column_affine)(void *y, const void *x, ptrdiff_t rows, ptrdiff_t ld, ptrdiff_t columns,
+                          const double *mean, const double *scale, const double *shift);
+    void (*column_backward)(void *dx, const void *dy, const void *x, ptrdiff_t rows, ptrdiff_t ld,
+                            ptrdiff_t columns, const double *mean, const double *mean_dy,
+                            const double *slope, const double *scale);
 
     double (*fma_peak)(
         ptrdiff_t n); /* n rounds of register-only multiply-adds; returns the flops */

@@ -22,6 +22,8 @@
  *   v_transpose(r)   r[i][j] <-> r[j][i] of VL vectors
  */
 /* clang-format on */
+#undef FC_LOAD
+#undef FC_OVER_COLUMNS
 #undef REAL
 #undef FC_REAL_NAME
 #undef V
@@ -534,3 +536,12 @@ static inline __attribute__((always_inline)) void FC_FN(transpose_v)(__m512d *r)
     }
 }
 #endif
+
+/* The first m <= VL of a vector; a full one where m says so. */
+#define FC_LOAD(p, m) ((m) == VL ? v_load(p) : v_load_n(p, m))
+/* Runs the body for the vectors of a row: m elements are in memory from c on. */
+#define FC_OVER_COLUMNS(columns, body) \
+    for (ptrdiff_t c = 0; c < (columns); c += VL) { \
+        const ptrdiff_t m = (columns) - c < VL ? (columns) - c : VL; \
+        body \
+    }

@@ -31,13 +31,14 @@ Divide = tuple[bool, float | None]
 BY_CELLS: Divide = (False, None)
 
 
+
 @lru_cache(maxsize=256)
-def _windows(
-    problem: Pool, padded: bool = False, divisor: float | None = None
-) -> _pool.Windows:
+def _windows(problem: Pool, padded: bool = False, divisor: float | None = None) -> _pool.Windows:
     """The windows; averages are divided by the given divisor, or by the cells with or without the padding."""
     count = problem.padded_counts if padded else problem.counts
-    divisors = [count(axis) for axis in range(3)] if divisor is None else _constant(problem, divisor)
+    divisors = (
+        [count(axis) for axis in range(3)] if divisor is None else _constant(problem, divisor)
+    )
     if problem.is_global:  # the plane is one row
         cells = math.prod(problem.sizes)
         starts, stops = ([0], [0], [0]), ([1], [1], [cells])
