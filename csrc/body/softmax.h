@@ -3,8 +3,8 @@
  * softmax(x)_i = exp(x_i - max)/sum, log_softmax(x)_i = x_i - max - log(sum), and their gradients
  * dx = y*(dy - sum(dy*y)) and dx = dy - exp(y)*sum(dy).
  * Sums run in the lanes for a block of terms, which is then folded into doubles. Long rows have
- * their terms in the lanes. Columns have a column in each lane, and so have short rows, which are
- * transposed on the way in and out.
+ * their terms in the lanes. Columns have a column in each lane, and so have short rows where there
+ * are exponentials to save: these are transposed on the way in and out.
  */
 #define SOFTMAX_BLOCK 256 /* elements of a row: 256/VL terms a lane */
 #define SOFTMAX_TERMS 32  /* of a column */
@@ -178,21 +178,8 @@ static void FC_FN(log_softmax_row_grad)(REAL *dx, const REAL *dy, const REAL *y,
     } \
     static void FC_FN(name##_grad)(void *vdx, const void *vdy, const void *vy, ptrdiff_t rows, \
                                    ptrdiff_t n) { \
-        REAL *const dx = vdx; \
-        const REAL *const dy = vdy, *const y = vy; \
-        if (n >= SOFTMAX_SHORT) { \
-            for (ptrdiff_t r = 0; r < rows; r++) \
-                FC_FN(name##_row_grad)(dx + r * n, dy + r * n, y + r * n, n); \
-            return; \
-        } \
-        REAL t[SOFTMAX_SHORT * SOFTMAX_SHORT], u[SOFTMAX_SHORT * SOFTMAX_SHORT]; \
-        for (ptrdiff_t r = 0; r < rows; r += SOFTMAX_SHORT) { \
-            const ptrdiff_t some = rows - r < SOFTMAX_SHORT ? rows - r : SOFTMAX_SHORT; \
-            FC_FN(transpose)(t, SOFTMAX_SHORT, dy + r * n, n, some, n, some); \
-            FC_FN(transpose)(u, SOFTMAX_SHORT, y + r * n, n, some, n, some); \
-            FC_FN(name##_columns_grad)(t, t, u, n, SOFTMAX_SHORT, some); \
-            FC_FN(transpose)(dx + r * n, n, t, SOFTMAX_SHORT, n, some, n); \
-        } \
+        for (ptrdiff_t at = 0; at < rows * n; at += n) FC_FN(name##_row_grad) \
+        ((REAL *)vdx + at, (const REAL *)vdy + at, (const REAL *)vy + at, n); \
     }
 FC_SOFTMAX_ROWS(softmax)
 FC_SOFTMAX_ROWS(log_softmax)
