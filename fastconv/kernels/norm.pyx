@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Batch normalisation, channel-major: all planes of a few channels pass while they are in the cache.
 
-Arrays are contiguous [n][channel][plane]; per-channel parameters are float64. The variance is the exact two-pass sum of
-each block, and every sum has one fixed order.
+Arrays are contiguous [n][channel][plane]; per-channel parameters are float64. Every sum has one fixed order.
 """
 
 cimport numpy as cnp
