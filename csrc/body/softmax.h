@@ -6,9 +6,8 @@
  * their terms in the lanes. Columns have a column in each lane, and so have short rows where there
  * are exponentials to save: these are transposed on the way in and out.
  */
-#define SOFTMAX_BLOCK 256 /* elements of a row: 256/VL terms a lane */
-#define SOFTMAX_TERMS 32  /* of a column */
-#define SOFTMAX_SHORT 64  /* rows of fewer elements are transposed, this many at a time */
+#define SOFTMAX_TERMS 32 /* in a lane */
+#define SOFTMAX_SHORT 64 /* rows of fewer elements are transposed, this many at a time */
 
 /* The first m lanes, the rest zero. */
 static inline V FC_FN(lanes)(V v, ptrdiff_t m) {
@@ -109,8 +108,8 @@ FC_SOFTMAX_COLUMNS_GRAD(log_softmax_columns_grad, NULL, log_softmax_dx)
 /* Sum of exp(x - max); y = exp(x - max) unless it is NULL. */
 static double FC_FN(row_exp)(REAL *y, const REAL *x, ptrdiff_t n, REAL max) {
     double sum = 0;
-    for (ptrdiff_t first = 0; first < n; first += SOFTMAX_BLOCK) {
-        const ptrdiff_t block = n - first < SOFTMAX_BLOCK ? n - first : SOFTMAX_BLOCK;
+    for (ptrdiff_t first = 0; first < n; first += SOFTMAX_TERMS * VL) {
+        const ptrdiff_t block = n - first < SOFTMAX_TERMS * VL ? n - first : SOFTMAX_TERMS * VL;
         V s = v_zero();
         FC_OVER_COLUMNS(block, const V v = FC_LOAD(x + first + c, m);
                         const V e = FC_FN(exp)(v_sub(v, v_set1(max)));
@@ -136,8 +135,8 @@ static void FC_FN(log_softmax_row)(REAL *y, const REAL *x, const REAL *factor, p
 
 static double FC_FN(row_dot)(const REAL *dy, const REAL *y, ptrdiff_t n) {
     double sum = 0;
-    for (ptrdiff_t first = 0; first < n; first += SOFTMAX_BLOCK) {
-        const ptrdiff_t block = n - first < SOFTMAX_BLOCK ? n - first : SOFTMAX_BLOCK;
+    for (ptrdiff_t first = 0; first < n; first += SOFTMAX_TERMS * VL) {
+        const ptrdiff_t block = n - first < SOFTMAX_TERMS * VL ? n - first : SOFTMAX_TERMS * VL;
         V s = v_zero();
         FC_OVER_COLUMNS(block, const V g = FC_LOAD(dy + first + c, m);
                         s = y ? v_fma(g, FC_LOAD(y + first + c, m), s) : v_add(g, s);)
@@ -184,6 +183,5 @@ static void FC_FN(log_softmax_row_grad)(REAL *dx, const REAL *dy, const REAL *y,
 FC_SOFTMAX_ROWS(softmax)
 FC_SOFTMAX_ROWS(log_softmax)
 #undef FC_SOFTMAX_ROWS
-#undef SOFTMAX_BLOCK
 #undef SOFTMAX_TERMS
 #undef SOFTMAX_SHORT

@@ -31,7 +31,6 @@ Divide = tuple[bool, float | None]
 BY_CELLS: Divide = (False, None)
 
 
-
 @lru_cache(maxsize=256)
 def _windows(problem: Pool, padded: bool = False, divisor: float | None = None) -> _pool.Windows:
     """The windows; averages are divided by the given divisor, or by the cells with or without the padding."""
