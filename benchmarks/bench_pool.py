@@ -11,7 +11,10 @@ from benchmarks.timing import LIMITS, verify_and_time
 
 
 @pytest.mark.benchmark(**LIMITS)
-@pytest.mark.parametrize("what", ["forward", "dx"])
-@pytest.mark.parametrize("problem", POOLS, ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    ("problem", "what"),
+    [(p, what) for p in POOLS for what in p.passes],
+    ids=lambda value: getattr(value, "name", value),
+)
 def test_pool(benchmark: BenchmarkFixture, problem: Problem, what: str) -> None:
     verify_and_time(benchmark, problem, what)

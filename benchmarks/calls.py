@@ -14,7 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.problems import Array, AvgPool, BatchNorm, Conv, MaxPool, Problem
+from benchmarks.problems import (
+    Array,
+    AvgPool,
+    BatchNorm,
+    BatchNormEval,
+    Conv,
+    MaxPool,
+    Problem,
+    Relu,
+    Softmax,
+)
 
 Call = Callable[[], Any]
 Arrays = dict[str, Array]
@@ -58,11 +68,17 @@ def fastconv_call(p: Problem, what: str, a: Arrays, algo: str = "auto") -> Call:
     if isinstance(p, BatchNorm):
         weight, bias = a["weight"], a["bias"]
         mean, var = np.zeros_like(weight), np.ones_like(weight)
+        if isinstance(p, BatchNormEval):
+            return lambda: fc.batch_norm(x, mean, var, weight, bias)
         if forward:
             return lambda: fc.batch_norm_train(x, weight, bias, mean, var)[0]
         _, saved = fc.batch_norm_train(x, weight, bias, mean, var)
         return lambda: fc.batch_norm_backward(dy, x, weight, saved)[0]
-    return (lambda: fc.relu(x)) if forward else (lambda: fc.relu_backward(dy, x))
+    function, backward = getattr(fc, p.op), getattr(fc, f"{p.op}_backward")
+    if isinstance(p, Softmax):
+        y = fc.softmax(x, p.axis)
+        return (lambda: function(x, p.axis)) if forward else (lambda: backward(dy, y, p.axis))
+    return (lambda: function(x)) if forward else (lambda: backward(dy, x))
 
 
 def start_fastconv(threads: int) -> str:
@@ -112,12 +128,26 @@ def torch_call(p: Problem, what: str, a: Arrays, form: str = "contiguous") -> Ca
     if isinstance(p, BatchNorm):
         weight, bias = t["weight"], t["bias"]
         running = (torch.zeros_like(weight), torch.ones_like(weight))
+        if isinstance(p, BatchNormEval):
+            return lambda: F.batch_norm(x, *running, weight, bias, False, 0.1, 1e-5)
         _, *saved = torch.native_batch_norm(x, weight, bias, *running, True, 0.1, 1e-5)
         if forward:
             return lambda: F.batch_norm(x, *running, weight, bias, True, 0.1, 1e-5)
         rest = (*running, *saved, True, 1e-5, [True] * 3)
         return lambda: aten.native_batch_norm_backward(dy, x, weight, *rest)[0]
-    return (lambda: F.relu(x)) if forward else (lambda: aten.threshold_backward(dy, x, 0))
+    if isinstance(p, Softmax):
+        y = torch.softmax(x, p.axis)
+        softmax_backward = aten._softmax_backward_data
+        if forward:
+            return lambda: torch.softmax(x, p.axis)
+        return lambda: softmax_backward(dy, y, p.axis, x.dtype)
+    function = getattr(torch, p.op)
+    if forward:
+        return lambda: function(x)
+    if isinstance(p, Relu):
+        return lambda: aten.threshold_backward(dy, x, 0)
+    y, backward = function(x), getattr(aten, f"{p.op}_backward")  # PyTorch keeps the result
+    return lambda: backward(dy, y)
 
 
 def start_torch(threads: int) -> str:
@@ -139,8 +169,8 @@ def onnxruntime_call(p: Problem, what: str, a: Arrays, variant: str = "") -> Cal
     if what != "forward":
         raise Unsupported("ONNX Runtime computes no gradients")
     if isinstance(p, BatchNorm):
-        raise Unsupported("ONNX Runtime has no batch normalisation in training")
-    kind = {"conv": "Conv", "max_pool": "MaxPool", "avg_pool": "AveragePool", "relu": "Relu"}[p.op]
+        raise Unsupported("ONNX Runtime is not asked for batch normalisation")
+    kind = {"max_pool": "MaxPool", "avg_pool": "AveragePool"}.get(p.op, p.op.capitalize())
     names = ["w", "b"] if isinstance(p, Conv) else []
     node = helper.make_node(kind, ["x", *names], ["y"], **_onnx_attributes(p))
     real = TensorProto.FLOAT if a["x"].dtype == np.float32 else TensorProto.DOUBLE
@@ -165,6 +195,8 @@ def onnxruntime_call(p: Problem, what: str, a: Arrays, variant: str = "") -> Cal
 
 
 def _onnx_attributes(p: Problem) -> dict[str, Any]:
+    if isinstance(p, Softmax):
+        return {"axis": p.axis}
     if not isinstance(p, (Conv, MaxPool, AvgPool)):
         return {}
     window = {

@@ -237,8 +237,20 @@ class BatchNorm(Problem):
 
 
 @dataclass(frozen=True)
-class Relu(Problem):
-    op: ClassVar[str] = "relu"
+class BatchNormEval(BatchNorm):
+    """Batch normalisation with given statistics."""
+
+    op: ClassVar[str] = "batch_norm_eval"
+    passes: ClassVar[tuple[str, ...]] = ("forward",)
+
+    @property
+    def flops(self) -> int:
+        return 2 * math.prod(self.x_shape)
+
+
+@dataclass(frozen=True)
+class Elementwise(Problem):
+    """A function of each element, and its gradient."""
 
     @property
     def flops(self) -> int:
@@ -248,7 +260,38 @@ class Relu(Problem):
         return itemsize * math.prod(self.x_shape) * (2 if what == "forward" else 3)
 
 
-KINDS = {kind.op: kind for kind in (Conv, MaxPool, AvgPool, BatchNorm, Relu)}
+@dataclass(frozen=True)
+class Relu(Elementwise):
+    op: ClassVar[str] = "relu"
+
+
+@dataclass(frozen=True)
+class Tanh(Elementwise):
+    op: ClassVar[str] = "tanh"
+
+
+@dataclass(frozen=True)
+class Sigmoid(Elementwise):
+    op: ClassVar[str] = "sigmoid"
+
+
+@dataclass(frozen=True)
+class Softmax(Elementwise):
+    """Softmax along the channels or, with axis 3, along the rows of a map."""
+
+    axis: int = 1
+
+    op: ClassVar[str] = "softmax"
+
+    @property
+    def label(self) -> str:
+        return f"{super().label}, axis {self.axis}"
+
+
+KINDS = {
+    kind.op: kind
+    for kind in (Conv, MaxPool, AvgPool, BatchNorm, BatchNormEval, Relu, Tanh, Sigmoid, Softmax)
+}
 
 
 def from_dict(fields: Mapping[str, Any]) -> Problem:
@@ -339,15 +382,26 @@ POOLS: tuple[Problem, ...] = (
     MaxPool("vgg_max_2x2", "VGG-16", 4, 64, 224, 2, 2),
     MaxPool("alexnet_max_3x3s2", "AlexNet", 16, 64, 55, 3, 2),
     MaxPool("resnet_max_3x3s2", "ResNet-50", 16, 64, 112, 3, 2, 1),
+    MaxPool("max_2x2_112", "VGG-16", 16, 64, 112, 2, 2),
     MaxPool("googlenet_max_3x3s1", "GoogLeNet", 16, 192, 28, 3, 1, 1),
     AvgPool("avg_3x3s2_112", "ResNet-50 (D)", 16, 64, 112, 3, 2, 1),
+    AvgPool("avg_2x2_112", "DenseNet", 16, 64, 112, 2, 2),
     AvgPool("resnet_global_avg_7x7", "ResNet-50", 16, 2048, 7, 7, 1),
 )
 NORMS: tuple[Problem, ...] = (
     BatchNorm("batch_norm_112", "ResNet-50", 16, 64, 112),
     BatchNorm("batch_norm_14", "ResNet-50", 16, 1024, 14),
+    BatchNorm("batch_norm_7", "ResNet-50", 16, 2048, 7),
+    BatchNorm("batch_norm_rows", "MLP", 4096, 1024, 1),
+    BatchNormEval("batch_norm_eval_112", "ResNet-50", 16, 64, 112),
 )
-ELEMENTWISE: tuple[Problem, ...] = (Relu("relu_112", "ResNet-50", 16, 64, 112),)
+ELEMENTWISE: tuple[Problem, ...] = (
+    Relu("relu_112", "ResNet-50", 16, 64, 112),
+    Tanh("tanh_112", "LeNet-5", 16, 64, 112),
+    Sigmoid("sigmoid_112", "LeNet-5", 16, 64, 112),
+    Softmax("softmax_channels_56", "FCN", 16, 64, 56),
+    Softmax("softmax_rows_112", "attention", 16, 64, 112, 3),
+)
 MEMORY_BOUND = POOLS + NORMS + ELEMENTWISE
 ALL: tuple[Problem, ...] = PROBLEMS + OVERHEAD + MEMORY_BOUND
 

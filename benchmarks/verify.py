@@ -13,7 +13,16 @@ from types import ModuleType
 
 import numpy as np
 
-from benchmarks.problems import Array, AvgPool, BatchNorm, Conv, MaxPool, Problem
+from benchmarks.problems import (
+    Array,
+    AvgPool,
+    BatchNorm,
+    BatchNormEval,
+    Conv,
+    MaxPool,
+    Problem,
+    Softmax,
+)
 
 # Largest error allowed, in units of the projection's root mean square. A peer that adds a batch in
 # float32, term by term, reaches 1e-4; bfloat16 products would be at 2e-3.
@@ -99,9 +108,16 @@ def _reference(
             return reference.avg_pool(2, x, *window)
         return reference.avg_pool_backward(2, dy, x.shape, *window)
     if isinstance(problem, BatchNorm):
+        if isinstance(problem, BatchNormEval):
+            zeros = np.zeros(problem.channels)
+            return reference.batch_norm(x, zeros, zeros + 1, arrays["weight"], arrays["bias"])
         y, saved = reference.batch_norm_train(x, arrays["weight"], arrays["bias"])
         return y if forward else reference.batch_norm_backward(dy, x, arrays["weight"], saved)[0]
-    return reference.relu(x) if forward else reference.relu_backward(dy, x)
+    function, backward = (getattr(reference, f"{problem.op}{end}") for end in ("", "_backward"))
+    if isinstance(problem, Softmax):
+        y = function(x, problem.axis)
+        return y if forward else backward(dy, y, problem.axis)
+    return function(x) if forward else backward(dy, x)
 
 
 def check(problem: Problem, what: str, dtype: str, result: Array) -> None:

@@ -21,6 +21,8 @@ enum {
     FC_DOT_A_MAX = 4,
     FC_DOT_B_MAX = 6
 };
+/* Most columns of a column kernel: whole vectors of any row. */
+enum { FC_COLUMNS = 512 };
 
 /* What a tile does with its sums. Without FC_FIRST it adds to the partial sums of an earlier
  * channel block; with FC_LAST it applies the epilogue. */
@@ -156,15 +158,24 @@ typedef struct {
 
 /* pool_max / pool_avg: one plane x[d][h][w] -> y[od][oh][ow]. Axis k (0 = d, 1 = h, 2 = w) of
  * window o holds the cells start[k][o], start[k][o] + step[k], ... < stop[k][o], all inside the
- * plane. */
+ * plane. pool_avg_backward: x is dy, y is dx, and the tables hold the windows each cell lies in. */
 typedef struct {
     const void *x;
     void *y;
-    int64_t *index;      /* flat index d*h*w of each maximum, or NULL */
-    const double *scale; /* pool_avg: 1/divisor of each window */
-    void *row;           /* scratch: w REALs */
+    int64_t *index; /* flat index d*h*w of each maximum, or NULL */
+    /* Averages: window (od, oh, ow) is divided by divisor[0][od]*divisor[1][oh]*divisor_w[ow]. */
+    const double *divisor[2];
+    const void *divisor_w;
     const ptrdiff_t *start[3], *stop[3];
     ptrdiff_t step[3], in[3], out[3];
+    /* Along w, window o of the forward pass has `taps` taps from o*stride - pad on, inside the
+     * plane or not; stride is 1 or 2, and no window is empty. Or stride is 0: only the tables
+     * count. */
+    ptrdiff_t stride, pad, taps;
+    /* Scratch: rows of `width` REALs, in which an input row begins at `left`. With an index there
+     * is a row for each (d, h) of a window, else one. */
+    void *row;
+    ptrdiff_t width, left, rows;
 } fc_pool;
 
 typedef void (*fc_conv_tile_fn)(const fc_conv_tile *);
@@ -181,6 +192,11 @@ typedef void (*fc_winograd_weight_fn)(void *u, ptrdiff_t u_p, const void *g, ptr
 typedef void (*fc_pool_fn)(const fc_pool *);
 typedef void (*fc_map_fn)(void *y, const void *x, ptrdiff_t n);
 typedef void (*fc_map2_fn)(void *dx, const void *dy, const void *x, ptrdiff_t n);
+
+/* (y, x, factor, rows, n) forward, (dx, dy, y, rows, n) backward */
+typedef void (*fc_softmax_fn)(void *, const void *, const void *, ptrdiff_t rows, ptrdiff_t n);
+typedef void (*fc_softmax_columns_fn)(void *, const void *, const void *, ptrdiff_t n, ptrdiff_t ld,
+                                      ptrdiff_t columns);
 
 /* Elementwise functions; fc_map tables are indexed by this. */
 typedef enum { FC_ACT_RELU, FC_ACT_TANH, FC_ACT_SIGMOID, FC_ACT_COUNT } fc_activation;
@@ -217,22 +233,39 @@ typedef struct {
 
     fc_map_fn act[FC_ACT_COUNT];           /* y = f(x) */
     fc_map2_fn act_backward[FC_ACT_COUNT]; /* dx = dy * f'(x) */
-    /* one row of n: y = softmax(x) or log_softmax(x); backward takes (dx, dy, y) */
-    fc_map_fn softmax, log_softmax;
-    fc_map2_fn softmax_backward, log_softmax_backward;
+    /* Softmax of contiguous rows of n: y = softmax(x), times factor[row] if there are factors, or
+     * y = log_softmax(x). The gradient takes dy and y. y and dx may be x and dy. */
+    fc_softmax_fn softmax, log_softmax, softmax_backward, log_softmax_backward;
+    /* The same along columns: element [i][column] is at i*ld + column; at most FC_COLUMNS. */
+    fc_softmax_columns_fn softmax_columns, log_softmax_columns;
+    fc_softmax_columns_fn softmax_columns_backward, log_softmax_columns_backward;
 
-    fc_pool_fn pool_max, pool_avg;
-    fc_pool_fn pool_avg_backward; /* x is dy, y is dx, which it adds to */
+    fc_pool_fn pool_max, pool_avg, pool_avg_backward;
 
     double (*sum)(const void *x, ptrdiff_t n);
-    double (*sum_sq_dev)(const void *x, ptrdiff_t n, double mean); /* sum (x - mean)^2 */
-    /* sum dy * (x - mean) */
-    double (*sum_dot_dev)(const void *dy, const void *x, ptrdiff_t n, double mean);
+    /* Batch normalisation. A channel is `batch` runs of `plane` elements, `stride` apart. */
+    void (*moments)(const void *x, ptrdiff_t batch, ptrdiff_t stride, ptrdiff_t plane, double *mean,
+                    double *m2); /* m2 = sum (x - mean)^2 */
+    /* sum = sum dy, dot = sum dy*(x - mean) */
+    void (*norm_sums)(const void *dy, const void *x, ptrdiff_t batch, ptrdiff_t stride,
+                      ptrdiff_t plane, double mean, double *sum, double *dot);
     /* y = (x - mean)*scale + shift */
-    void (*affine)(void *y, const void *x, ptrdiff_t n, double mean, double scale, double shift);
+    void (*affine)(void *y, const void *x, ptrdiff_t batch, ptrdiff_t stride, ptrdiff_t plane,
+                   double mean, double scale, double shift);
     /* dx = (dy - mean_dy - (x - mean)*slope)*scale */
-    void (*norm_backward)(void *dx, const void *dy, const void *x, ptrdiff_t n, double mean,
-                          double mean_dy, double slope, double scale);
+    void (*norm_backward)(void *dx, const void *dy, const void *x, ptrdiff_t batch,
+                          ptrdiff_t stride, ptrdiff_t plane, double mean, double mean_dy,
+                          double slope, double scale);
+    /* The same for up to FC_COLUMNS channels of planes of one element: x[row*ld + channel]. */
+    void (*column_moments)(const void *x, ptrdiff_t rows, ptrdiff_t ld, ptrdiff_t columns,
+                           double *mean, double *m2);
+    void (*column_sums)(const void *dy, const void *x, ptrdiff_t rows, ptrdiff_t ld,
+                        ptrdiff_t columns, const double *mean, double *sum, double *dot);
+    void (*column_affine)(void *y, const void *x, ptrdiff_t rows, ptrdiff_t ld, ptrdiff_t columns,
+                          const double *mean, const double *scale, const double *shift);
+    void (*column_backward)(void *dx, const void *dy, const void *x, ptrdiff_t rows, ptrdiff_t ld,
+                            ptrdiff_t columns, const double *mean, const double *mean_dy,
+                            const double *slope, const double *scale);
 
     double (*fma_peak)(
         ptrdiff_t n); /* n rounds of register-only multiply-adds; returns the flops */

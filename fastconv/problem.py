@@ -529,26 +529,30 @@ class Pool:
         start = np.where(first >= 0, first, first + -(first // d) * d)
         return start, np.minimum(first + d * (self.kernel[axis] - 1) + 1, size)
 
-    def _product(self, counts: Sequence[np.ndarray]) -> np.ndarray:
-        d, h, w = (c.astype(np.float64) for c in counts)
-        return d[:, None, None] * h[:, None] * w
+    def lattice(self, axis: int) -> tuple[int, int, int] | None:
+        """(stride, padding, taps) of the windows of an axis, where they are the same for all of them."""
+        if self.kernel:
+            return self.stride[axis], self.padding[axis], self.kernel[axis]
+        size, rest = divmod(self.sizes[axis], self.out[axis])
+        return None if rest else (size, 0, size)
 
-    def counts(self) -> np.ndarray:
-        """Cells of each window that lie in the input, as float64 (OD, OH, OW)."""
-        counts = []
-        for axis in range(3):
-            start, stop = self.windows(axis)
-            counts.append(np.maximum(-(-(stop - start) // self.dilation[axis]), 0))
-        return self._product(counts)
+    @property
+    def is_global(self) -> bool:
+        """Whether there is one window, and it holds every cell."""
+        return all(
+            self.out[axis] == 1 and self.counts(axis)[0] == self.sizes[axis] for axis in range(3)
+        )
 
-    def padded_counts(self) -> np.ndarray:
-        """Cells of each sliding window in the padded input: what ceil_mode hangs over its end does not count."""
-        counts = []
-        for axis in range(3):
-            first = np.arange(self.out[axis]) * self.stride[axis] - self.padding[axis]
-            end = self.sizes[axis] + self.padding[axis]
-            counts.append(np.minimum(first + self.kernel[axis], end) - first)
-        return self._product(counts)
+    def counts(self, axis: int) -> np.ndarray:
+        """Cells along an axis of each window that lie in the input."""
+        start, stop = self.windows(axis)
+        return np.maximum(-(-(stop - start) // self.dilation[axis]), 0)
+
+    def padded_counts(self, axis: int) -> np.ndarray:
+        """Cells along an axis of each sliding window in the padded input: what ceil_mode hangs over its end does not count."""
+        first = np.arange(self.out[axis]) * self.stride[axis] - self.padding[axis]
+        end = self.sizes[axis] + self.padding[axis]
+        return np.minimum(first + self.kernel[axis], end) - first
 
 
 def pool_sizes(x_shape: Sizes, rank: int) -> Sizes:

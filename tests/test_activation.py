@@ -257,7 +257,7 @@ def test_in_place_by_teams(dtype):
 @pytest.mark.parametrize("name", ROWS)
 @pytest.mark.parametrize("axis", AXES)
 def test_rows(isa_row, dtype, name, axis):
-    for shape in (LARGE, (2, 3, 5), (1, 17, 1), (4, 1, 33)):
+    for shape in (LARGE, (2, 3, 5), (1, 17, 1), (4, 1, 33), (2, 70, 1100), (130, 3, 300)):
         x, dy = reals(rng(1), shape, dtype) * np.asarray(5, dtype), reals(rng(2), shape, dtype)
         y = by_teams(lambda x=x: fast(name)(x, axis))
         wanted = slow(name)(x, axis)
@@ -290,7 +290,7 @@ def test_softmax_gradient_is_exact_on_integers(isa_row, dtype):
 @pytest.mark.parametrize("name", ROWS)
 @pytest.mark.parametrize("special", [np.nan, np.inf, -np.inf])
 def test_special_values_in_rows(isa_row, dtype, name, special):
-    for width in (2, 5, 8, 21, 40):
+    for width in (2, 5, 8, 21, 40, 70):
         x = np.broadcast_to(reals(rng(1), (width,), dtype), (width, width)).copy()
         np.fill_diagonal(x, special)
         y, wanted = fast(name)(x), slow(name)(x)

@@ -173,6 +173,18 @@ def test_a_large_mean_does_not_ruin_the_variance(isa_row, dtype):
     assert_allclose(invstd, wanted[1], rtol=1e-4)
 
 
+@pytest.mark.parametrize("shape", [(5, 2, 40, 40), (30, 3, 7, 7), (4000, 5)], ids=str)
+def test_a_first_block_unlike_the_others(isa_row, dtype, shape):
+    """Constant where the sums begin and far away from everything after it, by images or by rows."""
+    x = reals(rng(1), shape, dtype) + np.asarray(3000, dtype)
+    x.reshape(-1)[: x.size // shape[0]] = 0.25
+    x[: max(1, min(shape[0] // 40, 32))] = 0.25
+    _, (mean, invstd) = by_teams(lambda: F.batch_norm_train(x))
+    exact, axes = x.astype(np.longdouble), (0, *range(2, x.ndim))
+    assert_allclose(mean, exact.mean(axes), rtol=4 * np.finfo(dtype).eps)
+    assert_allclose(invstd, 1 / np.sqrt(exact.var(axes) + EPS), rtol=16 * np.finfo(dtype).eps)
+
+
 @examples(60)
 @given(
     lead=st.tuples(st.integers(1, 4), st.integers(1, 4)),

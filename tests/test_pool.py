@@ -198,6 +198,28 @@ def test_windows_of_minus_infinity_have_valid_indices(isa_row, dtype, rank):
         assert_array_equal(index, slow(MAX, rank)(x, return_indices=True, **options)[1])
 
 
+@pytest.mark.parametrize("width", [1, 3, 8, 9, 33])
+def test_global_maximum_with_ties_and_nans(isa_row, dtype, width):
+    """One window that is the whole plane: the first maximum, the last NaN, at every place."""
+    x = integers(rng(6), (3 * width, 2, 3, width), dtype, 3)
+    x[np.arange(3 * width), 0, np.arange(3 * width) // width, np.arange(3 * width) % width] = np.nan
+    x[:, 0, 0, 0] = np.nan
+    x[0, 1] = -np.inf
+    for options in ({"kernel_size": (3, width)}, {"kernel_size": (5, width), "padding": (1, 0)}):
+        y, index = max_both_ways(2, x, **options)
+        wanted = ref.max_pool2d(x, return_indices=True, **options)
+        assert_array_equal(y, wanted[0])
+        assert_array_equal(index, wanted[1])
+
+
+def test_windows_too_large_for_their_scratch(isa_row, dtype):
+    """Their rows are not copied: indices come from a scan."""
+    x = integers(rng(7), (1, 1, 402, 903), dtype, 9)
+    options = {"kernel_size": (400, 900), "stride": (1, 2)}
+    y, index = max_both_ways(2, x, **options)
+    equal((y, index), ref.max_pool2d(x, return_indices=True, **options), dtype)
+
+
 def test_padding_never_wins(isa_row, dtype):
     x = np.full((1, 1, 4, 9), -5, dtype)
     y, index = max_both_ways(2, x, kernel_size=3, stride=1, padding=1)

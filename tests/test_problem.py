@@ -151,7 +151,7 @@ def test_pool_output_size_is_torchs() -> None:
 def test_windows() -> None:
     p = pool_problem((1, 1, 5), 1, 3, 2, 1, 1, False)
     assert [a.tolist() for a in p.windows(2)] == [[0, 1, 3], [2, 4, 5]]
-    assert p.counts().tolist() == [[[2.0, 3.0, 2.0]]]
-    assert p.padded_counts().tolist() == [[[3.0, 3.0, 3.0]]]
+    assert [p.counts(axis).tolist() for axis in range(3)] == [[1], [1], [2, 3, 2]]
+    assert [p.padded_counts(axis).tolist() for axis in range(3)] == [[1], [1], [3, 3, 3]]
     q = adaptive_pool_problem((1, 1, 5), 1, 3)
     assert [a.tolist() for a in q.windows(2)] == [[0, 1, 3], [2, 4, 5]]

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Activations and softmax, with exp and expm1 of our own: no libm call in a loop.
+ * Activations, with exp and expm1 of our own: no libm call in a loop.
  *
  * exp(x) = 2^n * exp(r), n = round(x/ln 2), r = x - n*ln 2 in two steps (the high part of ln 2 has
  * enough trailing zeros for n*high to be exact), so |r| <= ln(2)/2 = 0.3466. exp(r) is its Taylor
@@ -121,88 +121,20 @@ FC_MAP(tanh)
 FC_MAP(sigmoid)
 #undef FC_MAP
 
-/* max over a row; a NaN anywhere wins. */
+/* The larger one; a NaN is larger than all numbers, and v wins over acc where both are NaN. */
+static inline V FC_FN(larger)(V v, V acc) { return v_select(v_isnan(v), v, v_max(v, acc)); }
+
+/* max over a row; a NaN anywhere wins. The last vector overlaps the one before it. */
 static REAL FC_FN(row_max)(const REAL *x, ptrdiff_t n) {
-    REAL m = x[0];
-    ptrdiff_t i = 0;
-    if (n >= VL) {
-        V acc = v_load(x);
-        for (i = VL; i + VL <= n; i += VL) {
-            const V v = v_load(x + i);
-            acc = v_select(v_isnan(v), v, v_max(v, acc));
-        }
-        REAL lane[VL];
-        v_store(lane, acc);
-        m = lane[0];
-        for (int k = 1; k < VL; k++) m = lane[k] > m || lane[k] != lane[k] ? lane[k] : m;
+    if (n < VL) {
+        REAL m = x[0];
+        for (ptrdiff_t i = 1; i < n; i++) m = x[i] > m || x[i] != x[i] ? x[i] : m;
+        return m;
     }
-    for (; i < n; i++) m = x[i] > m || x[i] != x[i] ? x[i] : m;
-    return m;
-}
-
-/* softmax(x)_i = exp(x_i - max)/sum; log_softmax(x)_i = x_i - max - log(sum). One row, sums in
- * double. */
-static double FC_FN(exp_sum)(REAL *y, const REAL *x, ptrdiff_t n, REAL max) {
-    double sum = 0;
-    const V m = v_set1(max);
-    for (ptrdiff_t i = 0; i < n; i += VL) {
-        const ptrdiff_t k = n - i < VL ? n - i : VL;
-        const V e = FC_FN(exp)(v_sub(v_load_n(x + i, k), m));
-        REAL lane[VL];
-        v_store(lane, e);
-        for (ptrdiff_t j = 0; j < k; j++) sum += lane[j];
-        if (y) v_store_n(y + i, e, k);
-    }
-    return sum;
-}
-
-static void FC_FN(softmax)(void *vy, const void *vx, ptrdiff_t n) {
-    REAL *const y = vy;
-    if (n == 0) return;
-    const double sum = FC_FN(exp_sum)(y, vx, n, FC_FN(row_max)(vx, n));
-    const V scale = v_set1((REAL)(1 / sum));
-    for (ptrdiff_t i = 0; i < n; i += VL) {
-        const ptrdiff_t k = n - i < VL ? n - i : VL;
-        v_store_n(y + i, v_mul(v_load_n(y + i, k), scale), k);
-    }
-}
-
-static void FC_FN(log_softmax)(void *vy, const void *vx, ptrdiff_t n) {
-    REAL *const y = vy;
-    const REAL *const x = vx;
-    if (n == 0) return;
-    const REAL max = FC_FN(row_max)(x, n);
-    const REAL log_sum = (REAL)log(FC_FN(exp_sum)(NULL, x, n, max)); /* one libm call a row */
-    const V m = v_set1(max), s = v_set1(log_sum);
-    for (ptrdiff_t i = 0; i < n; i += VL) {
-        const ptrdiff_t k = n - i < VL ? n - i : VL;
-        v_store_n(y + i, v_sub(v_sub(v_load_n(x + i, k), m), s), k);
-    }
-}
-
-/* softmax: dx = y*(dy - sum(dy*y)); log_softmax: dx = dy - exp(y)*sum(dy). */
-static void FC_FN(softmax_grad)(void *vdx, const void *vdy, const void *vy, ptrdiff_t n) {
-    REAL *const dx = vdx;
-    const REAL *const dy = vdy, *const y = vy;
-    double sum = 0;
-    for (ptrdiff_t i = 0; i < n; i++) sum += (double)dy[i] * y[i];
-    const V s = v_set1((REAL)sum);
-    for (ptrdiff_t i = 0; i < n; i += VL) {
-        const ptrdiff_t k = n - i < VL ? n - i : VL;
-        v_store_n(dx + i, v_mul(v_load_n(y + i, k), v_sub(v_load_n(dy + i, k), s)), k);
-    }
-}
-
-static void FC_FN(log_softmax_grad)(void *vdx, const void *vdy, const void *vy, ptrdiff_t n) {
-    REAL *const dx = vdx;
-    const REAL *const dy = vdy, *const y = vy;
-    double sum = 0;
-    for (ptrdiff_t i = 0; i < n; i++) sum += dy[i];
-    const V s = v_set1((REAL)sum);
-    for (ptrdiff_t i = 0; i < n; i += VL) {
-        const ptrdiff_t k = n - i < VL ? n - i : VL;
-        v_store_n(dx + i, v_fnma(FC_FN(exp)(v_load_n(y + i, k)), s, v_load_n(dy + i, k)), k);
-    }
+    V acc = v_load(x + n - VL);
+    for (ptrdiff_t i = 0; i + VL < n; i += VL) acc = FC_FN(larger)(v_load(x + i), acc);
+    const V nans = v_select(v_isnan(acc), v_set1(1), v_zero());
+    return v_hmax(nans) > 0 ? (REAL)NAN : v_hmax(acc);
 }
 
 #undef FC_LN2_HIGH

@@ -1,44 +1,246 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * Pooling of one plane x[d][h][w] into y[od][oh][ow] (see fc_pool for the windows).
- * Values only: the rows of a window are reduced into a scratch row with full vectors, then along w
- * in scalars. With indices: one scalar scan a window, in the order that decides ties (first
- * maximum, last NaN: torch's rule `value > max or isnan(value)`). A window without cells (dilation
- * can step over a short axis) is -inf, at index 0.
+ * The rows of a window are reduced by vectors over the columns into a scratch row, then windows
+ * along w are reduced by vectors over the outputs. For that the row is padded with the neutral
+ * element, so that every window has all its taps. Where the windows along w form no lattice of
+ * stride 1 or 2, they are reduced one by one, by their tables.
+ * Maximum: the first one wins, a NaN wins over everything, the last NaN over the others (torch's
+ * rule `value > max or isnan(value)`). A window without cells (dilation can step over a short axis)
+ * is -inf, at index 0.
  */
-static void FC_FN(pool_max_row)(const fc_pool *p, ptrdiff_t od, ptrdiff_t oh) {
-    const ptrdiff_t H = p->in[1], W = p->in[2];
-    REAL *const row = p->row;
-    int first = 1;
+#define POOL_MAX 0
+#define POOL_SUM 1
+#define POOL_SHARES 2 /* the sum of the windows' shares x/divisor, for the gradient */
+#define POOL_NV 4     /* vectors of a row that go through its window's rows together */
+#define POOL_INLINE inline __attribute__((always_inline))
+
+static POOL_INLINE V FC_FN(pool_fold)(int op, V acc, V v) {
+    return op == POOL_MAX ? FC_FN(larger)(v, acc) : v_add(acc, v);
+}
+
+static POOL_INLINE REAL FC_FN(pool_neutral)(int op) { return op == POOL_MAX ? (REAL)-INFINITY : 0; }
+
+/* The part of the divisor that a row of windows shares. */
+static POOL_INLINE REAL FC_FN(pool_divisor)(const fc_pool *p, int wanted, ptrdiff_t d,
+                                            ptrdiff_t h) {
+    return wanted ? (REAL)(p->divisor[0][d] * p->divisor[1][h]) : 0;
+}
+
+/* v over the divisors of n windows from w on. */
+static POOL_INLINE V FC_FN(pool_divide)(const fc_pool *p, V v, REAL divisor, ptrdiff_t w,
+                                        ptrdiff_t n) {
+    const REAL *const each = (const REAL *)p->divisor_w + w;
+    return v_div(v, v_mul(v_set1(divisor), n < VL ? v_load_n(each, n) : v_load(each)));
+}
+
+/* row[w..] = the rows of window (od, oh) reduced, for n <= nv*VL columns. */
+static POOL_INLINE void FC_FN(pool_columns)(const fc_pool *p, int op, ptrdiff_t od, ptrdiff_t oh,
+                                            REAL *row, ptrdiff_t w, int nv, ptrdiff_t n) {
+    V acc[POOL_NV];
+#pragma GCC unroll 4
+    for (int k = 0; k < nv; k++) acc[k] = v_set1(FC_FN(pool_neutral)(op));
     for (ptrdiff_t d = p->start[0][od]; d < p->stop[0][od]; d += p->step[0])
         for (ptrdiff_t h = p->start[1][oh]; h < p->stop[1][oh]; h += p->step[1]) {
-            const REAL *const x = (const REAL *)p->x + (d * H + h) * W;
-            if (first) {
-                memcpy(row, x, (size_t)W * sizeof(REAL));
-                first = 0;
-                continue;
-            }
-            for (ptrdiff_t w = 0; w < W; w += VL) {
-                const ptrdiff_t n = W - w < VL ? W - w : VL;
-                const V v = n == VL ? v_load(x + w) : v_load_n(x + w, n);
-                const V acc = n == VL ? v_load(row + w) : v_load_n(row + w, n);
-                const V m = v_select(v_isnan(v), v, v_max(v, acc));
-                if (n == VL)
-                    v_store(row + w, m);
-                else
-                    v_store_n(row + w, m, n);
+            const ptrdiff_t at = (d * p->in[1] + h) * p->in[2] + w;
+            const REAL divisor = FC_FN(pool_divisor)(p, op == POOL_SHARES, d, h);
+#pragma GCC unroll 4
+            for (int k = 0; k < nv; k++) {
+                const REAL *const x = (const REAL *)p->x + at + k * VL;
+                V v = n < VL ? v_load_n(x, n) : v_load(x);
+                if (op == POOL_SHARES) v = FC_FN(pool_divide)(p, v, divisor, w + k * VL, n);
+                acc[k] = FC_FN(pool_fold)(op, acc[k], v);
             }
         }
-    REAL *const y = (REAL *)p->y + (od * p->out[1] + oh) * p->out[2];
-    for (ptrdiff_t o = 0; o < p->out[2]; o++) {
-        REAL m = (REAL)-INFINITY;
-        for (ptrdiff_t w = p->start[2][o]; w < p->stop[2][o] && !first; w += p->step[2])
-            m = row[w] > m || row[w] != row[w] ? row[w] : m;
-        y[o] = m;
+#pragma GCC unroll 4
+    for (int k = 0; k < nv; k++) {
+        if (n < VL)
+            v_store_n(row + w, acc[k], n);
+        else
+            v_store(row + w + k * VL, acc[k]);
     }
 }
 
-static void FC_FN(pool_max_row_index)(const fc_pool *p, ptrdiff_t od, ptrdiff_t oh) {
+static POOL_INLINE void FC_FN(pool_rows)(const fc_pool *p, int op, ptrdiff_t od, ptrdiff_t oh,
+                                         REAL *row) {
+    const ptrdiff_t W = p->in[2];
+    ptrdiff_t w = 0;
+    for (; w + POOL_NV * VL <= W; w += POOL_NV * VL)
+        FC_FN(pool_columns)(p, op, od, oh, row, w, POOL_NV, POOL_NV * VL);
+    for (; w + VL <= W; w += VL) FC_FN(pool_columns)(p, op, od, oh, row, w, 1, VL);
+    if (w < W) FC_FN(pool_columns)(p, op, od, oh, row, w, 1, W - w);
+}
+
+/* Fills what no input reaches in `rows` padded rows. */
+static void FC_FN(pool_pad)(const fc_pool *p, REAL value, ptrdiff_t rows) {
+    for (REAL *row = p->row; rows > 0; rows--, row += p->width) {
+        for (ptrdiff_t i = 0; i < p->left; i++) row[i] = value;
+        for (ptrdiff_t i = p->left + p->in[2]; i < p->width; i++) row[i] = value;
+    }
+}
+
+static POOL_INLINE V FC_FN(pool_load)(const REAL *p, ptrdiff_t stride) {
+    return stride == 1 ? v_load(p) : v_load_even(p);
+}
+
+/* y[o] = the taps of each window of a padded row. */
+static POOL_INLINE void FC_FN(pool_taps)(const fc_pool *p, int op, ptrdiff_t stride, REAL *y,
+                                         REAL divisor) {
+    for (ptrdiff_t o = 0; o < p->out[2]; o += VL) {
+        const REAL *const row = (const REAL *)p->row + o * stride;
+        const ptrdiff_t n = p->out[2] - o;
+        V acc = FC_FN(pool_load)(row, stride);
+        for (ptrdiff_t t = 1; t < p->taps; t++)
+            acc = FC_FN(pool_fold)(op, acc, FC_FN(pool_load)(row + t * p->step[2], stride));
+        if (op == POOL_SUM) acc = FC_FN(pool_divide)(p, acc, divisor, o, n);
+        if (n < VL)
+            v_store_n(y + o, acc, n);
+        else
+            v_store(y + o, acc);
+    }
+}
+
+/* The same by the tables; the row is not padded. Equal neighbours are computed once and
+ * stored together: the gradient of pooling without overlap is made of them. */
+static POOL_INLINE void FC_FN(pool_windows)(const fc_pool *p, int op, const REAL *row, REAL *y,
+                                            REAL divisor) {
+    const ptrdiff_t *const start = p->start[2], *const stop = p->stop[2];
+    REAL m = 0;
+    for (ptrdiff_t o = 0; o < p->out[2]; o++) {
+        const ptrdiff_t n = stop[o] - start[o];
+        if (o == 0 || start[o] != start[o - 1] || stop[o] != stop[o - 1]) {
+            if (n >= VL && p->step[2] == 1) {
+                m = op == POOL_MAX ? FC_FN(row_max)(row + start[o], n)
+                                   : (REAL)FC_FN(sum)(row + start[o], n);
+            } else {
+                m = FC_FN(pool_neutral)(op);
+                for (ptrdiff_t w = start[o]; w < stop[o]; w += p->step[2])
+                    m = op != POOL_MAX ? m + row[w] : row[w] > m || row[w] != row[w] ? row[w] : m;
+            }
+        }
+        const ptrdiff_t last = o + VL - 1;
+        if (op == POOL_SHARES && last < p->out[2] && start[last] == start[o] &&
+            stop[last] == stop[o]) {
+            v_store(y + o, v_set1(m));
+            o = last;
+            continue;
+        }
+        y[o] = op == POOL_SUM ? m / (divisor * ((const REAL *)p->divisor_w)[o]) : m;
+    }
+}
+
+/* The gradient of windows that form a lattice. Cell w = stride*j + r is tap t of window o where
+ * o*stride + t = w + pad: o = j + (pad + r - t)/stride, for the t that make this a whole number. */
+static POOL_INLINE void FC_FN(pool_phases)(const fc_pool *p, const int stride, REAL *dx) {
+    const REAL *from[2]; /* the window whose tap t < stride is cell r, and how many such taps */
+    ptrdiff_t count[2];
+    for (int r = 0; r < stride; r++) {
+        const ptrdiff_t t = (p->pad + r) % stride;
+        from[r] = (const REAL *)p->row + p->left + (p->pad + r) / stride;
+        count[r] = (p->taps - t + stride - 1) / stride;
+    }
+    for (ptrdiff_t j = 0; j * stride < p->out[2]; j += VL) {
+        V acc[2] = {v_zero(), v_zero()};
+#pragma GCC unroll 2
+        for (int r = 0; r < stride; r++)
+            for (ptrdiff_t k = 0; k < count[r]; k++)
+                acc[r] = v_add(acc[r], v_load(from[r] + j - k));
+        if (stride == 2) v_zip(acc[0], acc[1], &acc[0], &acc[1]);
+#pragma GCC unroll 2
+        for (int r = 0; r < stride; r++) {
+            const ptrdiff_t w = j * stride + r * VL, n = p->out[2] - w;
+            if (n >= VL)
+                v_store(dx + w, acc[r]);
+            else if (n > 0)
+                v_store_n(dx + w, acc[r], n);
+        }
+    }
+}
+
+/* Whether row oh of dx is the same as the one before it. */
+static inline int FC_FN(pool_repeats)(const fc_pool *p, ptrdiff_t oh) {
+    const ptrdiff_t *const start = p->start[1] + oh, *const stop = p->stop[1] + oh;
+    return oh > 0 && start[0] == start[-1] && stop[0] == stop[-1];
+}
+
+static inline int FC_FN(pool_one_row)(const fc_pool *p, ptrdiff_t od, ptrdiff_t oh) {
+    return p->stop[0][od] - p->start[0][od] == 1 && p->stop[1][oh] - p->start[1][oh] == 1;
+}
+
+static POOL_INLINE void FC_FN(pool_plane)(const fc_pool *p, int op) {
+    REAL *y = p->y;
+    if (p->stride) FC_FN(pool_pad)(p, FC_FN(pool_neutral)(op), 1);
+    for (ptrdiff_t od = 0; od < p->out[0]; od++)
+        for (ptrdiff_t oh = 0; oh < p->out[1]; oh++) {
+            if (op == POOL_SHARES && FC_FN(pool_repeats)(p, oh)) {
+                memcpy(y, y - p->out[2], (size_t)p->out[2] * sizeof(REAL));
+                y += p->out[2];
+                continue;
+            }
+            const REAL divisor = FC_FN(pool_divisor)(p, op == POOL_SUM, od, oh);
+            const REAL *row = p->row;
+            if (op != POOL_SHARES && !p->stride && FC_FN(pool_one_row)(p, od, oh))
+                row =
+                    (const REAL *)p->x + (p->start[0][od] * p->in[1] + p->start[1][oh]) * p->in[2];
+            else
+                FC_FN(pool_rows)(p, op, od, oh, (REAL *)p->row + p->left);
+            if (p->stride == 0)
+                FC_FN(pool_windows)(p, op, row, y, divisor);
+            else if (op == POOL_SHARES && p->stride == 1)
+                FC_FN(pool_phases)(p, 1, y);
+            else if (op == POOL_SHARES)
+                FC_FN(pool_phases)(p, 2, y);
+            else if (p->stride == 1)
+                FC_FN(pool_taps)(p, op, 1, y, divisor);
+            else
+                FC_FN(pool_taps)(p, op, 2, y, divisor);
+            y += p->out[2];
+        }
+}
+
+static void FC_FN(pool_avg)(const fc_pool *p) { FC_FN(pool_plane)(p, POOL_SUM); }
+
+/* The adjoint of pool_avg is a sum of shares dy/divisor over tables that hold for each cell of dx
+ * the windows it lies in. */
+static void FC_FN(pool_avg_backward)(const fc_pool *p) { FC_FN(pool_plane)(p, POOL_SHARES); }
+
+/* Values and indices of a row of windows that form a lattice without dilation. Beside each maximum
+ * runs its offset from the window's first row and tap, as a REAL; the driver sees to it that these
+ * are exact. Where nothing wins (all cells are -inf) it is the first cell in the plane. */
+static POOL_INLINE void FC_FN(pool_taps_index)(const fc_pool *p, ptrdiff_t stride, ptrdiff_t od,
+                                               ptrdiff_t oh) {
+    const ptrdiff_t H = p->in[1], W = p->in[2], d0 = p->start[0][od], h0 = p->start[1][oh];
+    const ptrdiff_t at = (od * p->out[1] + oh) * p->out[2], base = (d0 * H + h0) * W - p->pad;
+    REAL *rows = p->row;
+    for (ptrdiff_t d = d0; d < p->stop[0][od]; d += p->step[0])
+        for (ptrdiff_t h = h0; h < p->stop[1][oh]; h += p->step[1], rows += p->width)
+            memcpy(rows + p->left, (const REAL *)p->x + (d * H + h) * W, (size_t)W * sizeof(REAL));
+    REAL lane[VL];
+    for (int k = 0; k < VL; k++) lane[k] = (REAL)(k * stride);
+    const V ramp = v_load(lane);
+    for (ptrdiff_t o = 0; o < p->out[2]; o += VL) {
+        const ptrdiff_t n = p->out[2] - o;
+        const REAL *row = (const REAL *)p->row + o * stride;
+        const V first = v_add(v_set1((REAL)(o * stride)), ramp);
+        V m = v_set1(-INFINITY), best = v_max(v_sub(v_set1((REAL)p->pad), first), v_zero());
+        for (ptrdiff_t d = d0; d < p->stop[0][od]; d += p->step[0])
+            for (ptrdiff_t h = h0; h < p->stop[1][oh]; h += p->step[1], row += p->width) {
+                V tap = v_set1((REAL)(((d - d0) * H + h - h0) * W));
+                for (ptrdiff_t t = 0; t < p->taps; t++) {
+                    const V v = FC_FN(pool_load)(row + t, stride);
+                    const MASK wins = v_or(v_lt(m, v), v_isnan(v));
+                    m = v_select(wins, v, m);
+                    best = v_select(wins, tap, best);
+                    tap = v_add(tap, v_set1(1));
+                }
+            }
+        v_store_n((REAL *)p->y + at + o, m, n < VL ? n : VL);
+        v_store_index(p->index + at + o, v_add(first, best), base, n < VL ? n : VL);
+    }
+}
+
+/* The same by the tables: one scan a window in the order that decides ties. */
+static void FC_FN(pool_windows_index)(const fc_pool *p, ptrdiff_t od, ptrdiff_t oh) {
     const ptrdiff_t H = p->in[1], W = p->in[2];
     const REAL *const x = p->x;
     const ptrdiff_t at = (od * p->out[1] + oh) * p->out[2];
@@ -61,50 +263,45 @@ static void FC_FN(pool_max_row_index)(const fc_pool *p, ptrdiff_t od, ptrdiff_t 
     }
 }
 
+/* The same for one window that is the whole plane, in one row. */
+static void FC_FN(pool_whole_index)(const fc_pool *p) {
+    const REAL *const x = p->x, m = FC_FN(row_max)(x, p->in[2]);
+    ptrdiff_t best = 0;
+    if (m == m) {
+        while (x[best] != m) best++;
+    } else {
+        for (best = p->in[2] - 1; x[best] == x[best];) best--;
+    }
+    *(REAL *)p->y = m;
+    *p->index = best;
+}
+
 static void FC_FN(pool_max)(const fc_pool *p) {
+    if (!p->index) {
+        FC_FN(pool_plane)(p, POOL_MAX);
+        return;
+    }
+    const ptrdiff_t windows = p->out[0] * p->out[1] * p->out[2],
+                    cells = p->in[0] * p->in[1] * p->in[2];
+    const ptrdiff_t n = p->stop[2][0] - p->start[2][0];
+    if (windows == 1 && n == cells && p->step[2] == 1 && FC_FN(pool_one_row)(p, 0, 0)) {
+        FC_FN(pool_whole_index)(p);
+        return;
+    }
+    if (p->stride) FC_FN(pool_pad)(p, (REAL)-INFINITY, p->rows);
     for (ptrdiff_t od = 0; od < p->out[0]; od++)
         for (ptrdiff_t oh = 0; oh < p->out[1]; oh++) {
-            if (p->index)
-                FC_FN(pool_max_row_index)(p, od, oh);
+            if (p->stride == 1)
+                FC_FN(pool_taps_index)(p, 1, od, oh);
+            else if (p->stride == 2)
+                FC_FN(pool_taps_index)(p, 2, od, oh);
             else
-                FC_FN(pool_max_row)(p, od, oh);
+                FC_FN(pool_windows_index)(p, od, oh);
         }
 }
 
-static void FC_FN(pool_avg)(const fc_pool *p) {
-    const ptrdiff_t H = p->in[1], W = p->in[2];
-    REAL *const row = p->row;
-    REAL *y = p->y;
-    const double *scale = p->scale;
-    for (ptrdiff_t od = 0; od < p->out[0]; od++)
-        for (ptrdiff_t oh = 0; oh < p->out[1]; oh++) {
-            memset(row, 0, (size_t)W * sizeof(REAL));
-            for (ptrdiff_t d = p->start[0][od]; d < p->stop[0][od]; d += p->step[0])
-                for (ptrdiff_t h = p->start[1][oh]; h < p->stop[1][oh]; h += p->step[1])
-                    FC_FN(add)(row, (const REAL *)p->x + (d * H + h) * W, W);
-            for (ptrdiff_t o = 0; o < p->out[2]; o++) {
-                REAL s = 0;
-                for (ptrdiff_t w = p->start[2][o]; w < p->stop[2][o]; w += p->step[2]) s += row[w];
-                *y++ = s * (REAL)*scale++;
-            }
-        }
-}
-
-/* The adjoint of pool_avg: p->x is dy[od][oh][ow], p->y is dx[d][h][w], zeroed by the caller. */
-static void FC_FN(pool_avg_backward)(const fc_pool *p) {
-    const ptrdiff_t H = p->in[1], W = p->in[2];
-    REAL *const row = p->row;
-    const REAL *dy = p->x;
-    const double *scale = p->scale;
-    for (ptrdiff_t od = 0; od < p->out[0]; od++)
-        for (ptrdiff_t oh = 0; oh < p->out[1]; oh++) {
-            memset(row, 0, (size_t)W * sizeof(REAL));
-            for (ptrdiff_t o = 0; o < p->out[2]; o++) {
-                const REAL g = *dy++ * (REAL)*scale++;
-                for (ptrdiff_t w = p->start[2][o]; w < p->stop[2][o]; w += p->step[2]) row[w] += g;
-            }
-            for (ptrdiff_t d = p->start[0][od]; d < p->stop[0][od]; d += p->step[0])
-                for (ptrdiff_t h = p->start[1][oh]; h < p->stop[1][oh]; h += p->step[1])
-                    FC_FN(add)((REAL *)p->y + (d * H + h) * W, row, W);
-        }
-}
+#undef POOL_MAX
+#undef POOL_SUM
+#undef POOL_SHARES
+#undef POOL_NV
+#undef POOL_INLINE

@@ -9,8 +9,9 @@
 #include "body/winograd.h"
 #include "body/pack.h"
 #include "body/elementwise.h"
-#include "body/pool.h"
+#include "body/softmax.h"
 #include "body/norm.h"
+#include "body/pool.h"
 #include "body/peak.h"
 
 #define FC_ENTRY_CONV(mr, nv) [mr] = FC_FN(conv_tile_##mr##x##nv),
@@ -55,14 +56,22 @@ static const fc_kernels FC_FN(kernels) = {
     .log_softmax = FC_FN(log_softmax),
     .softmax_backward = FC_FN(softmax_grad),
     .log_softmax_backward = FC_FN(log_softmax_grad),
+    .softmax_columns = FC_FN(softmax_columns),
+    .log_softmax_columns = FC_FN(log_softmax_columns),
+    .softmax_columns_backward = FC_FN(softmax_columns_grad),
+    .log_softmax_columns_backward = FC_FN(log_softmax_columns_grad),
     .pool_max = FC_FN(pool_max),
     .pool_avg = FC_FN(pool_avg),
     .pool_avg_backward = FC_FN(pool_avg_backward),
     .sum = FC_FN(sum),
-    .sum_sq_dev = FC_FN(sum_sq_dev),
-    .sum_dot_dev = FC_FN(sum_dot_dev),
+    .moments = FC_FN(moments),
+    .norm_sums = FC_FN(norm_sums),
     .affine = FC_FN(affine),
     .norm_backward = FC_FN(norm_backward),
+    .column_moments = FC_FN(column_moments),
+    .column_sums = FC_FN(column_sums),
+    .column_affine = FC_FN(column_affine),
+    .column_backward = FC_FN(column_backward),
     .fma_peak = FC_FN(fma_peak),
 };
 

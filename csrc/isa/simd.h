@@ -11,6 +11,9 @@
  *   v_store_n        likewise
  *   v_load_even(p)   p[0], p[2], ..., p[2*VL - 2]; reads nothing beyond the last of these
  *   v_zip(a, b, lo, hi)  a[0], b[0], a[1], b[1], ...: the first VL of them to *lo, the rest to *hi
+ *   v_or(m, n)       of two masks
+ *   v_store_index(p, a, base, n)  p[i] = base + a[i] as int64_t, for the first n; a holds whole
+ *                    numbers below 2^24
  *   v_max(a, b)      a > b ? a : b, so b when either is NaN: v_max(x, acc) keeps acc's NaN
  *   v_fma(a, b, c)   a*b + c; fused on the vector rows, not in plain C
  *   v_fnma(a, b, c)  c - a*b; likewise
@@ -19,6 +22,8 @@
  *   v_transpose(r)   r[i][j] <-> r[j][i] of VL vectors
  */
 /* clang-format on */
+#undef FC_LOAD
+#undef FC_OVER_COLUMNS
 #undef REAL
 #undef FC_REAL_NAME
 #undef V
@@ -32,6 +37,8 @@
 #undef v_store_n
 #undef v_load_even
 #undef v_zip
+#undef v_or
+#undef v_store_index
 #undef v_add
 #undef v_sub
 #undef v_mul
@@ -96,6 +103,8 @@
 #define v_store_n(p, a, n) ((void)((n) ? (*(p) = (a)) : (REAL)0))
 #define v_load_even(p) (*(p))
 #define v_zip(a, b, lo, hi) ((void)(*(lo) = (a), *(hi) = (b)))
+#define v_or(m, n) ((m) | (n))
+#define v_store_index(p, a, base, n) ((void)(*(p) = (base) + (int64_t)(a), (void)(n)))
 #define v_add(a, b) ((a) + (b))
 #define v_sub(a, b) ((a) - (b))
 #define v_mul(a, b) ((a) * (b))
@@ -157,6 +166,8 @@ static inline REAL FC_FN(scalar_pow2)(REAL n) {
 #define v_store_n(p, a, n) FC_FN(store_first)(p, a, n)
 #define v_load_even(p) FC_FN(load_even)(p)
 #define v_zip(a, b, lo, hi) FC_FN(zip)(a, b, lo, hi)
+#define v_or(m, n) _mm256_or_ps(m, n)
+#define v_store_index(p, a, base, n) FC_FN(store_index)(p, a, base, n)
 #define v_add(a, b) _mm256_add_ps(a, b)
 #define v_sub(a, b) _mm256_sub_ps(a, b)
 #define v_mul(a, b) _mm256_mul_ps(a, b)
@@ -210,6 +221,16 @@ static inline void FC_FN(zip)(__m256 a, __m256 b, __m256 *lo, __m256 *hi) {
     *lo = _mm256_permute2f128_ps(even, odd, 0x20);
     *hi = _mm256_permute2f128_ps(even, odd, 0x31);
 }
+static inline void FC_FN(store_index)(int64_t *p, __m256 a, int64_t base, ptrdiff_t n) {
+    int64_t lane[8];
+    int64_t *const to = n < 8 ? lane : p;
+    const __m256i i = _mm256_cvtps_epi32(a), b = _mm256_set1_epi64x(base);
+    const __m256i low = _mm256_cvtepi32_epi64(_mm256_castsi256_si128(i));
+    const __m256i high = _mm256_cvtepi32_epi64(_mm256_extracti128_si256(i, 1));
+    _mm256_storeu_si256((__m256i *)to, _mm256_add_epi64(low, b));
+    _mm256_storeu_si256((__m256i *)(to + 4), _mm256_add_epi64(high, b));
+    if (n < 8) memcpy(p, lane, (size_t)n * sizeof *p);
+}
 static inline float FC_FN(hsum)(__m256 a) {
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     s = _mm_add_ps(s, _mm_movehl_ps(s, s));
@@ -255,6 +276,8 @@ static inline __attribute__((always_inline)) void FC_FN(transpose_v)(__m256 *r) 
 #define v_store_n(p, a, n) FC_FN(store_first)(p, a, n)
 #define v_load_even(p) FC_FN(load_even)(p)
 #define v_zip(a, b, lo, hi) FC_FN(zip)(a, b, lo, hi)
+#define v_or(m, n) _mm256_or_pd(m, n)
+#define v_store_index(p, a, base, n) FC_FN(store_index)(p, a, base, n)
 #define v_add(a, b) _mm256_add_pd(a, b)
 #define v_sub(a, b) _mm256_sub_pd(a, b)
 #define v_mul(a, b) _mm256_mul_pd(a, b)
@@ -301,6 +324,13 @@ static inline void FC_FN(zip)(__m256d a, __m256d b, __m256d *lo, __m256d *hi) {
     *lo = _mm256_permute2f128_pd(even, odd, 0x20);
     *hi = _mm256_permute2f128_pd(even, odd, 0x31);
 }
+static inline void FC_FN(store_index)(int64_t *p, __m256d a, int64_t base, ptrdiff_t n) {
+    int64_t lane[4];
+    const __m256i i = _mm256_cvtepi32_epi64(_mm256_cvtpd_epi32(a));
+    _mm256_storeu_si256((__m256i *)(n < 4 ? lane : p),
+                        _mm256_add_epi64(i, _mm256_set1_epi64x(base)));
+    if (n < 4) memcpy(p, lane, (size_t)n * sizeof *p);
+}
 static inline double FC_FN(hsum)(__m256d a) {
     const __m128d s = _mm_add_pd(_mm256_castpd256_pd128(a), _mm256_extractf128_pd(a, 1));
     return _mm_cvtsd_f64(_mm_add_sd(s, _mm_unpackhi_pd(s, s)));
@@ -330,6 +360,8 @@ static inline __attribute__((always_inline)) void FC_FN(transpose_v)(__m256d *r)
 #define v_store_n(p, a, n) _mm512_mask_storeu_ps(p, (__mmask16)((1u << (n)) - 1u), a)
 #define v_load_even(p) FC_FN(load_even)(p)
 #define v_zip(a, b, lo, hi) FC_FN(zip)(a, b, lo, hi)
+#define v_or(m, n) ((MASK)((m) | (n)))
+#define v_store_index(p, a, base, n) FC_FN(store_index)(p, a, base, n)
 #define v_add(a, b) _mm512_add_ps(a, b)
 #define v_sub(a, b) _mm512_sub_ps(a, b)
 #define v_mul(a, b) _mm512_mul_ps(a, b)
@@ -362,6 +394,16 @@ static inline void FC_FN(zip)(__m512 a, __m512 b, __m512 *lo, __m512 *hi) {
                  h = _mm512_shuffle_f32x4(even, odd, 0xee);
     *lo = _mm512_shuffle_f32x4(l, l, 0xd8);
     *hi = _mm512_shuffle_f32x4(h, h, 0xd8);
+}
+static inline void FC_FN(store_index)(int64_t *p, __m512 a, int64_t base, ptrdiff_t n) {
+    int64_t lane[16];
+    int64_t *const to = n < 16 ? lane : p;
+    const __m512i b = _mm512_set1_epi64(base);
+    const __m512i low = _mm512_cvtps_epi64(_mm512_castps512_ps256(a));
+    const __m512i high = _mm512_cvtps_epi64(_mm512_extractf32x8_ps(a, 1));
+    _mm512_storeu_si512(to, _mm512_add_epi64(low, b));
+    _mm512_storeu_si512(to + 8, _mm512_add_epi64(high, b));
+    if (n < 16) memcpy(p, lane, (size_t)n * sizeof *p);
 }
 static inline float FC_FN(hsum)(__m512 a) {
     const __m256 h = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
@@ -416,6 +458,8 @@ static inline __attribute__((always_inline)) void FC_FN(transpose_v)(__m512 *r) 
 #define v_store_n(p, a, n) _mm512_mask_storeu_pd(p, (__mmask8)((1u << (n)) - 1u), a)
 #define v_load_even(p) FC_FN(load_even)(p)
 #define v_zip(a, b, lo, hi) FC_FN(zip)(a, b, lo, hi)
+#define v_or(m, n) ((MASK)((m) | (n)))
+#define v_store_index(p, a, base, n) FC_FN(store_index)(p, a, base, n)
 #define v_add(a, b) _mm512_add_pd(a, b)
 #define v_sub(a, b) _mm512_sub_pd(a, b)
 #define v_mul(a, b) _mm512_mul_pd(a, b)
@@ -448,6 +492,12 @@ static inline void FC_FN(zip)(__m512d a, __m512d b, __m512d *lo, __m512d *hi) {
     *lo = _mm512_shuffle_f64x2(l, l, 0xd8);
     *hi = _mm512_shuffle_f64x2(h, h, 0xd8);
 }
+static inline void FC_FN(store_index)(int64_t *p, __m512d a, int64_t base, ptrdiff_t n) {
+    int64_t lane[8];
+    _mm512_storeu_si512(n < 8 ? lane : p,
+                        _mm512_add_epi64(_mm512_cvtpd_epi64(a), _mm512_set1_epi64(base)));
+    if (n < 8) memcpy(p, lane, (size_t)n * sizeof *p);
+}
 static inline double FC_FN(hsum)(__m512d a) {
     const __m256d h = _mm256_add_pd(_mm512_castpd512_pd256(a), _mm512_extractf64x4_pd(a, 1));
     const __m128d s = _mm_add_pd(_mm256_castpd256_pd128(h), _mm256_extractf128_pd(h, 1));
@@ -478,3 +528,12 @@ static inline __attribute__((always_inline)) void FC_FN(transpose_v)(__m512d *r)
     }
 }
 #endif
+
+/* The first m <= VL of a vector; a full one where m says so. */
+#define FC_LOAD(p, m) ((m) == VL ? v_load(p) : v_load_n(p, m))
+/* Runs the body for the vectors of a row: m elements are in memory from c on. */
+#define FC_OVER_COLUMNS(columns, body) \
+    for (ptrdiff_t c = 0; c < (columns); c += VL) { \
+        const ptrdiff_t m = (columns) - c < VL ? (columns) - c : VL; \
+        body \
+    }

@@ -143,6 +143,15 @@ FC_MODEL __m256i fc_model_cvtpd_epi64_half(__m256d a) {
                               _mm_cvtsd_si64(hi), _mm_cvtsd_si64(_mm_unpackhi_pd(hi, hi)));
 }
 FC_MODEL_1(cvtpd_epi64, __m512i, __m512d, fc_model_cvtpd_epi64_half)
+FC_MODEL __m512i fc_model_cvtps_epi64(__m256 a) {
+    const __m256d lo = _mm256_cvtps_pd(_mm256_castps256_ps128(a));
+    const __m256d hi = _mm256_cvtps_pd(_mm256_extractf128_ps(a, 1));
+    return (__m512i){fc_model_cvtpd_epi64_half(lo), fc_model_cvtpd_epi64_half(hi)};
+}
+FC_MODEL void fc_model_storeu_si512(void *p, __m512i a) {
+    _mm256_storeu_si256((__m256i *)p, a.lo);
+    _mm256_storeu_si256((__m256i *)p + 1, a.hi);
+}
 FC_MODEL __m256 fc_model_castps512_ps256(__m512 a) { return a.lo; }
 FC_MODEL __m256d fc_model_castpd512_pd256(__m512d a) { return a.lo; }
 FC_MODEL __m256 fc_model_extractf32x8_ps(__m512 a, int imm) { return imm & 1 ? a.hi : a.lo; }
@@ -151,6 +160,8 @@ FC_MODEL __m256d fc_model_extractf64x4_pd(__m512d a, int imm) { return imm & 1 ?
 #define _mm512_abs_ps fc_model_abs_ps
 #define _mm512_abs_pd fc_model_abs_pd
 #define _mm512_cvtpd_epi64 fc_model_cvtpd_epi64
+#define _mm512_cvtps_epi64 fc_model_cvtps_epi64
+#define _mm512_storeu_si512 fc_model_storeu_si512
 #define _mm512_castps512_ps256 fc_model_castps512_ps256
 #define _mm512_castpd512_pd256 fc_model_castpd512_pd256
 #undef _mm512_extractf32x8_ps

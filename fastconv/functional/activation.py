@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,6 @@ from fastconv.functional._arrays import (
     common_dtypes,
     contiguous,
     deliver,
-    result,
-    slices,
     target,
 )
 from fastconv.functional.shape import launch
@@ -98,37 +97,21 @@ def _softmax(log: bool, x: Any, axis: int, dy: Any = _FORWARD, out: Array | None
     at = axis_of("axis", axis, x.ndim)
     dtype, result_dtype = common_dtypes(x=x, dy=dy)
     check_out(out, x.shape, result_dtype)
-    if at == x.ndim - 1:
-        xc = contiguous(x, dtype)
-        dyc = None if dy is None else contiguous(dy, dtype)
-        y = target(out, x.shape, dtype, xc, dyc)
-        _softmax_rows(log, xc, dyc, y)
-        return deliver(y, out, result_dtype)
-    y = target(out, x.shape, dtype, x, dy)
-    along = (
-        1 if at == 0 else 0
-    )  # rows are gathered through copies, of a slice of another axis at a time
-    each = x.size // max(x.shape[along], 1) * dtype.itemsize
-    for part in slices(x.shape[along], each) if y.size else ():
-        _softmax_copied(log, x, dy, y, at, (slice(None),) * along + (part,))
+    xc = contiguous(x, dtype)
+    dyc = None if dy is None else contiguous(dy, dtype)
+    y = target(out, x.shape, dtype, xc, dyc)
+    softmax_along(log, xc, dyc, y, at)
     return deliver(y, out, result_dtype)
 
 
-def _softmax_copied(
-    log: bool, x: Array, dy: Array | None, y: Array, axis: int, part: tuple[slice, ...]
+def softmax_along(
+    log: bool, x: Array, dy: Array | None, y: Array, axis: int, factor: Array | None = None
 ) -> None:
-    """One part of the array, its rows brought to the last axis and back."""
-    xc = contiguous(np.moveaxis(x[part], axis, -1), y.dtype)
-    dyc = None if dy is None else contiguous(np.moveaxis(dy[part], axis, -1), y.dtype)
-    rows = result("x", xc.shape, y.dtype)
-    _softmax_rows(log, xc, dyc, rows)
-    y[part] = np.moveaxis(rows, -1, axis)
-
-
-def _softmax_rows(log: bool, x: Array, dy: Array | None, y: Array) -> None:
+    """The kernel, on contiguous arrays; `factor` scales the softmax and has x's shape without the axis."""
     if y.size:
         operation = ("log_softmax" if log else "softmax") + ("" if dy is None else "_dx")
-        launch(operation, x, y.size, elementwise.softmax, log, y, x, dy)
+        sizes = math.prod(x.shape[:axis]), x.shape[axis], math.prod(x.shape[axis + 1 :])
+        launch(operation, x, y.size, elementwise.softmax, log, y, x, dy, factor, *sizes)
 
 
 def softmax(x: Any, axis: int = -1, *, out: Array | None = None) -> Array:

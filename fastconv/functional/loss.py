@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -15,17 +16,17 @@ from fastconv.functional._arrays import (
     result,
     slices,
 )
-from fastconv.functional.activation import log_softmax
+from fastconv.functional.activation import log_softmax, softmax_along
 from fastconv.problem import choice, integer, number
 
 REDUCTIONS = ("mean", "sum", "none")
 
 
 class _CrossEntropy:
-    """The pieces that the loss and its gradient share: rows of logits, target weights t[row][class], row weights.
+    """The pieces that the loss and its gradient share: logits, targets, weights.
 
-    With class targets t is (1 - s)*onehot + s/C times the class weights; with probability targets it is the smoothed
-    target times the class weights. The loss of a row is -sum_c t_c * log p_c.
+    The loss of a row is -sum_c t_c * log p_c. With class targets t is (1 - s)*onehot + s/C times the class weights, which is
+    kept as its two parts; with probability targets it is the smoothed target times the class weights, kept as the array it is.
     """
 
     def __init__(
@@ -51,13 +52,12 @@ class _CrossEntropy:
         self.classes = logits.shape[self.axis]
         self.outer = logits.shape[: self.axis] + logits.shape[self.axis + 1 :]
         self.weight = self._class_weights(weight)
-        self.log_p = log_softmax(
-            contiguous(np.moveaxis(logits, self.axis, -1), self.dtype).reshape(-1, self.classes)
-        )
+        self.logits = contiguous(logits, self.dtype)
+        self.t: Array | None = None
         if target.shape == logits.shape and target.dtype.kind == "f":
-            self.t, self.divisor = self._from_probabilities(target, label_smoothing)
+            self._from_probabilities(target, label_smoothing)
         else:
-            self.t, self.divisor = self._from_classes(target, ignore_index, label_smoothing)
+            self._from_classes(target, ignore_index, label_smoothing)
 
     def _class_weights(self, weight: Any) -> Array:
         if weight is None:
@@ -67,14 +67,12 @@ class _CrossEntropy:
             raise ValueError(f"weight: expected shape ({self.classes},), got {array.shape}")
         return array.astype(self.dtype)
 
-    def _from_probabilities(self, target: Array, smoothing: float) -> tuple[Array, float]:
-        t = np.moveaxis(target, self.axis, -1).reshape(-1, self.classes).astype(self.dtype)
-        t = t * (1 - smoothing) + smoothing / self.classes
-        return (t * self.weight).astype(self.dtype), float(len(t))
+    def _from_probabilities(self, target: Array, smoothing: float) -> None:
+        t = target.astype(self.dtype) * (1 - smoothing) + smoothing / self.classes
+        self.t = (t * self._along(self.weight)).astype(self.dtype)
+        self.divisor = float(math.prod(self.outer))
 
-    def _from_classes(
-        self, target: Array, ignore_index: int, smoothing: float
-    ) -> tuple[Array, float]:
+    def _from_classes(self, target: Array, ignore_index: int, smoothing: float) -> None:
         if target.dtype.kind not in "iu":
             raise TypeError(
                 f"target: expected integer classes of shape {self.outer} or probabilities of shape {self.shape}, "
@@ -82,27 +80,61 @@ class _CrossEntropy:
             )
         if target.shape != self.outer:
             raise ValueError(f"target: expected shape {self.outer}, got {target.shape}")
-        classes = target.reshape(-1)
-        kept = classes != ignore_index
-        wrong = kept & ((classes < 0) | (classes >= self.classes))
+        kept = target != ignore_index
+        wrong = kept & ((target < 0) | (target >= self.classes))
         if wrong.any():
             raise ValueError(
-                f"target: expected classes in [0, {self.classes}), got {int(classes[wrong][0])}"
+                f"target: expected classes in [0, {self.classes}), got {int(target[wrong][0])}"
             )
-        safe = np.where(kept, classes, 0).astype(np.int64)
-        rows = np.arange(len(classes))
-        t = np.broadcast_to(
-            self.weight * (smoothing / self.classes), (len(classes), self.classes)
-        ).copy()
-        t[rows, safe] += (1 - smoothing) * self.weight[safe]
-        t[~kept] = 0
-        return t.astype(self.dtype), float(self.weight[safe][kept].sum(dtype=np.float64))
+        safe = np.where(kept, target, 0).astype(np.intp)
+        self.kept = kept
+        self.picked = np.expand_dims(safe, self.axis)  # the index of take_along_axis
+        chosen = self.weight[safe] * kept
+        self.onehot = (1 - smoothing) * chosen  # t's part at the target ...
+        self.everywhere = smoothing / self.classes * self.weight  # ... and in each class
+        self.divisor = float(chosen.sum(dtype=np.float64))
+
+    def _along(self, per_class: Array) -> Array:
+        """A value a class, to be broadcast over the logits."""
+        return per_class.reshape((-1,) + (1,) * (len(self.shape) - 1 - self.axis))
 
     def losses(self) -> Array:
         """-sum_c t_c log p_c of each row; a zero weight silences an infinite log p."""
-        silent = (self.t == 0) & ~np.isfinite(self.log_p)
-        terms = self.t * np.where(silent, 0, self.log_p)
-        return -terms.sum(axis=-1, dtype=np.float64)
+        log_p = log_softmax(self.logits, self.axis)
+        if self.t is not None:
+            return -_weighted(self.t, log_p).sum(axis=self.axis, dtype=np.float64)
+        at_target = np.take_along_axis(log_p, self.picked, self.axis).reshape(self.outer)
+        loss = -_weighted(self.onehot, at_target).astype(np.float64)
+        if self.everywhere.any():
+            terms = _weighted(self._along(self.everywhere), log_p)
+            loss -= terms.sum(axis=self.axis, dtype=np.float64) * self.kept
+        return loss
+
+    def gradient(self, scale: Array) -> Array:
+        """scale_r * (p_rc * sum_k t_rk - t_rc); scale is one number, or one a row."""
+        if self.t is not None:
+            total = self.t.sum(axis=self.axis)
+        else:
+            total = self.onehot + self.everywhere.sum() * self.kept
+        factor = contiguous(np.broadcast_to(total * scale, self.outer), self.dtype)
+        dz = result("logits", self.shape, self.dtype)
+        softmax_along(False, self.logits, None, dz, self.axis, factor)
+        if self.t is not None:
+            dz -= self.t * (np.expand_dims(scale, self.axis) if scale.ndim else scale)
+            return dz
+        at_target = np.take_along_axis(dz, self.picked, self.axis)
+        at_target -= np.expand_dims(self.onehot * scale, self.axis)
+        np.put_along_axis(dz, self.picked, at_target, self.axis)
+        if self.everywhere.any():
+            dz -= np.expand_dims(self.kept * scale, self.axis) * self._along(self.everywhere)
+        return dz
+
+
+def _weighted(weights: Array, log_p: Array) -> Array:
+    """weights * log_p, zero where the weight is zero, even if log_p is -inf."""
+    silent = (weights == 0) & ~np.isfinite(log_p)
+    terms: Array = weights * np.where(silent, 0, log_p)
+    return terms
 
 
 def cross_entropy(
@@ -145,7 +177,7 @@ def cross_entropy(
             target if part is None else target[part],
             *options,
         )
-        losses.append(rows.losses().reshape(rows.outer))
+        losses.append(rows.losses())
         divisor += rows.divisor
     if reduction == "none":
         whole = losses[0] if len(losses) == 1 else np.concatenate(losses)
@@ -209,9 +241,4 @@ def _gradient(rows: _CrossEntropy, dloss: Any, divisor: float) -> Array:
         raise ValueError(f"dloss: expected shape {expected}, got {scale.shape}")
     if rows.reduction == "mean":
         scale = scale / rows.dtype.type(divisor) if divisor else scale * 0
-    dz = np.exp(rows.log_p) * rows.t.sum(axis=-1, keepdims=True) - rows.t
-    dz *= scale.reshape(-1, 1) if scale.ndim else scale
-    outer = (*rows.outer, rows.classes)
-    return np.ascontiguousarray(np.moveaxis(dz.reshape(outer), -1, rows.axis)).astype(
-        rows.result_dtype, copy=False
-    )
+    return rows.gradient(scale.astype(rows.dtype)).astype(rows.result_dtype, copy=False)

@@ -42,31 +42,9 @@ def _parameter(name: str, value: Any, channels: int) -> Array | None:
     return contiguous(array, np.dtype(np.float64))
 
 
-class _Planes:
-    """(N, C, ...) as [n][channel][plane]; (N, C) becomes one image whose planes are the columns."""
-
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        self.columns = len(shape) == 2
-        n, c = shape[:2]
-        self.shape = (1, c, n) if self.columns else (n, c, math.prod(shape[2:]))
-        self.outer = shape
-
-    def inner(self, a: Array, dtype: np.dtype[Any]) -> Array:
-        return contiguous(a.T if self.columns else a, dtype).reshape(self.shape)
-
-    def output(self, out: Array | None, dtype: np.dtype[Any], *operands: Array | None) -> Array:
-        """Where the kernel writes: [n][channel][plane]."""
-        if self.columns:
-            return result("out", self.shape, dtype)
-        return target(out, self.outer, dtype, *operands).reshape(self.shape)
-
-    def deliver(self, y: Array, out: Array | None, dtype: np.dtype[Any]) -> Array:
-        y = (
-            np.ascontiguousarray(y.reshape(self.shape[1:]).T)
-            if self.columns
-            else y.reshape(self.outer)
-        )
-        return deliver(y, out, dtype)
+def _planes(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """(N, C, ...) as [n][channel][plane]."""
+    return shape[0], shape[1], math.prod(shape[2:])
 
 
 def _running(name: str, value: Any, channels: int) -> Array | None:
@@ -131,23 +109,23 @@ def batch_norm_train(
     momentum = finite("momentum", momentum)
     dtype, result_dtype = common_dtypes(x=x)
     check_out(out, x.shape, result_dtype)
-    planes = _Planes(x.shape)
-    count = planes.shape[0] * planes.shape[2]
+    planes = _planes(x.shape)
+    count = planes[0] * planes[2]
     if count <= 1 and channels:
         raise ValueError(
             f"x: training needs more than one value per channel, got shape {x.shape}; "
             "use batch_norm with running statistics (evaluation mode)"
         )
-    xc = planes.inner(x, dtype)
-    y = planes.output(out, dtype, xc, w, b)
+    xc = contiguous(x, dtype)
+    y = target(out, x.shape, dtype, xc, w, b)
     mean, var, invstd = np.zeros(channels), np.zeros(channels), np.zeros(channels)
     launch(
         "batch_norm_train",
         xc,
         x.size,
         _norm.train,
-        xc,
-        y,
+        xc.reshape(planes),
+        y.reshape(planes),
         w,
         b,
         finite("eps", eps, 0),
@@ -159,7 +137,7 @@ def batch_norm_train(
         run_mean[...] = (1 - momentum) * run_mean + momentum * mean
     if run_var is not None:
         run_var[...] = (1 - momentum) * run_var + momentum * (var * count / (count - 1))
-    return planes.deliver(y, out, result_dtype), (mean, invstd)
+    return deliver(y, out, result_dtype), (mean, invstd)
 
 
 def batch_norm(
@@ -197,13 +175,24 @@ def batch_norm(
     w, b = _parameter("weight", weight, channels), _parameter("bias", bias, channels)
     dtype, result_dtype = common_dtypes(x=x)
     check_out(out, x.shape, result_dtype)
-    planes = _Planes(x.shape)
-    xc = planes.inner(x, dtype)
-    y = planes.output(out, dtype, xc, w, b, mean, var)
+    planes = _planes(x.shape)
+    xc = contiguous(x, dtype)
+    y = target(out, x.shape, dtype, xc, w, b, mean, var)
     with np.errstate(invalid="ignore", divide="ignore"):
         invstd = 1.0 / np.sqrt(var + finite("eps", eps, 0))
-    launch("batch_norm", xc, x.size, _norm.evaluate, xc, y, w, b, mean, invstd)
-    return planes.deliver(y, out, result_dtype)
+    launch(
+        "batch_norm",
+        xc,
+        x.size,
+        _norm.evaluate,
+        xc.reshape(planes),
+        y.reshape(planes),
+        w,
+        b,
+        mean,
+        invstd,
+    )
+    return deliver(y, out, result_dtype)
 
 
 def batch_norm_backward(
@@ -234,9 +223,9 @@ def batch_norm_backward(
     mean, invstd = (_parameter("saved", s, channels) for s in saved)
     w = _parameter("weight", weight, channels)
     dtype, result_dtype = common_dtypes(dy=dy, x=x)
-    planes = _Planes(x.shape)
-    xc, dyc = planes.inner(x, dtype), planes.inner(dy, dtype)
-    dx = planes.output(None, dtype, xc, dyc)
+    planes = _planes(x.shape)
+    xc, dyc = contiguous(x, dtype), contiguous(dy, dtype)
+    dx = result("x", x.shape, dtype)
     dweight, dbias = np.zeros(channels), np.zeros(channels)
     if x.size:
         launch(
@@ -244,9 +233,9 @@ def batch_norm_backward(
             xc,
             x.size,
             _norm.backward,
-            dyc,
-            xc,
-            dx,
+            dyc.reshape(planes),
+            xc.reshape(planes),
+            dx.reshape(planes),
             w,
             mean,
             invstd,
@@ -255,7 +244,7 @@ def batch_norm_backward(
             not flag("training", training),
         )
     return (
-        planes.deliver(dx, None, result_dtype),
+        deliver(dx, None, result_dtype),
         dweight.astype(result_dtype),
         dbias.astype(result_dtype),
     )

@@ -26,13 +26,32 @@ from fastconv.functional.shape import launch
 from fastconv.kernels import pool as _pool
 from fastconv.problem import AXES, Pool, adaptive_pool_problem, flag, pool_divisor, pool_problem
 
-Divide = Callable[[], Array]
+# Whether padded cells count, and the divisor that is used instead of counting cells.
+Divide = tuple[bool, float | None]
+BY_CELLS: Divide = (False, None)
 
 
 @lru_cache(maxsize=256)
-def _windows(problem: Pool) -> _pool.Windows:
+def _windows(problem: Pool, padded: bool = False, divisor: float | None = None) -> _pool.Windows:
+    """The windows; averages are divided by the given divisor, or by the cells with or without the padding."""
+    count = problem.padded_counts if padded else problem.counts
+    divisors = (
+        [count(axis) for axis in range(3)] if divisor is None else _constant(problem, divisor)
+    )
+    if problem.is_global:  # the plane is one row
+        cells = math.prod(problem.sizes)
+        starts, stops = ([0], [0], [0]), ([1], [1], [cells])
+        return _pool.Windows((1, 1, cells), starts, stops, (1, 1, 1), None, divisors)
     starts, stops = zip(*(problem.windows(axis) for axis in range(3)), strict=True)
-    return _pool.Windows(problem.sizes, starts, stops, problem.dilation)
+    return _pool.Windows(
+        problem.sizes, starts, stops, problem.dilation, problem.lattice(2), divisors
+    )
+
+
+def _constant(problem: Pool, divisor: float) -> list[Array]:
+    """One divisor for all windows, as factors along the axes."""
+    d, h, w = problem.out
+    return [np.ones(d), np.ones(h), np.full(w, divisor)]
 
 
 def _shapes(x_shape: Sequence[int], problem: Pool) -> tuple[tuple[int, ...], int]:
@@ -92,18 +111,19 @@ def _max_backward(dy: Any, indices: Any, x_shape: Sequence[int], rank: int) -> A
     return deliver(dx, None, result_dtype)
 
 
-def _avg(x: Array, problem: Pool, scale: Divide, out: Array | None) -> Array:
+def _avg(x: Array, problem: Pool, divide: Divide, out: Array | None) -> Array:
     dtype, result_dtype = common_dtypes(x=x)
     shape, planes = _shapes(x.shape, problem)
     check_out(out, shape, result_dtype)
     xc = contiguous(x, dtype)
     y = target(out, shape, dtype, xc)
     if y.size:
-        launch("avg_pool", xc, x.size, _pool.avg_pool, _windows(problem), xc, y, scale(), planes)
+        windows = _windows(problem, *divide)
+        launch("avg_pool", xc, x.size, _pool.avg_pool, windows, xc, y, planes)
     return deliver(y, out, result_dtype)
 
 
-def _avg_backward(dy: Array, x_shape: tuple[int, ...], problem: Pool, scale: Divide) -> Array:
+def _avg_backward(dy: Array, x_shape: tuple[int, ...], problem: Pool, divide: Divide) -> Array:
     shape, planes = _shapes(x_shape, problem)
     if dy.shape != shape:
         raise ValueError(
@@ -117,10 +137,9 @@ def _avg_backward(dy: Array, x_shape: tuple[int, ...], problem: Pool, scale: Div
             dy,
             dx.size,
             _pool.avg_pool_backward,
-            _windows(problem),
+            _windows(problem, *divide),
             contiguous(dy, dtype),
             dx,
-            scale(),
             planes,
         )
     return deliver(dx, None, result_dtype)
@@ -146,13 +165,9 @@ def _average_windows(
     count_include_pad: bool,
     divisor_override: int | None,
 ) -> tuple[Pool, Divide]:
-    """The windows, and what computes 1/divisor of each (OD, OH, OW) once the shapes are known to fit."""
+    """The windows, and what their sums are divided by."""
     problem = pool_problem(x_shape, rank, kernel_size, stride, padding, 1, ceil_mode)
-    padded = flag("count_include_pad", count_include_pad)
-    divisor = pool_divisor(divisor_override)
-    if divisor is None:
-        return problem, lambda: 1.0 / (problem.padded_counts() if padded else problem.counts())
-    return problem, lambda: np.full(problem.out, 1.0 / divisor)
+    return problem, (flag("count_include_pad", count_include_pad), pool_divisor(divisor_override))
 
 
 def _words(rank: int) -> dict[str, Any]:
@@ -341,7 +356,7 @@ def _adaptive_avg_pool_of(rank: int):  # type: ignore[no-untyped-def]
     def adaptive_avg_pool(x: Any, output_size: Any, *, out: Array | None = None) -> Array:
         x = as_array("x", x)
         problem = adaptive_pool_problem(x.shape, rank, output_size)
-        return _avg(x, problem, lambda: 1.0 / problem.counts(), out)
+        return _avg(x, problem, BY_CELLS, out)
 
     return public(
         adaptive_avg_pool,
@@ -354,7 +369,7 @@ def _adaptive_avg_pool_backward_of(rank: int):  # type: ignore[no-untyped-def]
     def adaptive_avg_pool_backward(dy: Any, x_shape: Sequence[int]) -> Array:
         dy, shape = as_array("dy", dy), shape_of("x_shape", x_shape)
         problem = _adaptive_of(dy, shape, rank)
-        return _avg_backward(dy, shape, problem, lambda: 1.0 / problem.counts())
+        return _avg_backward(dy, shape, problem, BY_CELLS)
 
     return public(
         adaptive_avg_pool_backward,

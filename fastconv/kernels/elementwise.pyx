@@ -3,7 +3,9 @@
 
 cimport numpy as cnp
 
-from fastconv.kernels.fastconv cimport fc_kernels, fc_map2_fn, fc_map_fn
+from fastconv.kernels.fastconv cimport (
+    FC_COLUMNS, fc_kernels, fc_map2_fn, fc_map_fn, fc_softmax_columns_fn, fc_softmax_fn,
+)
 from fastconv.kernels.isa cimport active_kernels
 from fastconv.kernels.team cimport run_tasks
 
@@ -11,6 +13,7 @@ cnp.import_array()
 
 cdef enum:
     CHUNK = 1 << 14  # elements of a task
+    COLUMNS = 64     # columns of a task, and short rows, at least
 
 cdef struct Job:
     fc_map_fn map
@@ -31,16 +34,34 @@ cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogi
         job.map2(job.y + at, job.x + at, job.second + at, n)
 
 
-cdef void row_task(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
-    """A chunk of whole rows; `size` counts rows here."""
-    cdef const Job *job = <const Job *>argument
-    cdef Py_ssize_t i, at, rows = CHUNK // max(job.chunk, 1) + 1
-    for i in range(number * rows, min((number + 1) * rows, job.size)):
-        at = i * job.chunk * job.itemsize
-        if job.second == NULL:
-            job.map(job.y + at, job.x + at, job.chunk)
-        else:
-            job.map2(job.y + at, job.x + at, job.second + at, job.chunk)
+cdef struct SoftmaxJob:
+    fc_softmax_fn run
+    fc_softmax_columns_fn columns
+    char *y
+    const char *x
+    const char *second            # factors, one for each row or column; backward: the forward result
+    Py_ssize_t outer, n, inner, itemsize, group, parts
+    bint factors
+
+
+cdef void softmax_task(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
+    """A few whole rows, or some columns of one block [n][inner]."""
+    cdef const SoftmaxJob *job = <const SoftmaxJob *>argument
+    cdef Py_ssize_t first, count, at, item = job.itemsize
+    cdef const char *second = job.second
+    if job.inner == 1:
+        first = number * job.group
+        count, at = min(job.group, job.outer - first), first * job.n
+    else:
+        first = number % job.parts * job.group
+        count, at = min(job.group, job.inner - first), number // job.parts * job.n * job.inner + first
+        first += number // job.parts * job.inner
+    if second != NULL:
+        second += (first if job.factors else at) * item
+    if job.inner == 1:
+        job.run(job.y + at * item, job.x + at * item, second, count, job.n)
+    else:
+        job.columns(job.y + at * item, job.x + at * item, second, job.n, job.inner, count)
 
 
 cdef const char *data(object array):
@@ -62,15 +83,29 @@ def activation(int code, y, x, dy, int threads):
     run_tasks(task, &job, (job.size + CHUNK - 1) // CHUNK, 0, threads)
 
 
-def softmax(bint log, y, x, dy, int threads):
-    """Rows of the last axis: y = softmax(x) or log_softmax(x); with dy, x is the forward result and y its gradient."""
-    cdef Job job
+def softmax(bint log, y, x, dy, factor, Py_ssize_t outer, Py_ssize_t n, Py_ssize_t inner, int threads):
+    """Contiguous [outer][n][inner] along n: y = softmax(x), times factor[outer][inner] if given, or log_softmax(x).
+
+    With dy, x is the forward result and y its gradient.
+    """
+    cdef SoftmaxJob job
     cdef const fc_kernels *kernels = active_kernels(x.itemsize)
-    job.map = kernels.log_softmax if log else kernels.softmax
-    job.map2 = kernels.log_softmax_backward if log else kernels.softmax_backward
+    if dy is None:
+        job.run = kernels.log_softmax if log else kernels.softmax
+        job.columns = kernels.log_softmax_columns if log else kernels.softmax_columns
+    else:
+        job.run = kernels.log_softmax_backward if log else kernels.softmax_backward
+        job.columns = kernels.log_softmax_columns_backward if log else kernels.softmax_columns_backward
     job.y = <char *>data(y)
     job.x = data(x) if dy is None else data(dy)
-    job.second = NULL if dy is None else data(x)
-    job.chunk, job.itemsize = x.shape[x.ndim - 1], x.itemsize
-    job.size = x.size // max(job.chunk, 1)
-    run_tasks(row_task, &job, job.size // (CHUNK // max(job.chunk, 1) + 1) + 1, 0, threads)
+    job.second = data(factor) if dy is None else data(x)
+    job.factors = dy is None
+    job.outer, job.n, job.inner, job.itemsize = outer, n, inner, x.itemsize
+    job.group = max(1 if inner == 1 and n >= COLUMNS else COLUMNS, CHUNK // n // COLUMNS * COLUMNS)
+    if inner == 1:
+        job.parts = (outer + job.group - 1) // job.group
+        outer = 1
+    else:
+        job.group = min(job.group, <Py_ssize_t>FC_COLUMNS)
+        job.parts = (inner + job.group - 1) // job.group
+    run_tasks(softmax_task, &job, outer * job.parts, 0, threads)

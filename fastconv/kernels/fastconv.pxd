@@ -6,6 +6,7 @@ from libc.stdint cimport int64_t
 cdef extern from "fastconv.h" nogil:
     enum:
         FC_MR_MAX, FC_NV_MAX, FC_PIXEL_NV_MAX, FC_WGRAD_MR_MAX, FC_DOT_A_MAX, FC_DOT_B_MAX
+        FC_COLUMNS
         FC_FIRST, FC_LAST, FC_RELU
         FC_ACT_RELU, FC_ACT_TANH, FC_ACT_SIGMOID, FC_ACT_COUNT
 
@@ -91,13 +92,16 @@ cdef extern from "fastconv.h" nogil:
         const void *x
         void *y
         int64_t *index
-        const double *scale
-        void *row
+        const double *divisor[2]
+        const void *divisor_w
         const Py_ssize_t *start[3]
         const Py_ssize_t *stop[3]
         Py_ssize_t step[3]
         Py_ssize_t inp "in"[3]
         Py_ssize_t out[3]
+        Py_ssize_t stride, pad, taps
+        void *row
+        Py_ssize_t width, left, rows
 
     ctypedef void (*fc_conv_tile_fn)(const fc_conv_tile *) noexcept nogil
     ctypedef void (*fc_gemm_tile_fn)(const fc_gemm_tile *) noexcept nogil
@@ -107,6 +111,10 @@ cdef extern from "fastconv.h" nogil:
     ctypedef void (*fc_dot_tile_fn)(const fc_dot_tile *) noexcept nogil
     ctypedef void (*fc_map_fn)(void *, const void *, Py_ssize_t) noexcept nogil
     ctypedef void (*fc_map2_fn)(void *, const void *, const void *, Py_ssize_t) noexcept nogil
+    ctypedef void (*fc_softmax_fn)(void *, const void *, const void *, Py_ssize_t,
+                                   Py_ssize_t) noexcept nogil
+    ctypedef void (*fc_softmax_columns_fn)(void *, const void *, const void *, Py_ssize_t, Py_ssize_t,
+                                           Py_ssize_t) noexcept nogil
     ctypedef void (*fc_copy_fn)(void *, const void *, Py_ssize_t, Py_ssize_t) noexcept nogil
     ctypedef void (*fc_copy_rows_fn)(void *, Py_ssize_t, const void *, Py_ssize_t, Py_ssize_t, Py_ssize_t,
                                      Py_ssize_t, Py_ssize_t, Py_ssize_t) noexcept nogil
@@ -118,12 +126,21 @@ cdef extern from "fastconv.h" nogil:
     ctypedef void (*fc_winograd_weight_fn)(void *, Py_ssize_t, const void *, Py_ssize_t) noexcept nogil
     ctypedef void (*fc_pool_fn)(const fc_pool *) noexcept nogil
     ctypedef double (*fc_sum_fn)(const void *, Py_ssize_t) noexcept nogil
-    ctypedef double (*fc_sum_dev_fn)(const void *, Py_ssize_t, double) noexcept nogil
-    ctypedef double (*fc_dot_dev_fn)(const void *, const void *, Py_ssize_t, double) noexcept nogil
-    ctypedef void (*fc_affine_fn)(void *, const void *, Py_ssize_t, double, double,
-                                  double) noexcept nogil
-    ctypedef void (*fc_norm_backward_fn)(void *, const void *, const void *, Py_ssize_t, double,
-                                         double, double, double) noexcept nogil
+    ctypedef void (*fc_moments_fn)(const void *, Py_ssize_t, Py_ssize_t, Py_ssize_t, double *,
+                                   double *) noexcept nogil
+    ctypedef void (*fc_norm_sums_fn)(const void *, const void *, Py_ssize_t, Py_ssize_t, Py_ssize_t,
+                                     double, double *, double *) noexcept nogil
+    ctypedef void (*fc_affine_fn)(void *, const void *, Py_ssize_t, Py_ssize_t, Py_ssize_t, double,
+                                  double, double) noexcept nogil
+    ctypedef void (*fc_norm_backward_fn)(void *, const void *, const void *, Py_ssize_t, Py_ssize_t,
+                                         Py_ssize_t, double, double, double, double) noexcept nogil
+    ctypedef void (*fc_column_sums_fn)(const void *, const void *, Py_ssize_t, Py_ssize_t, Py_ssize_t,
+                                       const double *, double *, double *) noexcept nogil
+    ctypedef void (*fc_column_affine_fn)(void *, const void *, Py_ssize_t, Py_ssize_t, Py_ssize_t,
+                                         const double *, const double *, const double *) noexcept nogil
+    ctypedef void (*fc_column_backward_fn)(void *, const void *, const void *, Py_ssize_t, Py_ssize_t,
+                                           Py_ssize_t, const double *, const double *, const double *,
+                                           const double *) noexcept nogil
 
     ctypedef double (*fc_peak_fn)(Py_ssize_t) noexcept nogil
 
@@ -150,18 +167,26 @@ cdef extern from "fastconv.h" nogil:
         fc_map_fn add
         fc_map_fn act[3]
         fc_map2_fn act_backward[3]
-        fc_map_fn softmax
-        fc_map_fn log_softmax
-        fc_map2_fn softmax_backward
-        fc_map2_fn log_softmax_backward
+        fc_softmax_fn softmax
+        fc_softmax_fn log_softmax
+        fc_softmax_fn softmax_backward
+        fc_softmax_fn log_softmax_backward
+        fc_softmax_columns_fn softmax_columns
+        fc_softmax_columns_fn log_softmax_columns
+        fc_softmax_columns_fn softmax_columns_backward
+        fc_softmax_columns_fn log_softmax_columns_backward
         fc_pool_fn pool_max
         fc_pool_fn pool_avg
         fc_pool_fn pool_avg_backward
         fc_sum_fn sum
-        fc_sum_dev_fn sum_sq_dev
-        fc_dot_dev_fn sum_dot_dev
+        fc_moments_fn moments
+        fc_norm_sums_fn norm_sums
         fc_affine_fn affine
         fc_norm_backward_fn norm_backward
+        fc_moments_fn column_moments
+        fc_column_sums_fn column_sums
+        fc_column_affine_fn column_affine
+        fc_column_backward_fn column_backward
         fc_peak_fn fma_peak
 
     ctypedef struct fc_table:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Pooling, forward and backward, one plane a task. Windows are tables: sliding and adaptive pools are the same code."""
+"""Pooling, forward and backward, a few planes a task. Windows are tables: sliding and adaptive pools are the same code."""
 
 import numpy as np
 
@@ -17,51 +17,126 @@ ctypedef fused real:
     float
     double
 
+cdef enum:
+    TASK = 1 << 14        # elements that a task reads and writes, or one plane
+    LANES = 16            # of the widest vector; rows are padded for it
+    EXACT = 1 << 24       # integers below are exact as float
+    ROWS = 1 << 18        # elements of scratch for the rows of a window, at most
+
 cdef struct Job:
     fc_pool pool
     fc_pool_fn run
-    Py_ssize_t plane_in, plane_out, itemsize
-    bint clear          # zero y first: pool_avg_backward adds
-    bint bad_index      # scatter met an index outside its plane
+    Py_ssize_t planes, group, plane_in, plane_out, itemsize
+    bint bad_index        # scatter met an index outside its plane
 
 
 cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
     cdef const Job *job = <const Job *>argument
     cdef fc_pool pool = job.pool
-    pool.x = <const char *>pool.x + number * job.plane_in * job.itemsize
-    pool.y = <char *>pool.y + number * job.plane_out * job.itemsize
-    if pool.index != NULL:
-        pool.index += number * job.plane_out
+    cdef Py_ssize_t i
     pool.row = workspace
-    if job.clear:
-        memset(pool.y, 0, job.plane_out * job.itemsize)
-    job.run(&pool)
+    for i in range(number * job.group, min((number + 1) * job.group, job.planes)):
+        pool.x = <const char *>job.pool.x + i * job.plane_in * job.itemsize
+        pool.y = <char *>job.pool.y + i * job.plane_out * job.itemsize
+        if pool.index != NULL:
+            pool.index = job.pool.index + i * job.plane_out
+        job.run(&pool)
+
+
+cdef Py_ssize_t ceil_div(Py_ssize_t a, Py_ssize_t b) noexcept:
+    return (a + b - 1) // b
 
 
 cdef class Windows:
-    """start[o], stop[o] of each window along three axes, their step, and the sizes of the input."""
+    """start[o], stop[o] of each window along three axes, their step, and the sizes of the input.
 
-    cdef fc_pool pool
+    `lattice` is (stride, padding, taps) of the windows along the last axis, or None where they have no common ones.
+    Averages are divided by the product of the windows' `divisors` along the axes.
+    """
+
+    cdef fc_pool pool     # forward
+    cdef fc_pool adjoint  # backward; its tables are made when they are asked for
+    cdef bint scanned     # whether indices need the scalar scan
     cdef list arrays
+    cdef dict divisor_w   # itemsize: divisors along w in that type
     cdef readonly Py_ssize_t cells
     cdef readonly Py_ssize_t windows
 
-    def __init__(self, sizes, starts, stops, steps):
-        cdef cnp.ndarray start, stop
+    def __init__(self, sizes, starts, stops, steps, lattice, divisors):
+        cdef Py_ssize_t rows = 1
+        cdef bint empty = False
         self.arrays = []
         self.cells = 1
         self.windows = 1
         for i in range(3):
-            start = np.ascontiguousarray(starts[i], dtype=np.intp)
-            stop = np.ascontiguousarray(stops[i], dtype=np.intp)
-            self.arrays += [start, stop]
-            self.pool.start[i] = <const Py_ssize_t *>cnp.PyArray_DATA(start)
-            self.pool.stop[i] = <const Py_ssize_t *>cnp.PyArray_DATA(stop)
+            start, stop = self.set_axis(&self.pool, i, starts[i], stops[i])
+            counts = -(-(stop - start) // steps[i])
+            empty = empty or counts.min() < 1
+            rows *= 1 if i == 2 else counts.max()
             self.pool.step[i] = steps[i]
             self.pool.inp[i] = sizes[i]
             self.pool.out[i] = len(start)
             self.cells *= sizes[i]
             self.windows *= len(start)
+        self.pool.rows = rows
+        self.pool.width = sizes[2]
+        self.pool.stride = 0
+        if lattice is not None and not empty:
+            self.set_lattice(lattice[0], lattice[1], lattice[2])
+        self.set_scanned()
+        self.set_divisors(divisors)
+
+    cdef tuple set_axis(self, fc_pool *pool, int axis, starts, stops):
+        cdef cnp.ndarray start = np.ascontiguousarray(starts, dtype=np.intp)
+        cdef cnp.ndarray stop = np.ascontiguousarray(stops, dtype=np.intp)
+        self.arrays += [start, stop]
+        pool.start[axis] = <const Py_ssize_t *>cnp.PyArray_DATA(start)
+        pool.stop[axis] = <const Py_ssize_t *>cnp.PyArray_DATA(stop)
+        return start, stop
+
+    cdef set_lattice(self, stride, padding, taps):
+        """Rows are padded for all windows, unless that makes them far longer than the input."""
+        size, out = self.pool.inp[2], ceil_div(self.pool.out[2], LANES) * LANES
+        width = max(padding + size, out * stride + (taps - 1) * self.pool.step[2])
+        if stride not in (1, 2) or width > 2 * size + 1024:
+            return
+        self.pool.stride, self.pool.pad, self.pool.taps = stride, padding, taps
+        self.pool.left, self.pool.width = padding, width
+
+    cdef set_divisors(self, divisors):
+        cdef cnp.ndarray d, h, w
+        d, h, w = [np.ascontiguousarray(each, dtype=np.float64) for each in divisors]
+        self.arrays += [d, h]
+        self.divisor_w = {8: w, 4: w.astype(np.float32)}
+        self.pool.divisor[0] = <const double *>cnp.PyArray_DATA(d)
+        self.pool.divisor[1] = <const double *>cnp.PyArray_DATA(h)
+
+    cdef set_scanned(self):
+        """The vector kernel keeps the offset of a maximum in a float, and copies the rows of a window."""
+        cdef Py_ssize_t reach = self.pool.inp[2] + self.pool.taps
+        for i in range(2):
+            start, stop = self.arrays[2 * i], self.arrays[2 * i + 1]
+            reach += (stop - start).max() * (self.pool.inp[2] if i else self.pool.inp[1] * self.pool.inp[2])
+        self.scanned = (self.pool.stride == 0 or self.pool.step[2] != 1 or reach >= EXACT
+                        or self.pool.rows * self.pool.width > ROWS)
+
+    cdef fc_pool backward(self):
+        """For each cell the windows it lies in: pooling dy over them is the adjoint, as windows are monotone and dense."""
+        cdef fc_pool pool = self.adjoint
+        if pool.start[0] == NULL:
+            pool = self.pool
+            for i in range(3):
+                cells = np.arange(self.pool.inp[i])
+                start, stop = self.arrays[2 * i], self.arrays[2 * i + 1]
+                self.set_axis(&pool, i, stop.searchsorted(cells, "right"), start.searchsorted(cells, "right"))
+                pool.inp[i], pool.out[i], pool.step[i] = self.pool.out[i], self.pool.inp[i], 1
+            pool.left, pool.width = 0, pool.inp[2]
+            if pool.stride:
+                cells_of_phase = ceil_div(ceil_div(pool.out[2], pool.stride), LANES) * LANES
+                pool.left = pool.taps
+                pool.width = pool.taps + max(pool.inp[2], cells_of_phase + pool.pad + 1)
+            self.adjoint = pool
+        return pool
 
 
 cdef void *address(object array):
@@ -70,37 +145,46 @@ cdef void *address(object array):
     return cnp.PyArray_DATA(<cnp.ndarray>array)
 
 
-cdef run(Job *job, Windows windows, object x, object y, object index, object scale, Py_ssize_t planes,
-         int threads):
+cdef run(Job *job, Windows windows, fc_pool pool, object x, object y, Py_ssize_t planes, int threads):
+    cdef Py_ssize_t rows = pool.rows if pool.index != NULL and pool.stride else 1
     job.itemsize = x.itemsize
-    job.pool = windows.pool
+    job.pool = pool
     job.pool.x, job.pool.y = address(x), address(y)
-    job.pool.index, job.pool.scale = <int64_t *>address(index), <const double *>address(scale)
-    run_tasks(task, job, planes, windows.pool.inp[2] * job.itemsize, threads)
+    job.pool.divisor_w = address(windows.divisor_w[job.itemsize])
+    job.plane_in = pool.inp[0] * pool.inp[1] * pool.inp[2]
+    job.plane_out = pool.out[0] * pool.out[1] * pool.out[2]
+    set_group(job, planes)
+    run_tasks(task, job, ceil_div(planes, job.group), rows * pool.width * job.itemsize, threads)
+
+
+cdef void set_group(Job *job, Py_ssize_t planes) noexcept:
+    job.planes = planes
+    job.group = max(<Py_ssize_t>1, TASK // (job.plane_in + job.plane_out))
 
 
 def max_pool(Windows windows, x, y, index, Py_ssize_t planes, int threads):
     """y[plane][window] = the maximum; index[plane][window] (int64, or None) = where in the plane it lies."""
     cdef Job job
+    cdef fc_pool pool = windows.pool
+    pool.index = <int64_t *>address(index)
+    if pool.index != NULL and windows.scanned:
+        pool.stride = 0
     job.run = active_kernels(x.itemsize).pool_max
-    job.plane_in, job.plane_out, job.clear = windows.cells, windows.windows, False
-    run(&job, windows, x, y, index, None, planes, threads)
+    run(&job, windows, pool, x, y, planes, threads)
 
 
-def avg_pool(Windows windows, x, y, scale, Py_ssize_t planes, int threads):
-    """y[plane][window] = scale[window] * the sum of the window; scale is float64."""
+def avg_pool(Windows windows, x, y, Py_ssize_t planes, int threads):
+    """y[plane][window] = the sum of the window / its divisor."""
     cdef Job job
     job.run = active_kernels(x.itemsize).pool_avg
-    job.plane_in, job.plane_out, job.clear = windows.cells, windows.windows, False
-    run(&job, windows, x, y, None, scale, planes, threads)
+    run(&job, windows, windows.pool, x, y, planes, threads)
 
 
-def avg_pool_backward(Windows windows, dy, dx, scale, Py_ssize_t planes, int threads):
-    """dx[plane][cell] = sum over the windows that hold the cell of scale[window] * dy[plane][window]."""
+def avg_pool_backward(Windows windows, dy, dx, Py_ssize_t planes, int threads):
+    """dx[plane][cell] = sum over the windows that hold the cell of dy[plane][window] / divisor."""
     cdef Job job
     job.run = active_kernels(dy.itemsize).pool_avg_backward
-    job.plane_in, job.plane_out, job.clear = windows.windows, windows.cells, True
-    run(&job, windows, dy, dx, None, scale, planes, threads)
+    run(&job, windows, windows.backward(), dy, dx, planes, threads)
 
 
 cdef bint scatter(real *dx, const real *dy, const int64_t *index, Py_ssize_t cells, Py_ssize_t windows) noexcept nogil:
@@ -118,15 +202,16 @@ cdef bint scatter(real *dx, const real *dy, const int64_t *index, Py_ssize_t cel
 
 cdef void scatter_task(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
     cdef Job *job = <Job *>argument
-    cdef Py_ssize_t cells = job.plane_out, windows = job.plane_in
-    cdef const int64_t *index = job.pool.index + number * windows
-    cdef bint bad
-    if job.itemsize == 4:
-        bad = scatter(<float *>job.pool.y + number * cells, <const float *>job.pool.x + number * windows, index,
-                      cells, windows)
-    else:
-        bad = scatter(<double *>job.pool.y + number * cells, <const double *>job.pool.x + number * windows, index,
-                      cells, windows)
+    cdef Py_ssize_t i, cells = job.plane_out, windows = job.plane_in
+    cdef const int64_t *index
+    cdef bint bad = False
+    for i in range(number * job.group, min((number + 1) * job.group, job.planes)):
+        index = job.pool.index + i * windows
+        if job.itemsize == 4:
+            bad |= scatter(<float *>job.pool.y + i * cells, <const float *>job.pool.x + i * windows, index, cells, windows)
+        else:
+            bad |= scatter(<double *>job.pool.y + i * cells, <const double *>job.pool.x + i * windows, index, cells,
+                           windows)
     if bad:
         job.bad_index = True
 
@@ -137,5 +222,6 @@ def max_pool_backward(dy, index, dx, Py_ssize_t planes, Py_ssize_t windows, Py_s
     job.itemsize = dy.itemsize
     job.pool.x, job.pool.y, job.pool.index = address(dy), address(dx), <int64_t *>address(index)
     job.plane_in, job.plane_out, job.bad_index = windows, cells, False
-    run_tasks(scatter_task, &job, planes, 0, threads)
+    set_group(&job, planes)
+    run_tasks(scatter_task, &job, ceil_div(planes, job.group), 0, threads)
     return not job.bad_index

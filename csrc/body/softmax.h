@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * softmax(x)_i = exp(x_i - max)/sum, log_softmax(x)_i = x_i - max - log(sum), and their gradients
+ * dx = y*(dy - sum(dy*y)) and dx = dy - exp(y)*sum(dy).
+ * Sums run in the lanes for a block of terms, which is then folded into doubles. Long rows have
+ * their terms in the lanes. Columns have a column in each lane, and so have short rows where there
+ * are exponentials to save: these are transposed on the way in and out.
+ */
+#define SOFTMAX_TERMS 32 /* in a lane */
+#define SOFTMAX_SHORT 64 /* rows of fewer elements are transposed, this many at a time */
+
+/* The first m lanes, the rest zero. */
+static inline V FC_FN(lanes)(V v, ptrdiff_t m) {
+    if (m == VL) return v;
+    REAL lane[VL];
+    v_store(lane, v);
+    return v_load_n(lane, m);
+}
+
+/* ---- columns */
+
+/* y = exp(x - max) unless y is NULL; the maxima and the sums of the columns. */
+static void FC_FN(column_exp)(REAL *y, const REAL *x, ptrdiff_t n, ptrdiff_t ld, ptrdiff_t columns,
+                              REAL *max, double *sum) {
+    REAL s[FC_COLUMNS];
+    FC_OVER_COLUMNS(columns, v_store(max + c, FC_LOAD(x + c, m));)
+    for (ptrdiff_t i = 1; i < n; i++)
+        FC_OVER_COLUMNS(columns, const V v = FC_LOAD(x + i * ld + c, m);
+                        v_store(max + c, FC_FN(larger)(v, v_load(max + c)));)
+    for (ptrdiff_t c = 0; c < columns; c++) sum[c] = 0;
+    for (ptrdiff_t first = 0; first < n; first += SOFTMAX_TERMS) {
+        const ptrdiff_t last = n - first < SOFTMAX_TERMS ? n : first + SOFTMAX_TERMS;
+        FC_OVER_COLUMNS(columns, v_store(s + c, v_zero()); (void)m;)
+        for (ptrdiff_t i = first; i < last; i++)
+            FC_OVER_COLUMNS(columns, const V v = FC_LOAD(x + i * ld + c, m);
+                            const V e = FC_FN(exp)(v_sub(v, v_load(max + c)));
+                            v_store(s + c, v_add(v_load(s + c), e));
+                            if (y) v_store_n(y + i * ld + c, e, m);)
+        for (ptrdiff_t c = 0; c < columns; c++) sum[c] += s[c];
+    }
+}
+
+static void FC_FN(softmax_columns)(void *vy, const void *x, const void *factor, ptrdiff_t n,
+                                   ptrdiff_t ld, ptrdiff_t columns) {
+    REAL *const y = vy;
+    REAL share[FC_COLUMNS]; /* first the maxima, then factor/sum */
+    double sum[FC_COLUMNS];
+    FC_FN(column_exp)(y, x, n, ld, columns, share, sum);
+    for (ptrdiff_t c = 0; c < columns; c++)
+        share[c] = (REAL)((factor ? (double)((const REAL *)factor)[c] : 1.0) / sum[c]);
+    for (ptrdiff_t i = 0; i < n; i++)
+        FC_OVER_COLUMNS(columns, REAL *const at = y + i * ld + c;
+                        v_store_n(at, v_mul(FC_LOAD(at, m), v_load(share + c)), m);)
+}
+
+static void FC_FN(log_softmax_columns)(void *vy, const void *vx, const void *factor, ptrdiff_t n,
+                                       ptrdiff_t ld, ptrdiff_t columns) {
+    REAL *const y = vy;
+    const REAL *const x = vx;
+    REAL max[FC_COLUMNS], log_sum[FC_COLUMNS];
+    double sum[FC_COLUMNS];
+    (void)factor;
+    FC_FN(column_exp)(NULL, x, n, ld, columns, max, sum);
+    for (ptrdiff_t c = 0; c < columns; c++) log_sum[c] = (REAL)log(sum[c]); /* one libm call each */
+    for (ptrdiff_t i = 0; i < n; i++)
+        FC_OVER_COLUMNS(columns, const V v = v_sub(FC_LOAD(x + i * ld + c, m), v_load(max + c));
+                        v_store_n(y + i * ld + c, v_sub(v, v_load(log_sum + c)), m);)
+}
+
+/* The columns' sums of dy*y, or of dy where y is NULL. */
+static void FC_FN(column_dots)(const REAL *dy, const REAL *y, ptrdiff_t n, ptrdiff_t ld,
+                               ptrdiff_t columns, REAL *dot) {
+    REAL s[FC_COLUMNS];
+    double sum[FC_COLUMNS];
+    for (ptrdiff_t c = 0; c < columns; c++) sum[c] = 0;
+    for (ptrdiff_t first = 0; first < n; first += SOFTMAX_TERMS) {
+        const ptrdiff_t last = n - first < SOFTMAX_TERMS ? n : first + SOFTMAX_TERMS;
+        FC_OVER_COLUMNS(columns, v_store(s + c, v_zero()); (void)m;)
+        for (ptrdiff_t i = first; i < last; i++)
+            FC_OVER_COLUMNS(
+                columns, const V g = FC_LOAD(dy + i * ld + c, m); const V acc = v_load(s + c);
+                v_store(s + c, y ? v_fma(g, FC_LOAD(y + i * ld + c, m), acc) : v_add(g, acc));)
+        for (ptrdiff_t c = 0; c < columns; c++) sum[c] += s[c];
+    }
+    for (ptrdiff_t c = 0; c < columns; c++) dot[c] = (REAL)sum[c];
+}
+
+static inline V FC_FN(softmax_dx)(V dy, V y, V dot) { return v_mul(y, v_sub(dy, dot)); }
+static inline V FC_FN(log_softmax_dx)(V dy, V y, V sum) { return v_fnma(FC_FN(exp)(y), sum, dy); }
+
+#define FC_SOFTMAX_COLUMNS_GRAD(name, weights, map) \
+    static void FC_FN(name)(void *dx, const void *dy, const void *y, ptrdiff_t n, ptrdiff_t ld, \
+                            ptrdiff_t columns) { \
+        REAL dot[FC_COLUMNS]; \
+        FC_FN(column_dots)(dy, weights, n, ld, columns, dot); \
+        for (ptrdiff_t i = 0; i < n; i++) \
+            FC_OVER_COLUMNS(columns, const ptrdiff_t at = i * ld + c; \
+                            const V g = FC_LOAD((const REAL *)dy + at, m); \
+                            const V v = FC_LOAD((const REAL *)y + at, m); \
+                            v_store_n((REAL *)dx + at, FC_FN(map)(g, v, v_load(dot + c)), m);) \
+    }
+FC_SOFTMAX_COLUMNS_GRAD(softmax_columns_grad, y, softmax_dx)
+FC_SOFTMAX_COLUMNS_GRAD(log_softmax_columns_grad, NULL, log_softmax_dx)
+#undef FC_SOFTMAX_COLUMNS_GRAD
+
+/* ---- rows */
+
+/* Sum of exp(x - max); y = exp(x - max) unless it is NULL. */
+static double FC_FN(row_exp)(REAL *y, const REAL *x, ptrdiff_t n, REAL max) {
+    double sum = 0;
+    for (ptrdiff_t first = 0; first < n; first += SOFTMAX_TERMS * VL) {
+        const ptrdiff_t block = n - first < SOFTMAX_TERMS * VL ? n - first : SOFTMAX_TERMS * VL;
+        V s = v_zero();
+        FC_OVER_COLUMNS(block, const V v = FC_LOAD(x + first + c, m);
+                        const V e = FC_FN(exp)(v_sub(v, v_set1(max)));
+                        s = v_add(s, FC_FN(lanes)(e, m)); if (y) v_store_n(y + first + c, e, m);)
+        sum += (double)v_hsum(s);
+    }
+    return sum;
+}
+
+static void FC_FN(softmax_row)(REAL *y, const REAL *x, const REAL *factor, ptrdiff_t n) {
+    const double sum = FC_FN(row_exp)(y, x, n, FC_FN(row_max)(x, n));
+    const V share = v_set1((REAL)((factor ? (double)*factor : 1.0) / sum));
+    FC_OVER_COLUMNS(n, v_store_n(y + c, v_mul(FC_LOAD(y + c, m), share), m);)
+}
+
+static void FC_FN(log_softmax_row)(REAL *y, const REAL *x, const REAL *factor, ptrdiff_t n) {
+    const REAL max = FC_FN(row_max)(x, n);
+    const V log_sum = v_set1((REAL)log(FC_FN(row_exp)(NULL, x, n, max))); /* one libm call */
+    (void)factor;
+    FC_OVER_COLUMNS(n, const V v = v_sub(FC_LOAD(x + c, m), v_set1(max));
+                    v_store_n(y + c, v_sub(v, log_sum), m);)
+}
+
+static double FC_FN(row_dot)(const REAL *dy, const REAL *y, ptrdiff_t n) {
+    double sum = 0;
+    for (ptrdiff_t first = 0; first < n; first += SOFTMAX_TERMS * VL) {
+        const ptrdiff_t block = n - first < SOFTMAX_TERMS * VL ? n - first : SOFTMAX_TERMS * VL;
+        V s = v_zero();
+        FC_OVER_COLUMNS(block, const V g = FC_LOAD(dy + first + c, m);
+                        s = y ? v_fma(g, FC_LOAD(y + first + c, m), s) : v_add(g, s);)
+        sum += (double)v_hsum(s);
+    }
+    return sum;
+}
+
+static void FC_FN(softmax_row_grad)(REAL *dx, const REAL *dy, const REAL *y, ptrdiff_t n) {
+    const V dot = v_set1((REAL)FC_FN(row_dot)(dy, y, n));
+    FC_OVER_COLUMNS(n, const V g = FC_LOAD(dy + c, m);
+                    v_store_n(dx + c, FC_FN(softmax_dx)(g, FC_LOAD(y + c, m), dot), m);)
+}
+
+static void FC_FN(log_softmax_row_grad)(REAL *dx, const REAL *dy, const REAL *y, ptrdiff_t n) {
+    const V sum = v_set1((REAL)FC_FN(row_dot)(dy, NULL, n));
+    FC_OVER_COLUMNS(n, const V g = FC_LOAD(dy + c, m);
+                    v_store_n(dx + c, FC_FN(log_softmax_dx)(g, FC_LOAD(y + c, m), sum), m);)
+}
+
+#define FC_SOFTMAX_ROWS(name) \
+    static void FC_FN(name)(void *vy, const void *vx, const void *vfactor, ptrdiff_t rows, \
+                            ptrdiff_t n) { \
+        REAL *const y = vy; \
+        const REAL *const x = vx, *const factor = vfactor; \
+        if (n >= SOFTMAX_SHORT) { \
+            for (ptrdiff_t r = 0; r < rows; r++) \
+                FC_FN(name##_row)(y + r * n, x + r * n, factor ? factor + r : NULL, n); \
+            return; \
+        } \
+        REAL t[SOFTMAX_SHORT * SOFTMAX_SHORT]; \
+        for (ptrdiff_t r = 0; r < rows; r += SOFTMAX_SHORT) { \
+            const ptrdiff_t some = rows - r < SOFTMAX_SHORT ? rows - r : SOFTMAX_SHORT; \
+            FC_FN(transpose)(t, SOFTMAX_SHORT, x + r * n, n, some, n, some); \
+            FC_FN(name##_columns)(t, t, factor ? factor + r : NULL, n, SOFTMAX_SHORT, some); \
+            FC_FN(transpose)(y + r * n, n, t, SOFTMAX_SHORT, n, some, n); \
+        } \
+    } \
+    static void FC_FN(name##_grad)(void *vdx, const void *vdy, const void *vy, ptrdiff_t rows, \
+                                   ptrdiff_t n) { \
+        for (ptrdiff_t at = 0; at < rows * n; at += n) FC_FN(name##_row_grad) \
+        ((REAL *)vdx + at, (const REAL *)vdy + at, (const REAL *)vy + at, n); \
+    }
+FC_SOFTMAX_ROWS(softmax)
+FC_SOFTMAX_ROWS(log_softmax)
+#undef FC_SOFTMAX_ROWS
+#undef SOFTMAX_TERMS
+#undef SOFTMAX_SHORT
