@@ -47,6 +47,7 @@ class Shape:
     kernel: Sizes
     is_plain: bool  # stride and dilation 1
     is_linear: bool
+    prepared: bool = False  # the weights are packed once for many calls
 
     @property
     def pixels(self) -> int:
@@ -135,7 +136,8 @@ def cycles_winograd(m: int, r: int, shape: Shape) -> float:
         / isa.lanes(shape.itemsize)
         * TRANSFORM_CYCLES
     )
-    weights = positions * pairs * (WEIGHT_CYCLES + tiles / WEIGHT_TILES * WEIGHT_READ_CYCLES)
+    transform = 0.0 if shape.prepared else WEIGHT_CYCLES
+    weights = positions * pairs * (transform + tiles / WEIGHT_TILES * WEIGHT_READ_CYCLES)
     return products + transforms + weights
 
 
@@ -266,7 +268,7 @@ def _lattices(algorithm: Algorithm, specs: Sequence[LatticeSpec]) -> tuple[Latti
     return (join(lattices),) if algorithm.joins and len(lattices) > 1 else lattices
 
 
-def _shape(problem: Conv, channels: int, outputs: int, out: Sizes) -> Shape:
+def _shape(problem: Conv, channels: int, outputs: int, out: Sizes, prepared: bool = False) -> Shape:
     return Shape(
         problem.itemsize,
         channels,
@@ -276,14 +278,15 @@ def _shape(problem: Conv, channels: int, outputs: int, out: Sizes) -> Shape:
         problem.kernel,
         problem.stride == problem.dilation == (1, 1, 1),
         problem.is_linear,
+        prepared,
     )
 
 
-def _make_plan(problem: Conv, algo: str, gradient: bool) -> Plan:
+def _make_plan(problem: Conv, algo: str, gradient: bool, prepared: bool) -> Plan:
     if gradient:
         shape = _shape(problem, problem.outputs, problem.channels, problem.sizes)
     else:
-        shape = _shape(problem, problem.channels, problem.outputs, problem.out)
+        shape = _shape(problem, problem.channels, problem.outputs, problem.out, prepared)
     algorithm, reasons = select(algo, shape)
     specs = problem.input_gradient_lattices() if gradient else [problem.forward_lattice()]
     return Plan(problem, algorithm, reasons, _lattices(algorithm, specs), gradient)
@@ -292,12 +295,12 @@ def _make_plan(problem: Conv, algo: str, gradient: bool) -> Plan:
 _plans = Memo(PLANS, PLAN_BYTES)
 
 
-def plan(problem: Conv, algo: str = "auto", gradient: bool = False) -> Plan:
+def plan(problem: Conv, algo: str = "auto", gradient: bool = False, prepared: bool = False) -> Plan:
     """The cached plan of a forward convolution or of its input gradient, on the active ISA."""
-    key = (problem, algo, gradient, isa.current())
+    key = (problem, algo, gradient, prepared, isa.current())
     found: Plan | None = _plans.get(key)
     if found is None:
-        found = _make_plan(problem, algo, gradient)
+        found = _make_plan(problem, algo, gradient, prepared)
         _plans.put(key, found, found.nbytes)
     return found
 

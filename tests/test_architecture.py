@@ -169,6 +169,8 @@ def test_every_function_has_a_twin_and_a_gradient() -> None:
     from fastconv import functional, reference
 
     for name in functional.__all__:
+        if name.startswith("prepare_"):  # another way to call an op
+            continue
         assert hasattr(reference, name), f"reference.{name} is missing"
         base = name.removesuffix("_backward").removesuffix("_train")
         assert hasattr(functional, f"{base}_backward"), f"{base}_backward is missing"

@@ -50,6 +50,7 @@ from fastconv.functional.pool import (
     max_pool3d,
     max_pool3d_backward,
 )
+from fastconv.functional.prepared import prepare_conv1d, prepare_conv2d, prepare_conv3d
 from fastconv.functional.shape import (
     dropout,
     dropout2d,
@@ -115,6 +116,9 @@ __all__ = [
     "max_pool3d_backward",
     "pad",
     "pad_backward",
+    "prepare_conv1d",
+    "prepare_conv2d",
+    "prepare_conv3d",
     "relu",
     "relu_backward",
     "sigmoid",

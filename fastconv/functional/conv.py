@@ -26,6 +26,7 @@ from fastconv.functional._arrays import (
 from fastconv.functional.shape import pad_backward
 from fastconv.kernels import conv_linear, conv_wgrad
 from fastconv.kernels.call import Call, Memo
+from fastconv.kernels.correlate import Weights
 from fastconv.problem import ACTIVATIONS, LAYOUTS, Conv, choice, conv_problem, describe, integer
 
 Padding = int | Sequence[int] | Sequence[tuple[int, int]] | Literal["valid", "same"]
@@ -35,14 +36,14 @@ Spatial = int | Sequence[int]
 class _Layout:
     """How the caller's arrays map to batched NCHW and OIHW."""
 
-    def __init__(self, layout: str, rank: int, x: Array, w: Array) -> None:
+    def __init__(self, layout: str, rank: int, x: Array, w: Array, prepared: bool = False) -> None:
         choice("layout", layout, LAYOUTS)
         self.last = layout == "NHWC"
         self.rank = rank
         self.batched = x.ndim != rank + 1
         if w.ndim != rank + 2 or x.ndim not in (rank + 1, rank + 2):
             return  # conv_problem names what is wrong
-        if self.last:
+        if self.last and not prepared:
             w = w.transpose(rank + 1, rank, *range(rank))
         self.w = w
         self.x = self.inner(x)
@@ -98,6 +99,14 @@ def _image_parts(arrange: _Layout, problem: Conv) -> list[slice]:
     return list(slices(problem.batch, size // problem.batch))
 
 
+def call(
+    options: tuple[Any, ...], x: Any, w: Any, b: Any, residual: Any, out: Array | None
+) -> Array:
+    """A convolution: one that looks like an earlier one runs at once."""
+    y = None if runtime.tracing() else _calls.call(options, x, w, b, residual, out)
+    return _conv(options, x, w, b, residual, out) if y is None else y
+
+
 def _conv(
     options: tuple[Any, ...], x: Any, w: Any, b: Any, residual: Any, out: Array | None
 ) -> Array:
@@ -106,7 +115,8 @@ def _conv(
         rank, stride, padding, dilation, groups, padding_mode, layout, activation, algo, _, max_workspace,
     ) = options  # fmt: skip
     given = (x, w, b, residual, out)
-    x, w = as_array("x", x), as_array("w", w)
+    prepared = w if isinstance(w, Weights) else None
+    x, w = as_array("x", x), as_array("w", w) if prepared is None else prepared.array
     b = None if b is None else as_array("b", b)
     residual = None if residual is None else as_array("residual", residual)
     dtype, result_dtype = common_dtypes(x=x, w=w, b=b, residual=residual)
@@ -114,10 +124,12 @@ def _conv(
         choice("activation", activation, ACTIVATIONS)
     if max_workspace is not None:
         max_workspace = integer("max_workspace", max_workspace, 1)
-    arrange = _Layout(layout, rank, x, w)
+    if prepared is not None and w.dtype != dtype:
+        prepared, w = None, w if layout == "NCHW" else np.moveaxis(w, (1, 0), (-2, -1))
+    arrange = _Layout(layout, rank, x, w, prepared is not None)
     problem = _problem(arrange, x, w, dtype, stride, padding, dilation, groups, padding_mode, rank)
     choice("algo", algo, ("auto", *algorithms.NAMES))
-    plan = algorithms.plan(problem, algo)
+    plan = algorithms.plan(problem, algo, prepared=prepared is not None)
     shape = (problem.batch, problem.groups * problem.outputs, *problem.out[3 - rank :])
     if b is not None and b.shape != (shape[1],):
         raise ValueError(
@@ -132,7 +144,7 @@ def _conv(
         y = target(out, outer, result_dtype, x, w, b, residual)
         for part in parts:
             rest = None if residual is None else residual[part]
-            _conv(options, x[part], w, b, rest, y[part])
+            _conv(options, x[part], w if prepared is None else prepared, b, rest, y[part])
         return deliver(y, out, result_dtype)
     code = -1 if activation is None else ACTIVATIONS.index(activation)
     xc, wc = contiguous(arrange.x, dtype), contiguous(arrange.w, dtype)
@@ -153,7 +165,7 @@ def _conv(
             lambda: plan.algorithm.run(
                 plan.lattices[0],
                 xc,
-                wc,
+                wc if prepared is None else prepared,
                 y,
                 problem.groups,
                 False,
@@ -466,8 +478,7 @@ def _forward_of(rank: int):  # type: ignore[no-untyped-def]
             rank, stride, padding, dilation, groups, padding_mode, layout, activation, algo,
             runtime.resolve_precision(precision), max_workspace,
         )  # fmt: skip
-        y = None if runtime.tracing() else _calls.call(options, x, w, b, residual, out)
-        return _conv(options, x, w, b, residual, out) if y is None else y
+        return call(options, x, w, b, residual, out)
 
     return public(conv, f"conv{rank}d", _FORWARD_DOC.format(**_document(rank)))
 

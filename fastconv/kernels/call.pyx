@@ -3,8 +3,8 @@
 
 All that a function checks, and all it decides, follows from the signature of a call: the types and shapes of its arrays, the
 values of its options and the instruction set. A call with a known signature allocates its result and runs. Only exact ndarrays
-that kernels take as they are, and exact ints, strings, None and tuples of these have a signature; every other call, and every
-wrong one, takes the long way.
+that kernels take as they are, prepared weights, and exact ints, strings, None and tuples of these have a signature; every other
+call, and every wrong one, takes the long way.
 """
 
 from threading import Lock
@@ -15,6 +15,7 @@ from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
+from fastconv.kernels.correlate cimport Weights
 from fastconv.kernels.isa cimport active_kernels
 from fastconv.kernels.memory cimport fresh
 
@@ -71,6 +72,8 @@ cdef inline bint put_array(Signature *s, object value, int kind) noexcept:
     """Whether `value` is None or an array that kernels take as it is, of NumPy's type number `kind`."""
     if value is None:
         return put(s, b"n", NULL, 0)
+    if type(value) is Weights:
+        return put(s, b"w", NULL, 0) and put_array(s, (<Weights>value).array, kind)
     if not cnp.PyArray_CheckExact(value):
         return False
     cdef cnp.ndarray array = value
@@ -108,7 +111,7 @@ cdef inline bint apart(cnp.ndarray out, object operand) noexcept:
     """Whether the bytes of a contiguous `out` and of `operand`, contiguous or None, do not overlap."""
     if operand is None:
         return True
-    cdef cnp.ndarray array = operand
+    cdef cnp.ndarray array = (<Weights>operand).array if type(operand) is Weights else operand
     cdef char *a = <char *>cnp.PyArray_DATA(array)
     cdef char *b = <char *>cnp.PyArray_DATA(out)
     return a + cnp.PyArray_NBYTES(array) <= b or b + cnp.PyArray_NBYTES(out) <= a

@@ -122,7 +122,7 @@ def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, resi
     try:
         band_offsets(job.axis, &job.band, off)
         job.off = off
-        run_job(&job, task, workspace, threads)
+        run_job(&job, w, task, workspace, threads)
     finally:
         block_free(off)
     return workspace

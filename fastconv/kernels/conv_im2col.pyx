@@ -125,5 +125,5 @@ def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, resi
     job.panels = (job.outputs + job.panel - 1) // job.panel
     workspace = (terms * job.band.channel + FC_NV_MAX * lanes) * job.itemsize
     if threads:
-        run_job(&job, task, workspace, threads)
+        run_job(&job, w, task, workspace, threads)
     return workspace

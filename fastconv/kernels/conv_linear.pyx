@@ -4,6 +4,8 @@
 Forward y[n][o] = x[n] . w[o], input gradient dx = dy @ w, weight gradient dw = dy^T @ x, each over flattened images.
 """
 
+from fastconv.kernels.correlate cimport Weights
+
 from fastconv.kernels import elementwise, gemm
 
 
@@ -16,6 +18,8 @@ def run(lattice, x, w, y, groups, transposed, bias, residual, activation, thread
     """As in the other algorithms, for problems with problem.Conv.is_linear and linear layers; `lattice` is not needed."""
     if threads == 0:
         return gemm.workspace(y.itemsize)
+    if isinstance(w, Weights):
+        w = w.array
     if w.ndim != 2:
         w = w.reshape(len(w), w.size // len(w))
     outputs, inputs = w.shape

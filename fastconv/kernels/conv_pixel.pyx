@@ -238,7 +238,7 @@ def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, resi
             set_phase(pixel.phases + i, off, &pixel, phase, tap)
             tap += phase.taps
             i += 1
-        run_job(job, task, workspace, threads)
+        run_job(job, w, task, workspace, threads)
     finally:
         block_free(off)
         block_free(pixel.phases)

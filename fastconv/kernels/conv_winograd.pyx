@@ -321,8 +321,8 @@ def run(int kind, Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, 
     workspace = g.band_bytes + g.v_bytes + g.positions * g.m_p * job.itemsize
     if threads == 0:
         return workspace
-    run_rounds(job, pack_task, 2 * job.w_taps * job.panel * job.itemsize, limit, g.row_blocks * g.col_blocks, task,
-               workspace, threads)
+    run_rounds(job, w, pack_task, 2 * job.w_taps * job.panel * job.itemsize, limit, g.row_blocks * g.col_blocks,
+               task, workspace, threads)
     if g.nonfinite:
         conv_direct.run(lattice, x, w, y, groups, transposed, bias, residual, activation, threads, max_workspace)
     return workspace

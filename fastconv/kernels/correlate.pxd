@@ -5,6 +5,11 @@ from fastconv.kernels.fastconv cimport fc_kernels
 from fastconv.kernels.lattice cimport Axis, Band, Lattice
 from fastconv.kernels.team cimport task_fn
 
+cdef class Weights:
+    cdef readonly object array
+    cdef dict packed
+    cdef unsigned long long mark
+
 cdef struct Job:
     const fc_kernels *kernels
     Axis axis[3]
@@ -54,7 +59,7 @@ cdef void activate(const Job *job, const Task *t) noexcept nogil
 cdef int start_job(Job *job, Lattice lattice, object x, object w, object y, Py_ssize_t groups,
                    bint transposed, object bias, object residual, int activation) except -1
 cdef void split_panels(const Job *job, Py_ssize_t split, Py_ssize_t *panel0, Py_ssize_t *panel1) noexcept nogil
-cdef int run_rounds(Job *job, task_fn pack, size_t pack_workspace, size_t limit, Py_ssize_t tasks, task_fn task,
+cdef int run_rounds(Job *job, object w, task_fn pack, size_t pack_workspace, size_t limit, Py_ssize_t tasks, task_fn task,
                     size_t workspace, int threads) except -1
-cdef int run_job(Job *job, task_fn task, size_t workspace, int threads) except -1
+cdef int run_job(Job *job, object w, task_fn task, size_t workspace, int threads) except -1
 cdef size_t band_budget(object max_workspace) except? 0

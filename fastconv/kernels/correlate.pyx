@@ -4,12 +4,17 @@
 Packed weights are [group][panel][channel][tap][width]: the micro-kernels read them in one sequential stream.
 """
 
+import numpy as np
+
 cimport numpy as cnp
+from libc.stdint cimport uint64_t
 from libc.string cimport memcpy, memset
 
 from fastconv.kernels.isa cimport active_kernels, cache_bytes
 from fastconv.kernels.memory cimport block_alloc, block_free
-from fastconv.kernels.team cimport run_tasks_nogil
+from fastconv.kernels.team cimport run_tasks, run_tasks_nogil
+
+from fastconv.kernels.memory import empty
 
 cnp.import_array()
 
@@ -20,6 +25,49 @@ cdef enum:
     BAND_LIMIT = 16 << 20
     # Below this many bytes packing is not worth waking the team.
     PACK_SERIAL = 128 << 10
+
+
+cdef uint64_t fingerprint(const char *data, size_t size) noexcept nogil:
+    """A mark of the bytes: one changed word always changes it, many do but for a chance of 2^-64."""
+    cdef uint64_t lane[4]
+    cdef uint64_t word
+    cdef size_t i, j
+    for j in range(4):
+        lane[j] = j + 1
+    for i in range(size // 32):
+        for j in range(4):
+            memcpy(&word, data + 32 * i + 8 * j, 8)
+            lane[j] = (lane[j] ^ word) * <uint64_t>0x9E3779B97F4A7C15  # odd: a bijection of each word
+    for i in range(size // 32 * 32, size):
+        lane[0] = (lane[0] ^ <unsigned char>data[i]) * <uint64_t>0x9E3779B97F4A7C15
+    return ((lane[0] * 3 + lane[1]) * 5 + lane[2]) * 7 + lane[3]
+
+
+cdef class Weights:
+    """Contiguous weights [output][channel][taps...], and what algorithms made of them: packed at most once for each instruction
+    set and algorithm.
+
+    Whoever changes the array calls `refresh` before the next use.
+    """
+
+    def __init__(self, cnp.ndarray array):
+        self.array, self.packed = array, {}
+        self.mark = fingerprint(cnp.PyArray_BYTES(array), cnp.PyArray_NBYTES(array))
+
+    def __reduce__(self):
+        return Weights, (self.array,)
+
+    @property
+    def nbytes(self):
+        """Bytes of all packed forms."""
+        return sum([packed.nbytes for packed in self.packed.values()])
+
+    def refresh(self, cnp.ndarray array):
+        """Forget what was packed unless `array` has the same bytes as at the last look."""
+        cdef uint64_t mark = fingerprint(cnp.PyArray_BYTES(array), cnp.PyArray_NBYTES(array))
+        if mark != self.mark or (<object>array).shape != self.array.shape or array.dtype != self.array.dtype:
+            self.packed = {}
+        self.array, self.mark = array, mark
 
 
 cdef void panel_bounds(const Job *job, Py_ssize_t i, Py_ssize_t *start, Py_ssize_t *size,
@@ -152,9 +200,10 @@ cdef int start_job(Job *job, Lattice lattice, object x, object w, object y, Py_s
     """Fill in what does not depend on the algorithm.
 
     x, y: contiguous elements [n][channel][d][h][w], whatever their axes are; w: contiguous [group*output][channel][taps...] of
-    the forward convolution. With `transposed` the roles of its two channel axes are swapped: the input gradient.
+    the forward convolution, or Weights of that. With `transposed` the roles of its two channel axes are swapped: the input
+    gradient.
     """
-    cdef cnp.ndarray xa = x, wa = w, ya = y
+    cdef cnp.ndarray xa = x, wa = (<Weights>w).array if isinstance(w, Weights) else w, ya = y
     cdef Py_ssize_t x_channels, y_channels
     memset(job, 0, sizeof(Job))
     job.itemsize = cnp.PyArray_ITEMSIZE(xa)
@@ -179,40 +228,65 @@ cdef int start_job(Job *job, Lattice lattice, object x, object w, object y, Py_s
     job.w_g = job.channels * job.outputs * job.w_taps
     job.w_o = job.w_taps if transposed else job.channels * job.w_taps
     job.w_c = job.outputs * job.w_taps if transposed else job.w_taps
-    job.x, job.w, job.y = data(x), data(w), <char *>data(y)
+    job.x, job.w, job.y = data(x), data(wa), <char *>data(y)
     job.bias, job.residual = data(bias), data(residual)
     job.relu = activation == 0
     job.activation = activation if activation > 0 else -1
     return 0
 
 
-cdef int run_rounds(Job *job, task_fn pack, size_t pack_workspace, size_t limit, Py_ssize_t tasks, task_fn task,
-                    size_t workspace, int threads) except -1:
-    """Pack as many weights as `limit` bytes hold, run all tasks on them, and so on to the last output.
+cdef object packed_once(Job *job, Weights w, task_fn pack, size_t pack_workspace, int threads):
+    """All packed weights: those of an earlier call, or packed now and kept."""
+    key = (<size_t>job.kernels, <size_t>pack, job.column, job.panel, job.padded)
+    packed = w.packed.get(key)
+    if packed is None:
+        packed = empty((job.packed_group * job.groups,), np.dtype(np.uint8))
+        job.packed = <char *>data(packed)
+        job.group1, job.panel1 = job.groups, job.panels
+        run_tasks(pack, job, job.groups * job.panels, pack_workspace, threads)
+        w.packed[key] = packed
+    return packed
+
+
+cdef int run_rounds(Job *job, object w, task_fn pack, size_t pack_workspace, size_t limit, Py_ssize_t tasks,
+                    task_fn task, size_t workspace, int threads) except -1:
+    """Pack as many weights as `limit` bytes hold, run all tasks on them, and so on to the last output; Weights are packed once.
 
     `tasks` is their number for one step of groups and all outputs; job.column the bytes of one packed output.
     """
     cdef size_t group_bytes = job.column * packed_width(job, job.panels)
     cdef Py_ssize_t groups_at_once = 1, panels_at_once = job.panels, base, i
+    cdef char *all = NULL
+    kept = None
+    job.packed_group = group_bytes
+    if isinstance(w, Weights):
+        kept = packed_once(job, w, pack, pack_workspace, threads)
+        all = <char *>data(kept)
     if group_bytes <= limit:
         groups_at_once = max(1, min(job.groups, limit // max(group_bytes, 1)))
-        job.packed_group = group_bytes
     else:
         panels_at_once = max(1, limit // (job.column * job.panel))
-        job.packed_group = job.column * panels_at_once * job.panel
-    job.packed = <char *>block_alloc(job.packed_group * groups_at_once)
-    if job.packed == NULL:
-        raise MemoryError(f"fastconv: no memory for {job.packed_group * groups_at_once} bytes of packed weights")
+        if all == NULL:
+            job.packed_group = job.column * panels_at_once * job.panel
+    if all == NULL:
+        job.packed = <char *>block_alloc(job.packed_group * groups_at_once)
+        if job.packed == NULL:
+            raise MemoryError(
+                f"fastconv: no memory for {job.packed_group * groups_at_once} bytes of packed weights")
     try:
         with nogil:
+            job.group0 = 0
             while job.group0 < job.groups:
                 job.group1 = min(job.groups, job.group0 + groups_at_once)
                 job.panel0 = 0
                 while job.panel0 < job.panels:
                     job.panel1 = min(job.panels, job.panel0 + panels_at_once)
-                    i = (job.group1 - job.group0) * (job.panel1 - job.panel0)
-                    run_tasks_nogil(pack, job, i, pack_workspace,
-                                    threads if job.packed_group * groups_at_once > PACK_SERIAL else 1)
+                    if all != NULL:
+                        job.packed = all + job.group0 * group_bytes + packed_width(job, job.panel0) * job.column
+                    else:
+                        i = (job.group1 - job.group0) * (job.panel1 - job.panel0)
+                        run_tasks_nogil(pack, job, i, pack_workspace,
+                                        threads if job.packed_group * groups_at_once > PACK_SERIAL else 1)
                     base = (job.group1 - job.group0 + job.group_step - 1) // job.group_step * tasks
                     job.splits = 1
                     if base < 2 * threads:
@@ -221,11 +295,12 @@ cdef int run_rounds(Job *job, task_fn pack, size_t pack_workspace, size_t limit,
                     job.panel0 = job.panel1
                 job.group0 = job.group1
     finally:
-        block_free(job.packed)
+        if all == NULL:
+            block_free(job.packed)
     return 0
 
 
-cdef int run_job(Job *job, task_fn task, size_t workspace, int threads) except -1:
+cdef int run_job(Job *job, object w, task_fn task, size_t workspace, int threads) except -1:
     """run_rounds over the blocks of job.band, with weights packed as [channel][tap][width]."""
     cdef Py_ssize_t i, tasks = job.batch
     job.natural = job.taps == job.w_taps
@@ -235,8 +310,8 @@ cdef int run_job(Job *job, task_fn task, size_t workspace, int threads) except -
         job.blocks[i] = (job.axis[i].out + job.band.block[i] - 1) // job.band.block[i]
         tasks *= job.blocks[i]
     job.column = job.channels * job.taps * job.itemsize
-    return run_rounds(job, pack_task, job.w_taps * job.panel * job.itemsize, PACKED_LIMIT, tasks, task, workspace,
-                      threads)
+    return run_rounds(job, w, pack_task, job.w_taps * job.panel * job.itemsize, PACKED_LIMIT, tasks, task,
+                      workspace, threads)
 
 
 cdef size_t band_budget(object max_workspace) except? 0:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from fastconv import functional as F
 from fastconv.algorithms import NAMES
+from fastconv.functional.prepared import kept
 from fastconv.nn.init import Rng, affine
 from fastconv.nn.module import Array, Module, accumulate, data_of
 from fastconv.problem import PADDING_MODES, PRECISIONS, choice, integer, integers, resolve_padding
@@ -64,9 +65,15 @@ class _Conv(Module):
                 )
         shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
         self.weight, self.bias = affine(shape, bias, dtype, rng)
+        self._packed: Any = None
+
+    def _weights(self) -> Any:
+        """In evaluation the weights are packed once, and again when they have changed."""
+        self._packed = None if self.training else kept(self._packed, self.weight.data)
+        return self.weight.data if self._packed is None else self._packed
 
     def forward(self, x: Any) -> Array:
-        y = type(self).op(x, self.weight.data, data_of(self.bias), **self._options())
+        y = type(self).op(x, self._weights(), data_of(self.bias), **self._options())
         self._keep(x)
         return y  # type: ignore[no-any-return]
 

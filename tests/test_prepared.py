@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Weights that are packed once: prepare_conv*, and layers in evaluation."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastconv
+from benchmarks.problems import PROBLEMS
+from fastconv import algorithms, nn
+from fastconv.kernels.correlate import Weights
+from tests.conftest import THREADS
+from tests.data import reals, rng
+
+CONV = {1: fastconv.conv1d, 2: fastconv.conv2d, 3: fastconv.conv3d}
+PREPARE = {
+    1: fastconv.prepare_conv1d,
+    2: fastconv.prepare_conv2d,
+    3: fastconv.prepare_conv3d,
+}
+NAMES = [name for name in algorithms.NAMES if name != "linear"]
+
+CASES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
+    "3x3": ((2, 20, 9, 17), (35, 20, 3, 3), {"padding": 1, "activation": "relu"}),
+    "5x5": ((2, 6, 14, 14), (16, 6, 5, 5), {}),
+    "1x1": ((2, 33, 9, 9), (20, 33, 1, 1), {}),
+    "strided": ((2, 5, 11, 12), (19, 5, 3, 3), {"stride": 2, "padding": 1}),
+    "groups": (
+        (2, 12, 9, 9),
+        (21, 4, 3, 3),
+        {"groups": 3, "padding_mode": "reflect", "padding": 1},
+    ),
+    "depthwise": ((2, 9, 12, 37), (9, 1, 3, 3), {"groups": 9, "padding": 1}),
+    "linear": ((3, 4, 5, 5), (7, 4, 5, 5), {}),
+    "1d": ((2, 3, 41), (5, 3, 7), {"stride": 2, "padding": 3, "dilation": 2}),
+    "3d": ((1, 3, 5, 6, 7), (4, 3, 3, 2, 3), {"padding": 1}),
+    "unbatched": ((3, 12, 13), (4, 3, 3, 3), {"padding": "same"}),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("algo", ["auto", *NAMES])
+def test_same_bits(name: str, algo: str, dtype: str, isa_row: str) -> None:
+    """With the same algorithm prepared weights give the bits of the call, the first time and the next, at any thread count."""
+    x_shape, w_shape, options = CASES[name]
+    g = rng(1)
+    x, w, b = reals(g, x_shape, dtype), reals(g, w_shape, dtype), reals(g, w_shape[:1], dtype)
+    rank = len(w_shape) - 2
+    try:
+        y = CONV[rank](x, w, b, algo=algo, **options)
+    except ValueError:
+        pytest.skip(f"{algo} cannot run it")
+    prepared = PREPARE[rank](w, b, algo=algo, **options)
+    for threads in THREADS:
+        with fastconv.threads(threads):
+            assert np.array_equal(prepared(x), y)
+    assert prepared.nbytes >= w.nbytes
+    residual = reals(g, y.shape, dtype)
+    out = np.empty_like(y)
+    assert prepared(x, residual, out) is out
+    assert np.array_equal(out, CONV[rank](x, w, b, algo=algo, residual=residual, **options))
+
+
+@pytest.mark.parametrize("problem", PROBLEMS, ids=lambda p: p.name)
+def test_network_layers(problem: Any) -> None:
+    small = problem.reduced()
+    a = small.arrays("float32")
+    prepared = fastconv.prepare_conv2d(a["w"], a["b"], **small.options)
+    y = prepared(a["x"])
+    chosen = algorithms.NAMES
+    found = [
+        name
+        for name in chosen
+        if _runs(name, a, small.options)
+        and np.array_equal(fastconv.conv2d(a["x"], a["w"], a["b"], algo=name, **small.options), y)
+    ]
+    assert found, "the result of no algorithm"
+
+
+def _runs(name: str, a: Any, options: Any) -> bool:
+    try:
+        fastconv.conv2d(a["x"], a["w"], algo=name, **options)
+    except ValueError:
+        return False
+    return True
+
+
+def test_weights_are_copied() -> None:
+    x, w = np.ones((1, 2, 5, 5)), np.ones((3, 2, 3, 3))
+    prepared = fastconv.prepare_conv2d(w)
+    w[...] = 7
+    assert np.all(prepared(x) == 18)
+
+
+def test_weights_larger_than_a_round() -> None:
+    """24 MiB are packed at a time in a call; prepared weights are all there at once."""
+    g = rng(2)
+    x, w = reals(g, (1, 1024, 3, 3), "float32"), reals(g, (800, 1024, 3, 3), "float32")
+    y = fastconv.conv2d(x, w, padding=1, algo="direct")
+    prepared = fastconv.prepare_conv2d(w, padding=1, algo="direct")
+    assert np.array_equal(prepared(x), y)
+    assert np.array_equal(prepared(x), y)
+
+
+def test_packed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared = fastconv.prepare_conv2d(
+        np.ones((32, 16, 3, 3), np.float32), padding=1, algo="direct"
+    )
+    x = np.ones((1, 16, 8, 8), np.float32)
+    prepared(x)
+    size = prepared.nbytes
+    for _ in range(3):
+        prepared(x)
+        prepared(np.ones((2, 16, 9, 9), np.float32))
+    assert prepared.nbytes == size
+
+
+def test_layouts_and_types() -> None:
+    g = rng(3)
+    x, w = reals(g, (2, 9, 9, 5), "float32"), reals(g, (3, 3, 5, 6), "float32")
+    prepared = fastconv.prepare_conv2d(w, padding=1, layout="NHWC", algo="direct")
+    expected = fastconv.conv2d(x, w, padding=1, layout="NHWC", algo="direct")
+    assert np.array_equal(prepared(x), expected)
+    wide = prepared(x.astype("float64"))
+    assert wide.dtype == np.float64
+    assert np.allclose(wide, expected, rtol=1e-4, atol=1e-4)
+    whole = fastconv.prepare_conv2d(np.ones((2, 1, 2, 2), int))
+    assert whole(np.ones((1, 3, 3))).tolist() == [[[4, 4], [4, 4]]] * 2
+
+
+def test_winograd_of_values_that_are_not_finite() -> None:
+    g = rng(4)
+    x, w = reals(g, (1, 16, 8, 8), "float32"), reals(g, (16, 16, 3, 3), "float32")
+    x[0, 3, 2, 2] = np.inf
+    prepared = fastconv.prepare_conv2d(w, algo="winograd_4_3")
+    np.testing.assert_array_equal(prepared(x), fastconv.conv2d(x, w, algo="direct"))
+
+
+def test_bad_input() -> None:
+    w = np.ones((4, 2, 3, 3))
+    for wrong, message in (
+        ({"stride": 0}, "stride"),
+        ({"padding": -1}, "padding"),
+        ({"groups": 3}, "groups"),
+        ({"algo": "fft"}, "algo"),
+        ({"layout": "CHWN"}, "layout"),
+        ({"activation": "gelu"}, "activation"),
+        ({"precision": "low"}, "precision"),
+        ({"padding_mode": "wrap"}, "padding_mode"),
+        ({"b": np.ones(3)}, "b: expected shape"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=message):
+            fastconv.prepare_conv2d(w, **wrong)
+    with pytest.raises(ValueError, match="w: expected 4 axes"):
+        fastconv.prepare_conv2d(np.ones((4, 2, 3)))
+    prepared = fastconv.prepare_conv2d(w)
+    with pytest.raises(ValueError, match="channels"):
+        prepared(np.ones((1, 3, 9, 9)))
+    with pytest.raises(ValueError, match="residual"):
+        prepared(np.ones((1, 2, 9, 9)), np.ones(3))
+
+
+def test_layers_notice_changed_weights() -> None:
+    """In evaluation a layer keeps packed weights, and what writes to its parameters still shows."""
+    layer = nn.Conv2d(16, 32, 3, padding=1, rng=0).eval()
+    x = reals(rng(5), (2, 16, 9, 9), "float32")
+
+    def expected() -> Any:
+        return layer.__class__.op(
+            x, layer.weight.data.copy(), layer.bias.data, padding=1, algo="direct"
+        )
+
+    layer.algo = "direct"
+    for _ in range(2):
+        assert np.array_equal(layer(x), expected())
+    layer.weight.data[3, 1, 0, 2] += 1
+    assert np.array_equal(layer(x), expected())
+    layer.weight.data = layer.weight.data * 2
+    assert np.array_equal(layer(x), expected())
+    layer.train()
+    layer.weight.data[...] = 0.5
+    assert np.array_equal(layer(x), expected())
+    layer.eval()
+    assert np.array_equal(layer(x), expected())
+    again = pickle.loads(pickle.dumps(layer))
+    assert np.array_equal(again(x), layer(x))
+    assert np.array_equal(copy.deepcopy(layer)(x), layer(x))
+
+
+def test_every_changed_byte_is_noticed() -> None:
+    for size in (1, 5, 8, 13, 70):
+        for dtype in ("float32", "float64"):
+            w = np.ones((size, 1, 1, 1), dtype)
+            weights = Weights(w)
+            x = np.ones((1, 1, 1, 1), dtype)
+            prepared = fastconv.conv2d(x, weights, algo="direct")
+            assert np.all(prepared == 1)
+            for i in range(size):
+                w[i] = 3
+                weights.refresh(w)
+                assert fastconv.conv2d(x, weights, algo="direct")[0, i] == 3
