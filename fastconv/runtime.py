@@ -15,6 +15,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from fastconv.kernels import call as _call
 from fastconv.kernels import isa as _isa
 from fastconv.kernels import memory as _memory
 from fastconv.kernels import team as _team
@@ -167,7 +168,8 @@ def isa() -> str:
 
 
 def empty_cache() -> None:
-    """Give the freed blocks that the allocator keeps for reuse back to the system."""
+    """Forget packed weights of read-only arrays, and give the blocks that the allocator keeps for reuse back to the system."""
+    _call.frozen_weights.clear()
     _memory.empty_cache()
 
 

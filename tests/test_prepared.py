@@ -13,6 +13,7 @@ import pytest
 import fastconv
 from benchmarks.problems import PROBLEMS
 from fastconv import algorithms, nn
+from fastconv.kernels.call import frozen_weights
 from fastconv.kernels.correlate import Weights
 from tests.conftest import THREADS
 from tests.data import reals, rng
@@ -190,6 +191,39 @@ def test_layers_notice_changed_weights() -> None:
     again = pickle.loads(pickle.dumps(layer))
     assert np.array_equal(again(x), layer(x))
     assert np.array_equal(copy.deepcopy(layer)(x), layer(x))
+
+
+def test_read_only_weights_are_packed_once() -> None:
+    """The cache knows an array by its identity, lets it go, and notices that it was changed in between."""
+    fastconv.empty_cache()
+    g = rng(6)
+    x, w = reals(g, (1, 16, 9, 9), "float32"), reals(g, (32, 16, 3, 3), "float32")
+    y = fastconv.conv2d(x, w, padding=1, algo="direct")
+    assert len(frozen_weights) == 0, "writable arrays are not kept"
+    w.flags.writeable = False
+    for _ in range(3):
+        assert np.array_equal(fastconv.conv2d(x, w, padding=1, algo="direct"), y)
+    assert len(frozen_weights) == 1
+    w.flags.writeable = True
+    w[...] *= 2
+    w.flags.writeable = False
+    assert np.array_equal(fastconv.conv2d(x, w, padding=1, algo="direct"), 2 * y)
+    view = w[:, :, ::1]
+    assert np.array_equal(fastconv.conv2d(x, view, padding=1, algo="direct"), 2 * y)
+    assert len(frozen_weights) == 1, "views can change under our feet"
+    del w, view
+    assert len(frozen_weights) == 0
+    for i in range(100):  # bounded, and a new array at an old address is another array
+        new = np.full((32, 16, 3, 3), i, np.float32)
+        new.flags.writeable = False
+        assert fastconv.conv2d(np.ones((1, 16, 3, 3), np.float32), new)[0, 0, 0, 0] == 144 * i
+    keep = [np.zeros((32, 16, 3, 3), np.float32) for _ in range(100)]
+    for new in keep:
+        new.flags.writeable = False
+        fastconv.conv2d(x, new)
+    assert len(frozen_weights) <= frozen_weights.entries_max
+    fastconv.empty_cache()
+    assert len(frozen_weights) == 0
 
 
 def test_every_changed_byte_is_noticed() -> None:

@@ -25,7 +25,7 @@ from fastconv.functional._arrays import (
 )
 from fastconv.functional.shape import pad_backward
 from fastconv.kernels import conv_linear, conv_wgrad
-from fastconv.kernels.call import Call, Memo
+from fastconv.kernels.call import Call, Memo, frozen
 from fastconv.kernels.correlate import Weights
 from fastconv.problem import ACTIVATIONS, LAYOUTS, Conv, choice, conv_problem, describe, integer
 
@@ -103,6 +103,7 @@ def call(
     options: tuple[Any, ...], x: Any, w: Any, b: Any, residual: Any, out: Array | None
 ) -> Array:
     """A convolution: one that looks like an earlier one runs at once."""
+    w = frozen(w)
     y = None if runtime.tracing() else _calls.call(options, x, w, b, residual, out)
     return _conv(options, x, w, b, residual, out) if y is None else y
 
@@ -380,6 +381,7 @@ _FORWARD_DOC = """{rank}-D convolution (cross-correlation, as in every deep-lear
     ----------
     x : array (N, C, {axes}), or (C, {axes}) for one image without a batch axis
     w : array (O, C/groups, {kernel})
+        One that is read-only and owns its data is packed once and kept packed while it lives, in a bounded cache.
     b : array (O,), optional
     stride, dilation : int or tuple of {rank}
         Both are at least 1.

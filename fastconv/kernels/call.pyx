@@ -7,6 +7,7 @@ that kernels take as they are, prepared weights, and exact ints, strings, None a
 call, and every wrong one, takes the long way.
 """
 
+import weakref
 from threading import Lock
 
 cimport numpy as cnp
@@ -28,6 +29,7 @@ cdef extern from "Python.h":
 cdef enum:
     SIGNATURE_MAX = 512  # bytes; calls with longer ones take the long way
     NESTING = 3          # a pair of paddings, in the pairs of all axes, in the options
+    FROZEN_LEAST = 4096  # bytes; smaller weights are packed as fast as they are looked up
 
 cdef struct Signature:
     char *at
@@ -171,6 +173,13 @@ cdef class Memo:
         if key is not None:
             self.put(key, value, size)
 
+    def drop(self, key):
+        """Forget one entry; like `put`, not while somebody else is at it."""
+        if self.changing.acquire(False):
+            if self.values.pop(key, None) is not None:
+                self.bytes -= <Py_ssize_t>self.sizes.pop(key)
+            self.changing.release()
+
     def call(self, tuple options, x, w, b, residual, out):
         """The result of the prepared Call of this signature; None when the long way must be taken."""
         cdef Call call
@@ -210,3 +219,36 @@ cdef class Call:
         self.itemsize = cnp.PyArray_ITEMSIZE(y)
         for i in range(self.axes):
             self.shape[i] = cnp.PyArray_DIM(y, i)
+
+
+# id of a read-only array -> (weak reference to it, what was packed of it)
+frozen_weights = Memo(64, 320 << 20)
+
+
+cdef inline bint freezable(object w) noexcept:
+    """Whether nobody can write to `w`, but by making it writable again: a read-only array that owns its data."""
+    return (
+        cnp.PyArray_CheckExact(w)
+        and not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>w)
+        and cnp.PyArray_CHKFLAGS(<cnp.ndarray>w, cnp.NPY_ARRAY_OWNDATA)
+        and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>w)
+        and cnp.PyArray_NBYTES(<cnp.ndarray>w) >= FROZEN_LEAST
+        and cnp.PyArray_TYPE(<cnp.ndarray>w) in (cnp.NPY_FLOAT32, cnp.NPY_FLOAT64)
+    )
+
+
+def frozen(w):
+    """Weights of a read-only array, packed in an earlier call; any other `w` as it is.
+
+    Weights look at the array's bytes: one that was made writable, changed and made read-only again is packed again.
+    """
+    if not freezable(w):
+        return w
+    key = id(w)
+    found = frozen_weights.get(key)
+    if found is None or found[0]() is not w:
+        frozen_weights.drop(key)
+        found = (weakref.ref(w, lambda _: frozen_weights.drop(key)), {})
+        # the largest packed form, Winograd's of 3x3 kernels, has four times the bytes
+        frozen_weights.put(key, found, 5 * cnp.PyArray_NBYTES(<cnp.ndarray>w))
+    return Weights(w, found[1])

@@ -7,8 +7,7 @@ from fastconv.kernels.team cimport task_fn
 
 cdef class Weights:
     cdef readonly object array
-    cdef dict packed
-    cdef unsigned long long mark
+    cdef dict packed  # (kernels, packing) -> packed weights, and "source" -> what they were packed from
 
 cdef struct Job:
     const fc_kernels *kernels

@@ -47,12 +47,12 @@ cdef class Weights:
     """Contiguous weights [output][channel][taps...], and what algorithms made of them: packed at most once for each instruction
     set and algorithm.
 
-    Whoever changes the array calls `refresh` before the next use.
+    Whoever changes the array calls `refresh` before the next use. Weights of the same array may share `packed`.
     """
 
-    def __init__(self, cnp.ndarray array):
-        self.array, self.packed = array, {}
-        self.mark = fingerprint(cnp.PyArray_BYTES(array), cnp.PyArray_NBYTES(array))
+    def __init__(self, cnp.ndarray array, dict packed=None):
+        self.packed = {} if packed is None else packed
+        self.refresh(array)
 
     def __reduce__(self):
         return Weights, (self.array,)
@@ -60,14 +60,16 @@ cdef class Weights:
     @property
     def nbytes(self):
         """Bytes of all packed forms."""
-        return sum([packed.nbytes for packed in self.packed.values()])
+        return sum([form.nbytes for key, form in self.packed.items() if key != "source"])
 
     def refresh(self, cnp.ndarray array):
-        """Forget what was packed unless `array` has the same bytes as at the last look."""
-        cdef uint64_t mark = fingerprint(cnp.PyArray_BYTES(array), cnp.PyArray_NBYTES(array))
-        if mark != self.mark or (<object>array).shape != self.array.shape or array.dtype != self.array.dtype:
-            self.packed = {}
-        self.array, self.mark = array, mark
+        """Forget what was packed unless `array` has the bytes it was packed from."""
+        mark = fingerprint(cnp.PyArray_BYTES(array), cnp.PyArray_NBYTES(array))
+        source = (mark, (<object>array).shape, array.dtype)
+        if self.packed.get("source") != source:
+            self.packed.clear()
+            self.packed["source"] = source
+        self.array = array
 
 
 cdef void panel_bounds(const Job *job, Py_ssize_t i, Py_ssize_t *start, Py_ssize_t *size,
