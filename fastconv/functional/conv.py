@@ -67,7 +67,7 @@ class _Layout:
 
 
 # Calls made before, by what they look like; and the problems of backward calls.
-_calls = Memo(algorithms.CALLS, algorithms.PLAN_BYTES)
+calls = Memo(algorithms.CALLS, algorithms.PLAN_BYTES)
 _backward_problems = Memo(algorithms.CALLS, algorithms.PLAN_BYTES)
 
 
@@ -99,16 +99,7 @@ def _image_parts(arrange: _Layout, problem: Conv) -> list[slice]:
     return list(slices(problem.batch, size // problem.batch))
 
 
-def call(
-    options: tuple[Any, ...], x: Any, w: Any, b: Any, residual: Any, out: Array | None
-) -> Array:
-    """A convolution: one that looks like an earlier one runs at once."""
-    w = frozen(w)
-    y = None if runtime.tracing() else _calls.call(options, x, w, b, residual, out)
-    return _conv(options, x, w, b, residual, out) if y is None else y
-
-
-def _conv(
+def convolve(
     options: tuple[Any, ...], x: Any, w: Any, b: Any, residual: Any, out: Array | None
 ) -> Array:
     """Check everything, choose, run; and remember it for the next call with the same signature."""
@@ -116,6 +107,7 @@ def _conv(
         rank, stride, padding, dilation, groups, padding_mode, layout, activation, algo, _, max_workspace,
     ) = options  # fmt: skip
     given = (x, w, b, residual, out)
+    w = frozen(w)
     prepared = w if isinstance(w, Weights) else None
     x, w = as_array("x", x), as_array("w", w) if prepared is None else prepared.array
     b = None if b is None else as_array("b", b)
@@ -145,7 +137,7 @@ def _conv(
         y = target(out, outer, result_dtype, x, w, b, residual)
         for part in parts:
             rest = None if residual is None else residual[part]
-            _conv(options, x[part], w if prepared is None else prepared, b, rest, y[part])
+            convolve(options, x[part], w if prepared is None else prepared, b, rest, y[part])
         return deliver(y, out, result_dtype)
     code = -1 if activation is None else ACTIVATIONS.index(activation)
     xc, wc = contiguous(arrange.x, dtype), contiguous(arrange.w, dtype)
@@ -188,7 +180,7 @@ def _conv(
                 threads,
                 y,
             )
-            _calls.remember(call, plan.nbytes, options, *given)
+            calls.remember(call, plan.nbytes, options, *given)
     if arrange.last:
         y = contiguous(arrange.outer(y.reshape(shape)), dtype)
     return deliver(y, out, result_dtype)
@@ -480,7 +472,8 @@ def _forward_of(rank: int):  # type: ignore[no-untyped-def]
             rank, stride, padding, dilation, groups, padding_mode, layout, activation, algo,
             runtime.resolve_precision(precision), max_workspace,
         )  # fmt: skip
-        return call(options, x, w, b, residual, out)
+        y = None if runtime.tracing() else calls.call(options, x, w, b, residual, out)
+        return convolve(options, x, w, b, residual, out) if y is None else y
 
     return public(conv, f"conv{rank}d", _FORWARD_DOC.format(**_document(rank)))
 

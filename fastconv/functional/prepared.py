@@ -9,7 +9,7 @@ import numpy as np
 
 from fastconv import algorithms, runtime
 from fastconv.functional._arrays import Array, as_array, common_dtypes, public
-from fastconv.functional.conv import Padding, Spatial, call
+from fastconv.functional.conv import Padding, Spatial, calls, convolve
 from fastconv.kernels.correlate import Weights
 from fastconv.problem import ACTIVATIONS, LAYOUTS, PRECISIONS, choice, conv_problem, integer
 
@@ -63,7 +63,9 @@ class PreparedConv:
             self._rank, o["stride"], o["padding"], o["dilation"], o["groups"], o["padding_mode"],
             o["layout"], o["activation"], o["algo"], runtime.resolve_precision(o["precision"]), None,
         )  # fmt: skip
-        return call(options, x, self._weights, self._bias, residual, out)
+        given = (options, x, self._weights, self._bias, residual, out)
+        y = None if runtime.tracing() else calls.call(*given)
+        return convolve(*given) if y is None else y
 
     @property
     def nbytes(self) -> int:

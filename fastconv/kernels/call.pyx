@@ -70,15 +70,31 @@ cdef bint put_option(Signature *s, object value, int nesting) except -1:
     return False
 
 
+cdef inline bint freezable(object w) noexcept:
+    """Whether nobody can write to `w`, but by making it writable again: a read-only array that owns its data."""
+    return (
+        cnp.PyArray_CheckExact(w)
+        and not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>w)
+        and cnp.PyArray_CHKFLAGS(<cnp.ndarray>w, cnp.NPY_ARRAY_OWNDATA)
+        and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>w)
+        and cnp.PyArray_NBYTES(<cnp.ndarray>w) >= FROZEN_LEAST
+        and cnp.PyArray_TYPE(<cnp.ndarray>w) in (cnp.NPY_FLOAT32, cnp.NPY_FLOAT64)
+    )
+
+
 cdef inline bint put_array(Signature *s, object value, int kind) noexcept:
-    """Whether `value` is None or an array that kernels take as it is, of NumPy's type number `kind`."""
+    """Whether `value` is None, or an array or Weights that kernels take as they are, of NumPy's type number `kind`."""
     if value is None:
         return put(s, b"n", NULL, 0)
+    cdef cnp.ndarray array
     if type(value) is Weights:
-        return put(s, b"w", NULL, 0) and put_array(s, (<Weights>value).array, kind)
-    if not cnp.PyArray_CheckExact(value):
+        array = (<Weights>value).array
+    elif not cnp.PyArray_CheckExact(value):
         return False
-    cdef cnp.ndarray array = value
+    else:
+        array = value
+    if (type(value) is Weights or freezable(value)) and not put(s, b"w", NULL, 0):
+        return False
     return (
         cnp.PyArray_TYPE(array) == kind
         and cnp.PyArray_ISCARRAY_RO(array)
@@ -196,6 +212,8 @@ cdef class Memo:
             y = out
         else:
             return None
+        if freezable(w):
+            w = frozen(w)
         threads = 1 if call.threads is None else call.threads()
         call.run(call.lattice, x, w, y, call.groups, False, b, residual, call.activation, threads,
                  call.max_workspace)
@@ -223,18 +241,6 @@ cdef class Call:
 
 # id of a read-only array -> (weak reference to it, what was packed of it)
 frozen_weights = Memo(64, 320 << 20)
-
-
-cdef inline bint freezable(object w) noexcept:
-    """Whether nobody can write to `w`, but by making it writable again: a read-only array that owns its data."""
-    return (
-        cnp.PyArray_CheckExact(w)
-        and not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>w)
-        and cnp.PyArray_CHKFLAGS(<cnp.ndarray>w, cnp.NPY_ARRAY_OWNDATA)
-        and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>w)
-        and cnp.PyArray_NBYTES(<cnp.ndarray>w) >= FROZEN_LEAST
-        and cnp.PyArray_TYPE(<cnp.ndarray>w) in (cnp.NPY_FLOAT32, cnp.NPY_FLOAT64)
-    )
 
 
 def frozen(w):

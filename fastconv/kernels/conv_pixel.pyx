@@ -203,8 +203,11 @@ def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, resi
     cdef Pixel pixel
     cdef Job *job = &pixel.job
     cdef Lattice phase
-    cdef Py_ssize_t *off
-    cdef Py_ssize_t slack, workspace, terms, budget, tap = 0, i = 0
+    cdef tuple phases = lattice.phases
+    cdef Py_ssize_t few_taps[64]  # small calls need no allocation for these
+    cdef Phase few_phases[4]
+    cdef Py_ssize_t *off = few_taps
+    cdef Py_ssize_t slack, workspace, terms, budget, most = lattice.taps, tap = 0, i = 0
     cdef Py_ssize_t block[3]
     start_job(job, lattice, x, w, y, groups, transposed, bias, residual, activation)
     budget = band_budget(max_workspace)
@@ -213,10 +216,11 @@ def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, resi
     job.padded = False
     job.panels = (job.outputs + job.kernels.pixel_mr - 1) // job.kernels.pixel_mr
     job.panel = (job.outputs + job.panels - 1) // job.panels
-    parts = lattice.phases or (lattice,)
-    pixel.count = len(parts)
-    pixel.paired = job.axis[2].y_step == 2 and [part.starts[2] for part in parts[:2]] == [0, 1]
-    job.channel_block = max(1, CHAIN // max([part.taps for part in parts]))
+    pixel.count = len(phases) or 1
+    if phases:
+        most = max([phase.taps for phase in phases])
+    pixel.paired = job.axis[2].y_step == 2 and [phase.starts[2] for phase in phases[:2]] == [0, 1]
+    job.channel_block = max(1, CHAIN // most)
     terms = job.channels * job.outputs * job.taps * block[0] * block[1] * block[2]
     job.group_step = min(TERMS // max(1, terms), groups)
     job.group_step = min(job.group_step, budget // (job.channels * job.band.channel * job.itemsize))
@@ -228,18 +232,23 @@ def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, resi
         block[1] * max(job.band.width, whole(job, block[2])) + slack)
     if threads == 0:
         return workspace
-    off = <Py_ssize_t *>block_alloc(job.taps * sizeof(Py_ssize_t))
-    pixel.phases = <Phase *>block_alloc(pixel.count * sizeof(Phase))
+    pixel.phases = few_phases
+    if job.taps > 64:
+        off = <Py_ssize_t *>block_alloc(job.taps * sizeof(Py_ssize_t))
+    if pixel.count > 4:
+        pixel.phases = <Phase *>block_alloc(pixel.count * sizeof(Phase))
     try:
         if off == NULL or pixel.phases == NULL:
             raise MemoryError("fastconv: no memory for the tap offsets")
         job.off = off
-        for phase in parts:
+        for phase in phases or (lattice,):
             set_phase(pixel.phases + i, off, &pixel, phase, tap)
             tap += phase.taps
             i += 1
         run_job(job, w, task, workspace, threads)
     finally:
-        block_free(off)
-        block_free(pixel.phases)
+        if off != few_taps:
+            block_free(off)
+        if pixel.phases != few_phases:
+            block_free(pixel.phases)
     return workspace
