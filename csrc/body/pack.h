@@ -51,7 +51,6 @@ static void FC_FN(transpose)(void *vy, ptrdiff_t y_ld, const void *vx, ptrdiff_t
             V r[VL];
             for (int i = 0; i < VL; i++) {
                 const REAL *const from = x + (i0 + i) * x_ld + j0;
-                FC_PREFETCH(from + VL * x_ld); /* the next block of rows */
                 r[i] = i0 + i >= rows ? v_zero() : nj == VL ? v_load(from) : v_load_n(from, nj);
             }
             v_transpose(r);

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """im2col + GEMM: the columns of one block of pixels at a time, multiplied while they are in the cache.
 
-The columns [channel*tap][pixel] of a block and of CHAIN rows are written to the workspace, and the packed micro-kernel
-GEMM adds their product to the output. Nothing of the size of a full im2col matrix ever exists.
+The columns of a block and of CHAIN rows are written to the workspace as tiles [tile][channel*tap][NR] of NR pixels, and the
+packed micro-kernel GEMM adds their product to the output. A tile stays in L1 while panels of weights pass. Nothing of the
+size of a full im2col matrix ever exists.
 """
 
 from fastconv.kernels.correlate cimport (
