@@ -62,6 +62,8 @@ typedef struct {
     const void *residual; /* same strides as y, or NULL */
     ptrdiff_t x_c, channels;
     ptrdiff_t y_m, y_px;
+    ptrdiff_t left, cols,
+        y_gap;  /* pixels to the end of the row, of a whole row, and what is skipped after it */
     int pixels; /* 1..nv*lanes */
     int flags;
 } fc_gemm_tile;

@@ -4,52 +4,29 @@
  *
  *   for c < channels: for m < mr: acc[m][0:NR] += a[c][m] * x[c*x_c + 0:NR]
  *
- * Tile: mr output channels x NR = nv*VL pixels, stored straight to NCHW rows. Limits: mr*nv
+ * Tile: mr output channels x NR = nv*VL pixels, stored from registers to NCHW rows. Limits: mr*nv
  * accumulators + nv vectors of x + 1 broadcast must fit the register file: FC_GEMM_MR_1/2 of the
  * row's file.
  */
-static inline V FC_FN(gemm_epilogue)(const fc_gemm_tile *t, V s, const REAL *y, const REAL *res,
-                                     int m, ptrdiff_t p, ptrdiff_t n) {
-    if (!(t->flags & FC_FIRST)) s = v_add(s, n == VL ? v_load(y) : v_load_n(y, n));
-    if (!(t->flags & FC_LAST)) return s;
-    if (t->bias_m) s = v_add(s, v_set1(((const REAL *)t->bias_m)[m]));
-    if (t->bias_n) {
-        const REAL *const b = (const REAL *)t->bias_n + p;
-        s = v_add(s, n == VL ? v_load(b) : v_load_n(b, n));
-    }
-    if (res) s = v_add(s, n == VL ? v_load(res) : v_load_n(res, n));
-    return t->flags & FC_RELU ? v_max(v_zero(), s) : s;
-}
-
-static __attribute__((noinline)) void FC_FN(gemm_store)(const fc_gemm_tile *t, const REAL *sums,
-                                                        int mr, int nv) {
+/* Where the tile's pixels are not consecutive in y, or do not fill its vectors, the epilogue works
+ * on a block of whole vectors; this copies one to y (`out`), or from y or the residual. */
+static __attribute__((noinline)) void FC_FN(gemm_copy)(const fc_gemm_tile *t, REAL *block, REAL *y,
+                                                       int mr, int nr, int out) {
     const ptrdiff_t step = t->y_px;
-    for (int m = 0; m < mr; m++)
-        for (ptrdiff_t p = 0; p < t->pixels; p += VL) {
-            const ptrdiff_t n = t->pixels - p < VL ? t->pixels - p : VL;
-            const ptrdiff_t at = m * t->y_m + p * step;
-            REAL *const y = (REAL *)t->y + at;
-            const REAL *res = t->residual;
-            if (res) res += at;
-            V s = v_load(sums + m * nv * VL + p);
-            if (step == 1) {
-                s = FC_FN(gemm_epilogue)(t, s, y, res, m, p, n);
-                if (n == VL)
-                    v_store(y, s);
+    for (int m = 0; m < mr; m++, block += nr, y += t->y_m) {
+        ptrdiff_t left = t->left < t->pixels ? t->left : t->pixels;
+        REAL *at = y;
+        for (ptrdiff_t p = 0; p < t->pixels; left = t->cols) {
+            if (left > t->pixels - p) left = t->pixels - p;
+            for (ptrdiff_t i = 0; i < left; i++, at += step)
+                if (out)
+                    *at = block[p + i];
                 else
-                    v_store_n(y, s, n);
-                continue;
-            }
-            /* a sub-lattice of the output: the input gradient of a strided convolution */
-            REAL old[VL] = {0}, add[VL];
-            for (ptrdiff_t i = 0; i < n; i++) {
-                if (!(t->flags & FC_FIRST)) old[i] = y[i * step];
-                if (res) add[i] = res[i * step];
-            }
-            s = FC_FN(gemm_epilogue)(t, s, old, res ? add : NULL, m, p, n);
-            v_store_n(old, s, n);
-            for (ptrdiff_t i = 0; i < n; i++) y[i * step] = old[i];
+                    block[p + i] = *at;
+            p += left;
+            at += t->y_gap;
         }
+    }
 }
 
 static inline __attribute__((always_inline)) void FC_FN(gemm_tile_body)(const fc_gemm_tile *t,
@@ -58,10 +35,14 @@ static inline __attribute__((always_inline)) void FC_FN(gemm_tile_body)(const fc
     V acc[FC_MR_MAX][FC_NV_MAX];
     const REAL *x = t->x, *a = t->a;
     const ptrdiff_t x_c = t->x_c;
+    const int nr = nv * VL;
 #pragma GCC unroll 14
-    for (int m = 0; m < mr; m++)
+    for (int m = 0; m < mr; m++) {
+        /* the rows of y are far apart: no hardware prefetcher follows them */
+        FC_PREFETCH((REAL *)t->y + m * t->y_m);
 #pragma GCC unroll 2
         for (int v = 0; v < nv; v++) acc[m][v] = v_zero();
+    }
     for (ptrdiff_t c = t->channels; c > 0; c--) {
         const REAL *xs = x;
         FC_OPAQUE(xs);
@@ -77,12 +58,49 @@ static inline __attribute__((always_inline)) void FC_FN(gemm_tile_body)(const fc
         a += mr;
         x += x_c;
     }
-    REAL sums[FC_MR_MAX * FC_NV_MAX * VL];
-#pragma GCC unroll 14
-    for (int m = 0; m < mr; m++)
+    const int whole = t->pixels == nr && t->left >= nr && t->y_px == 1;
+    const int last = t->flags & FC_LAST;
+    REAL block[FC_MR_MAX * FC_NV_MAX * VL], added[FC_MR_MAX * FC_NV_MAX * VL];
+    REAL *y = t->y;
+    const REAL *residual = last ? t->residual : NULL;
+    ptrdiff_t y_m = t->y_m;
+    if (!whole) {
+        memset(block, 0, sizeof block);
+        if (!(t->flags & FC_FIRST)) FC_FN(gemm_copy)(t, block, t->y, mr, nr, 0);
+        if (residual) {
+            memset(added, 0, sizeof added);
+            FC_FN(gemm_copy)(t, added, (REAL *)residual, mr, nr, 0);
+            residual = added;
+        }
+        y = block;
+        y_m = nr;
+    }
+#define FC_GEMM_EACH(statement) \
+    do { \
+        _Pragma("GCC unroll 14") for (int m = 0; m < mr; m++) \
+            _Pragma("GCC unroll 2") for (int v = 0; v < nv; v++) statement; \
+    } while (0)
+    if (!(t->flags & FC_FIRST))
+        FC_GEMM_EACH(acc[m][v] = v_add(acc[m][v], v_load(y + m * y_m + v * VL)));
+    if (last) {
+        if (t->bias_m)
+            FC_GEMM_EACH(acc[m][v] = v_add(acc[m][v], v_set1(((const REAL *)t->bias_m)[m])));
+        if (t->bias_n) {
+            V b[FC_NV_MAX];
 #pragma GCC unroll 2
-        for (int v = 0; v < nv; v++) v_store(sums + (m * nv + v) * VL, acc[m][v]);
-    FC_FN(gemm_store)(t, sums, mr, nv);
+            for (int v = 0; v < nv; v++) {
+                const int n = t->pixels - v * VL < VL ? t->pixels - v * VL : VL;
+                b[v] = v_load_n((const REAL *)t->bias_n + v * VL, n);
+            }
+            FC_GEMM_EACH(acc[m][v] = v_add(acc[m][v], b[v]));
+        }
+        if (residual)
+            FC_GEMM_EACH(acc[m][v] = v_add(acc[m][v], v_load(residual + m * y_m + v * VL)));
+        if (t->flags & FC_RELU) FC_GEMM_EACH(acc[m][v] = v_max(v_zero(), acc[m][v]));
+    }
+    FC_GEMM_EACH(v_store(y + m * y_m + v * VL, acc[m][v]));
+#undef FC_GEMM_EACH
+    if (!whole) FC_FN(gemm_copy)(t, block, t->y, mr, nr, 1);
 }
 
 #define FC_GEMM_TILE(mr, nv) \

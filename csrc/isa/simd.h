@@ -91,6 +91,14 @@
 #endif
 #endif
 
+#ifndef FC_PREFETCH
+#if defined(__GNUC__)
+#define FC_PREFETCH(p) __builtin_prefetch(p, 1)
+#else
+#define FC_PREFETCH(p) ((void)0)
+#endif
+#endif
+
 #if FC_LANES_BYTES == 0 /* plain C */
 #define V REAL
 #define VL 1

@@ -64,7 +64,7 @@ cdef void add_block(const Gradient *g, const Part *part, const Py_ssize_t *count
     """One block of pixels, output channels in vectors; dy_t[panel][pixel][NR]."""
     cdef const Job *job = &g.job
     cdef fc_wgrad_tile tile
-    cdef Py_ssize_t item = job.itemsize, nr = FC_NV_MAX * job.kernels.lanes, o, d, pair, i, at, pairs
+    cdef Py_ssize_t item = job.itemsize, nr = FC_NV_MAX * job.kernels.lanes, o, d, pair, i, at, tap, pairs
     cdef Py_ssize_t pixels = count[0] * count[1] * count[2], width
     cdef int mr, nv
     pairs = part.channels * job.taps
@@ -80,11 +80,16 @@ cdef void add_block(const Gradient *g, const Part *part, const Py_ssize_t *count
         width = nv * job.kernels.lanes
         for d in range(count[0]):
             pair = 0
+            tap = 0
+            at = d * job.band.rows * job.band.width
             while pair < pairs:
                 mr = <int>min(job.kernels.wgrad_mr, pairs - pair)
                 for i in range(mr):
-                    at = (pair + i) // job.taps * job.band.channel + job.off[(pair + i) % job.taps]
-                    tile.x[i] = band + (at + d * job.band.rows * job.band.width) * item
+                    tile.x[i] = band + (at + job.off[tap]) * item
+                    tap += 1
+                    if tap == job.taps:
+                        tap = 0
+                        at += job.band.channel
                 tile.dy = dy_t + (o * pixels + d * count[1] * count[2] * width) * item
                 tile.acc = sums + (o * g.pairs + pair * width) * item
                 job.kernels.wgrad_tile[nv][mr](&tile)

@@ -116,6 +116,9 @@ cdef void pack_task(void *argument, Py_ssize_t task, char *workspace) noexcept n
     if natural and job.w_c == job.w_taps:
         job.kernels.transpose(to, width, w, job.w_o, size, job.channels * job.taps, width)
         return
+    if natural and job.w_o == 1:  # a 1x1 kernel read transposed is in the order of the panel
+        job.kernels.copy_rows(to, width, w, job.w_c, job.channels, 0, size, width - size, 1)
+        return
     for c in range(job.channels):
         if natural:
             job.kernels.transpose(to, width, w + c * job.w_c * item, job.w_o, size, job.taps, width)

@@ -31,6 +31,7 @@ cdef extern from "fastconv.h" nogil:
         const void *residual
         Py_ssize_t x_c, channels
         Py_ssize_t y_m, y_px
+        Py_ssize_t left, cols, y_gap
         int pixels, flags
 
     ctypedef struct fc_pixel_sums:

@@ -77,6 +77,8 @@ cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogi
     tile.x_c = job.pitch
     tile.y_m = job.n
     tile.y_px = 1
+    tile.left = tile.cols = job.n
+    tile.y_gap = 0
     while k < job.k:
         tile.channels = min(<Py_ssize_t>CHAIN, job.k - k)
         tile.flags = (FC_FIRST if k == 0 else 0) | (FC_LAST if k + tile.channels == job.k else 0)

@@ -184,7 +184,7 @@ cdef void fill_band(const Axis *axis, const Band *band, Py_ssize_t itemsize, con
 cdef void fill_lines(const Axis *axis, Py_ssize_t width, Py_ssize_t itemsize, Py_ssize_t q_h, Py_ssize_t rows,
                      Py_ssize_t q_w, Py_ssize_t cols, const char *plane, char *to) noexcept nogil:
     """One phase of one plane (NULL: of zeros), from padded coordinates (q_h, q_w)."""
-    cdef Py_ssize_t top, bottom, left, right, h, src_h, pitch = width * itemsize
+    cdef Py_ssize_t top, bottom, left, right, h, n, src_h, pitch = width * itemsize
     cdef const Axis *w = &axis[2]
     top = first_at(q_h, axis[1].step, axis[1].inner_start, rows)
     bottom = first_at(q_h, axis[1].step, axis[1].inner_stop, rows)
@@ -200,12 +200,20 @@ cdef void fill_lines(const Axis *axis, Py_ssize_t width, Py_ssize_t itemsize, Py
             memset(to + h * pitch, 0, cols * itemsize)
         else:
             copy_row(w, itemsize, to + h * pitch, plane + src_h * w.size * itemsize, q_w, cols)
-    if bottom > top:
-        active_kernels(itemsize).copy_rows(
-            to + top * pitch, width,
-            plane + ((q_h + top * axis[1].step + axis[1].inner_shift) * w.size + q_w + left * w.step
-                     + w.inner_shift) * itemsize,
-            axis[1].step * w.size, bottom - top, left, right - left, cols - right, w.step)
+    if bottom == top:
+        return
+    rows = bottom - top
+    n = right - left
+    if n == cols == width == w.size and axis[1].step == w.step == 1:  # the rows are one
+        n *= rows
+        cols = n
+        right = n
+        rows = 1
+    active_kernels(itemsize).copy_rows(
+        to + top * pitch, width,
+        plane + ((q_h + top * axis[1].step + axis[1].inner_shift) * w.size + q_w + left * w.step + w.inner_shift)
+        * itemsize,
+        axis[1].step * w.size, rows, left, n, cols - right, w.step)
 
 
 cdef void choose_block(const Axis *axis, Py_ssize_t channels, Py_ssize_t itemsize, size_t budget,
