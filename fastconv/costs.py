@@ -284,7 +284,8 @@ class Costs:
     ns: Mapping[str, Mapping[str, float]]
 
 
-# One core of an AMD EPYC (Zen 3), gcc 12.2, by `python -m benchmarks.costs`' fit to 380 forward and input gradients.
+# One core of an AMD EPYC (Zen 3), gcc 12.2: the fit of benchmarks/costs.py to 380 forward and input gradients, and checked on
+# these; "linear" from its own problems at a slower moment of the machine, scaled by 0.52.
 _AVX2 = Costs(
     peak=100,
     bandwidth=11,
