@@ -15,6 +15,7 @@ a few images and output channels.
 
 FASTCONV_BENCH_PYTHON_TORCH and FASTCONV_BENCH_PYTHON_ONNXRUNTIME name interpreters that have these
 packages, where it is not this one; only the fastconv worker imports fastconv.
+With FASTCONV_ISA=avx2 PyTorch is held to AVX2 as well (CAPS).
 """
 
 from __future__ import annotations
@@ -69,12 +70,19 @@ PEERS = {
     "scipy_correlate2d": Peer(calls.start_scipy, calls.correlate2d_call, partial=True),
     "scipy_fftconvolve": Peer(calls.start_scipy, calls.fftconvolve_call, partial=True),
 }
+# Peers' own variables that hold them to the instruction set to which FASTCONV_ISA holds us.
+CAPS = {"avx2": {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}}
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
     "MKL_NUM_THREADS",
     "FASTCONV_NUM_THREADS",
 )
+
+
+def caps() -> dict[str, str]:
+    """What the environment of every worker gets so that no peer uses wider vectors than we may."""
+    return CAPS.get(os.environ.get("FASTCONV_ISA", ""), {})
 
 
 def find_peer(name: str) -> Peer:
@@ -167,7 +175,7 @@ class Worker:
         self.process = subprocess.Popen(
             [python, "-m", "benchmarks.peers", name, str(threads)],
             cwd=ROOT,
-            env={**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads))},
+            env={**os.environ, **caps(), **dict.fromkeys(THREAD_VARIABLES, str(threads))},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

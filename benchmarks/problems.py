@@ -2,9 +2,10 @@
 """The named problems that tests and benchmarks share: layers of well-known networks.
 
 PROBLEMS lists the convolutions; OVERHEAD one that costs the call alone; POOLS, NORMS and
-ELEMENTWISE the operations that memory bounds. A problem is a small frozen value: it knows shapes,
-flops, the bytes it cannot avoid, its operands (the same in every process) and a `reduced()` variant
-for tests. This file imports NumPy only, so that a peer's interpreter can read it.
+ELEMENTWISE the operations that memory bounds; SETS the lists that have a name. A problem is a small
+frozen value: it knows shapes, flops, the bytes it cannot avoid, its operands (the same in every
+process) and a `reduced()` variant for tests. This file imports NumPy only, so that a peer's
+interpreter can read it.
 """
 
 from __future__ import annotations
@@ -410,3 +411,28 @@ def find(pattern: str) -> list[Problem]:
     """Problems whose names match a shell pattern; several patterns are separated by commas."""
     patterns = pattern.split(",")
     return [p for p in ALL if any(fnmatch(p.name, each) for each in patterns)]
+
+
+def _set(names: str, **batches: int) -> tuple[Problem, ...]:
+    """The problems of these names, some with other numbers of images."""
+    known = {p.name: p for p in ALL}
+    return tuple(known[n].with_batch(batches.get(n, known[n].batch)) for n in names.split())
+
+
+# The layers, of every kind that common networks have, by which one library is compared with another; six of them; and the
+# operations that memory bounds, all at 16x64x112x112.
+SETS = {
+    "layers": _set(
+        "lenet1 lenet2 alexnet_conv1 alexnet_conv2 alexnet_conv3 vgg1_1 vgg1_2 vgg2_2 vgg3_2 vgg4_2 vgg5 "
+        "resnet_7x7s2_224 resnet_3x3_56 resnet_1x1_64_256_56 resnet_3x3s2_56 resnet_3x3_28 "
+        "resnet_1x1_1024_256_14 resnet_3x3_7 resnet_1x1s2_1024_2048_14 googlenet_5x5_28 depthwise_3x3_56 "
+        "resnet_3x3_14",
+        vgg2_2=16,
+    ),
+    "six": _set(
+        "lenet2 resnet_7x7s2_224 resnet_3x3_28 resnet_1x1_64_256_56 resnet_3x3s2_56 depthwise_3x3_56"
+    ),
+    "memory": _set(
+        "resnet_max_3x3s2 max_2x2_112 avg_3x3s2_112 avg_2x2_112 batch_norm_112 batch_norm_eval_112 relu_112"
+    ),
+}

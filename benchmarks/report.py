@@ -2,7 +2,7 @@
 """Compare fastconv with its peers: `python -m benchmarks.report` writes tables and a roofline plot.
 
 Results go to results.md, results.json and roofline.png in the output folder. Each result is
-verified before it is timed. The default, --quick, takes a few minutes.
+verified before it is timed. The default, --quick, takes a few minutes, and so does each --set.
 """
 
 from __future__ import annotations
@@ -20,17 +20,20 @@ from typing import Any
 import numpy as np
 
 from benchmarks import roofline
-from benchmarks.peers import PEERS, Worker, find_peer
-from benchmarks.problems import ALL, Problem, find
+from benchmarks.peers import PEERS, Worker, caps, find_peer
+from benchmarks.problems import ALL, SETS, Problem, find
 from benchmarks.runner import compare, geometric_mean, start_workers
 
 OURS = "fastconv"
+Table = tuple[str, list[dict[str, Any]]]  # a title and its results
 PASSES = ("forward", "dx", "dw")
 QUICK = (
     "lenet1,lenet2,alexnet_conv1,alexnet_conv2,vgg1_2,vgg3_2,vgg5,googlenet_5x5_28,"
     "resnet_7x7s2_224,resnet_3x3_56,resnet_1x1_64_256_56,resnet_3x3s2_56,resnet_1x1_1024_256_14,"
     "resnet_3x3_7,depthwise_3x3_56,grouped_3x3_56,resnet_max_3x3s2,batch_norm_112,relu_112"
 )
+# Peers of --set: the others take many times as long.
+SET_PEERS = ["fastconv", "torch", "torch_channels_last"]
 # Quick runs take fewer images of a problem with more flops than this.
 QUICK_FLOPS = 2e9
 
@@ -53,11 +56,18 @@ def quick_batch(problem: Problem) -> Problem:
 
 
 def chosen_problems(options: argparse.Namespace) -> list[Problem]:
-    found = find(options.problems or (QUICK if options.effort == "quick" else "*"))
+    if options.set:
+        found = list(SETS[options.set])
+    else:
+        found = find(options.problems or (QUICK if options.effort == "quick" else "*"))
     if not found:
         names = ", ".join(p.name for p in ALL)
         raise SystemExit(f"--problems: nothing matches {options.problems!r}; there are {names}")
-    return [quick_batch(p) for p in found] if options.effort == "quick" else found
+    if options.batch:
+        return [p.with_batch(options.batch) for p in found]
+    return (
+        [quick_batch(p) for p in found] if options.effort == "quick" and not options.set else found
+    )
 
 
 def progress(jobs: Sequence[Any]) -> Iterable[Any]:
@@ -114,6 +124,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "machine": machine(options, roof),
         "versions": versions,
+        "caps": caps(),
         "missing": missing,
         "results": results,
     }
@@ -172,22 +183,30 @@ def _row(result: dict[str, Any], peers: Sequence[str], facts: dict[str, Any]) ->
     return cells
 
 
-def _mean_row(results: Sequence[dict[str, Any]], peers: Sequence[str]) -> list[str]:
-    means = []
-    for peer in peers:
-        found = [r for result in results if (r := ratio(result, peer)) is not None]
-        means.append(f"**{geometric_mean(found):.2f}**" if found else "–")
-    return ["**geometric mean**", "", "", "", "", "", *means]
-
-
 def _table(
     results: Sequence[dict[str, Any]], peers: Sequence[str], facts: dict[str, Any]
 ) -> Iterator[str]:
     head = ["problem", "sizes", "ms", "GFLOP/s", "% of peak", "bytes over floor", *peers]
     yield "| " + " | ".join(head) + " |"
     yield "|---|---|" + "---:|" * (len(head) - 2)
-    for cells in [*(_row(r, peers, facts) for r in results), _mean_row(results, peers)]:
-        yield "| " + " | ".join(cells) + " |"
+    for result in results:
+        yield "| " + " | ".join(_row(result, peers, facts)) + " |"
+
+
+def _summary(tables: Sequence[Table], peers: Sequence[str]) -> Iterator[str]:
+    """What each table comes to: for each peer the mean, the worst case and how many were lost."""
+    yield "| times faster than | pass | geometric mean | worst case | losses |"
+    yield "|---|---|---:|---|---:|"
+    for peer in peers:
+        for title, results in tables:
+            found = {r["problem"]["name"]: x for r in results if (x := ratio(r, peer)) is not None}
+            if not found:
+                continue
+            mean, worst = geometric_mean(list(found.values())), min(found, key=found.__getitem__)
+            losses = sum(x < 1 for x in found.values())
+            yield (
+                f"| {peer} | {title} | {mean:.2f} | {found[worst]:.2f} {worst} | {losses} of {len(found)} |"
+            )
 
 
 LEGEND = """\
@@ -213,11 +232,27 @@ def markdown(report: dict[str, Any], peers: Sequence[str]) -> str:
         f"copy {facts['copy_gbs']:.1f} GB/s",
         f"- {facts['system']}; {facts['compiler']}; Python {facts['python']}",
         "- versions: " + ", ".join(f"{n} {v}" for n, v in report["versions"].items()),
+        *(
+            f"- in every peer's environment, so that none uses wider vectors: {name}={value}"
+            for name, value in report["caps"].items()
+        ),
         *(f"- not here: {name} ({reason})" for name, reason in report["missing"].items()),
         "",
         LEGEND,
     ]
     shown = [peer for peer in peers if peer != OURS and peer in report["versions"]]
+    tables = _split(results)
+    lines += ["", "## Summary", "", *_summary(tables, shown)]
+    for title, rows in tables:
+        with_times = [p for p in shown if any(p in r["times"] for r in rows)]
+        lines += ["", f"## {title}", "", *_table(rows, with_times, facts)]
+    lines += ["", *_failures(results)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _split(results: Sequence[dict[str, Any]]) -> list[Table]:
+    """The results of convolutions and of the other operations, pass by pass."""
+    tables = []
     for title, of_convolutions in (("Convolution", True), ("Memory-bound operations", False)):
         for what in PASSES:
             rows = [
@@ -226,10 +261,8 @@ def markdown(report: dict[str, Any], peers: Sequence[str]) -> str:
                 if r["pass"] == what and (r["problem"]["op"] == "conv") == of_convolutions
             ]
             if rows:
-                with_times = [p for p in shown if any(p in r["times"] for r in rows)]
-                lines += ["", f"## {title}: {what}", "", *_table(rows, with_times, facts)]
-    lines += ["", *_failures(results)]
-    return "\n".join(lines).rstrip() + "\n"
+                tables.append((f"{title}: {what}", rows))
+    return tables
 
 
 def _failures(results: Sequence[dict[str, Any]]) -> Iterator[str]:
@@ -299,20 +332,28 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.set_defaults(effort="quick")
     effort.add_argument("--quick", dest="effort", action="store_const", const="quick")
     effort.add_argument("--full", dest="effort", action="store_const", const="full")
-    parser.add_argument("--problems", metavar="GLOB", help="names or patterns, with commas")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--problems", metavar="GLOB", help="names or patterns, with commas")
+    which.add_argument(
+        "--set",
+        choices=SETS,
+        help=f"a named list, with all its images; peers are then {', '.join(SET_PEERS)}",
+    )
+    parser.add_argument("--batch", type=int, help="images of each problem, instead of its own")
     parser.add_argument("--passes", type=_words(PASSES), default=list(PASSES))
     parser.add_argument(
         "--peers",
         type=_peer_names,
-        default=list(PEERS),
         help="with commas; also fastconv:ALGORITHM",
     )
     parser.add_argument("--dtype", choices=roofline.DTYPES, default="float32")
     parser.add_argument("--threads", type=int, default=fastconv.get_num_threads())
     parser.add_argument("--output", type=Path, default=Path("bench-output"), metavar="DIR")
     options = parser.parse_args(arguments)
-    if options.threads < 1:
-        parser.error(f"argument --threads: expected an integer >= 1, got {options.threads}")
+    for name, value in (("threads", options.threads), ("batch", options.batch)):
+        if value is not None and value < 1:
+            parser.error(f"argument --{name}: expected an integer >= 1, got {value}")
+    options.peers = options.peers or (SET_PEERS if options.set else list(PEERS))
     return options
 
 

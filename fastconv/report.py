@@ -9,14 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from fastconv import algorithms, runtime
+from fastconv import algorithms, costs, runtime
 from fastconv.kernels import peak
 from fastconv.problem import Conv, choice, conv_problem, float_dtype, integer, is_sequence
-
-# Share of the multiply-add peak that the kernels reach on layers of networks (VGG conv3 to conv5 on AVX2: 59 to 89 % of it).
-EFFICIENCY = 0.75
-# Bytes a second one core moves between memory and cache: benchmarks/roofline.py found 11e9 a core on Zen 3 servers.
-BANDWIDTH = 10e9
 
 
 @dataclass(frozen=True)
@@ -34,6 +29,7 @@ class Explanation:
     bytes: int
     workspace: int
     expected_seconds: float
+    candidates: dict[str, float]
 
     def __str__(self) -> str:
         lines = [
@@ -42,6 +38,8 @@ class Explanation:
             f"  {self.flops} flops, {self.bytes} bytes at least, {self.workspace} bytes of workspace a thread",
             f"  expected about {1e3 * self.expected_seconds:.3g} ms",
         ]
+        others = (f"{name} {1e3 * t:.3g} ms" for name, t in self.candidates.items())
+        lines += [f"  of {', '.join(others)}"]
         lines += [f"  not {name}: {reason}" for name, reason in self.passed_by.items()]
         return "\n".join(lines)
 
@@ -117,7 +115,9 @@ def explain(
     -------
     Explanation
         With fields algorithm, passed_by (name -> reason), flops, bytes (each operand once), workspace (bytes a thread), threads,
-        isa and expected_seconds: the larger of flops at 75 % of the measured multiply-add peak and bytes at 10 GB/s a core.
+        isa, candidates (name -> expected seconds of each that could be taken) and expected_seconds, that of the algorithm. They
+        come from the model by which it was chosen (costs.py), scaled by the multiply-add peak measured here and divided by the
+        threads.
 
     Examples
     --------
@@ -139,10 +139,9 @@ def explain(
     choice("algo", algo, ("auto", *algorithms.NAMES))
     plan = algorithms.plan(problem, algo, gradient)
     team = plan.threads(runtime.get_num_threads())
-    seconds = max(
-        plan.flops / (EFFICIENCY * _peak(problem.itemsize) * team),
-        problem.bytes / (BANDWIDTH * team),
-    )
+    # the table's machine and this one differ by their clocks, at least
+    scale = costs.peak(problem.itemsize) / _peak(problem.itemsize) / team
+    candidates = {row: scale * seconds for row, seconds in plan.expected.items()}
     return Explanation(
         operation=name,
         dtype=problem.dtype,
@@ -154,5 +153,6 @@ def explain(
         flops=plan.flops,
         bytes=problem.bytes,
         workspace=algorithms.workspace(plan),
-        expected_seconds=seconds,
+        expected_seconds=candidates[plan.algorithm.name],
+        candidates=candidates,
     )

@@ -59,6 +59,12 @@ def lanes(int itemsize) -> int:
     return active_kernels(itemsize).lanes
 
 
+def tiles(int itemsize) -> dict:
+    """The largest tiles of the active row: pixels by vectors, rows by vectors, outputs."""
+    cdef const fc_kernels *kernels = active_kernels(itemsize)
+    return {"conv": kernels.conv_mr, "gemm": kernels.gemm_mr, "pixel": kernels.pixel_mr}
+
+
 def select(str name) -> None:
     """Make `name` the active row. ValueError when it is unknown or this machine cannot run it."""
     global active

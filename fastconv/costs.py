@@ -1,0 +1,376 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What a convolution is expected to cost with each algorithm, on one thread: the model behind the choice.
+
+time = max(flops / (efficiency * peak), bytes / bandwidth) + packing + transforms + calls. COSTS has the constants, a table for
+each ISA row. They come from `python -m benchmarks.costs`. The model counts in vectors, so float64 is the same table with half the
+lanes. It looks at the problem and the row alone, never at the number of threads or the machine: the choice shows in the bits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+from fastconv.kernels import conv_winograd, isa
+from fastconv.problem import Conv, Sizes
+
+# Multiply-adds that must be under way at once: 4 cycles, two a cycle. A smaller tile takes as long as one of these.
+LATENCY = 8
+# Blocks of the drivers, see the enums of conv_*.pyx.
+CHAIN = 256
+DIRECT_PIXELS, IM2COL_PIXELS, PIXEL_PIXELS = 784, 384, 4096
+WINOGRAD_TILES = 32
+# Of so many bytes half is taken to leave the caches before it is used.
+FAR = 8 << 20
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the choice looks at: the convolution that will run (for the input gradient the transposed one).
+
+    An input gradient with a stride is several `runs`, one a phase; `size`, `halo` and `taps` are then those of one of them.
+    """
+
+    itemsize: int
+    groups: int
+    channels: int  # of a group
+    outputs: int  # of a group
+    images: int  # times the planes of each
+    size: Sizes  # output pixels of a plane
+    kernel: Sizes
+    step: Sizes  # input pixels from output to output
+    spread: Sizes  # output pixels of the result from output to output
+    halo: Sizes  # input pixels that the kernel reaches beyond its first
+    phases: Sizes  # remainders by `step` of the input pixels it reads
+    runs: int
+    gradient: bool
+    is_plain: bool  # stride and dilation 1
+    is_linear: bool
+    bytes: int  # each operand once
+    prepared: bool = False  # weights are packed beforehand
+
+    @property
+    def pixels(self) -> int:
+        return self.images * math.prod(self.size)
+
+    @property
+    def taps(self) -> float:
+        return math.prod(self.kernel) / self.runs
+
+    @property
+    def terms(self) -> float:
+        return self.channels * self.taps
+
+    @property
+    def chains(self) -> int:
+        return max(1, math.ceil(self.terms / CHAIN))
+
+
+def shape_of(problem: Conv, gradient: bool = False, prepared: bool = False) -> Shape:
+    """The shape of a forward convolution, or of an input gradient."""
+    stride, kernel, dilation = problem.stride, problem.kernel, problem.dilation
+    channels, outputs, plane = problem.channels, problem.outputs, problem.out
+    ones: Sizes = (1, 1, 1)
+    step, spread = stride, ones
+    halo: tuple[int, ...] = tuple((k - 1) * d for k, d in zip(kernel, dilation, strict=True))
+    phases = tuple(
+        min(k, s // math.gcd(s, d)) for k, s, d in zip(kernel, stride, dilation, strict=True)
+    )
+    runs = 1
+    if gradient:
+        channels, outputs, step, spread = outputs, channels, ones, stride
+        plane = tuple(-(-n // s) for n, s in zip(problem.sizes, stride, strict=True))
+        halo = tuple(n // s for n, s in zip(halo, stride, strict=True))
+        runs, phases = math.prod(phases), ones
+    return Shape(
+        problem.itemsize,
+        problem.groups,
+        channels,
+        outputs,
+        problem.batch * plane[0],
+        (1, *plane[1:]),
+        kernel,
+        step,
+        spread,
+        halo,
+        phases,
+        runs,
+        gradient,
+        stride == dilation == ones,
+        problem.is_linear,
+        problem.bytes,
+        prepared,
+    )
+
+
+# Names and numbers of what is counted.
+Counts = Mapping[str, float]
+
+
+def _vectors(shape: Shape, count: float) -> int:
+    return math.ceil(count / isa.lanes(shape.itemsize))
+
+
+def _far(size: float) -> float:
+    """The share of `size` bytes that leaves the caches before it is used."""
+    return size**2 / (size**2 + FAR**2)
+
+
+def _packing(
+    shape: Shape, outputs: float, transforms: int = 0, *, joined: bool = False
+) -> dict[str, float]:
+    """Vectors of weights to pack, those that leave the caches, and the transposes that an input gradient needs."""
+    if shape.prepared:
+        return {}
+    vectors = shape.groups * outputs * (transforms * shape.channels or shape.runs * shape.terms)
+    size = vectors * isa.lanes(shape.itemsize) * shape.itemsize
+    turned = shape.groups * (1 if joined else shape.runs) * shape.channels * outputs
+    return {
+        "pack": vectors,
+        "pack far": vectors * _far(size),
+        "turn": turned if shape.gradient or transforms else 0,
+    }
+
+
+def _band(shape: Shape, pixels: int) -> dict[str, float]:
+    """Vectors and rows that are copied to the bands of blocks of `pixels`, all channels and images."""
+    height, width = shape.size[1:]
+    rows = max(1, min(height, pixels // max(width, 1)))
+    blocks = math.ceil(height / rows) * math.ceil(width / pixels)
+    lines = shape.phases[1] * blocks * (rows + shape.halo[1] // shape.step[1])
+    lines *= shape.groups * shape.channels * shape.images * shape.phases[2]
+    vectors = lines * _vectors(shape, width + shape.halo[2] // shape.step[2])
+    return {"lines": lines, **_copies(shape, vectors)}
+
+
+def _copies(shape: Shape, vectors: float) -> dict[str, float]:
+    """Vectors of input, by whether neighbours are neighbours there."""
+    return {"gathers": vectors} if shape.step[2] > 1 else {"copies": vectors}
+
+
+def _stores(shape: Shape, vectors: float) -> dict[str, float]:
+    """Vectors of the result, by whether neighbours are neighbours there."""
+    return {"scatters": vectors} if shape.spread[2] > 1 else {"stores": vectors}
+
+
+def _rows(shape: Shape, merged: bool) -> tuple[int, int]:
+    """Rows of all images and their length; whole planes are one where the driver can."""
+    planes, (height, width) = shape.images * shape.size[0], shape.size[1:]
+    return (planes, height * width) if merged else (planes * height, width)
+
+
+def _direct(shape: Shape) -> Counts:
+    lanes, most = isa.lanes(shape.itemsize), isa.tiles(shape.itemsize)["conv"]
+    rows, cols = _rows(shape, math.prod(shape.kernel) == 1 and math.prod(shape.spread) == 1)
+    vectors = math.ceil(shape.outputs / lanes)
+    slots, calls, stored = 0.0, 0, 0
+    for nv, panels in ((2, vectors // 2), (1, vectors % 2)):
+        tiles = max(1, math.ceil(cols / most[nv]))
+        slots += panels * rows * tiles * max(LATENCY, nv * cols / tiles)
+        calls += panels * rows * tiles
+    stored = rows * math.ceil(cols / most[2]) * shape.outputs
+    runs = shape.groups * shape.runs
+    return {
+        "fma": runs * slots * shape.terms,
+        "tiles": runs * calls * shape.chains,
+        **_stores(shape, runs * stored),
+        "transposes": runs * vectors * shape.pixels,
+        "chains": runs * vectors * shape.pixels * (shape.chains - 1),
+        **{name: shape.runs * n for name, n in _band(shape, DIRECT_PIXELS).items()},
+        **_packing(shape, vectors),
+        "calls": shape.runs,
+    }
+
+
+def _im2col(shape: Shape) -> Counts:
+    most = isa.tiles(shape.itemsize)["gemm"][2]
+    rows, cols = _rows(shape, math.prod(shape.spread) == 1)
+    panels = max(1, math.ceil(shape.outputs / most))
+    pairs = rows * math.ceil(_vectors(shape, cols) / 2)
+    runs = shape.groups * shape.runs
+    lines = runs * shape.terms * shape.images * math.prod(shape.size[:2])
+    return {
+        "fma": runs * shape.terms * panels * pairs * max(LATENCY, 2 * shape.outputs / panels),
+        "tiles": runs * panels * pairs * shape.chains,
+        **_stores(shape, runs * shape.outputs * rows * _vectors(shape, cols) * shape.chains),
+        **_copies(shape, lines * _vectors(shape, shape.size[2])),
+        "lines": lines,
+        **_packing(shape, shape.outputs / isa.lanes(shape.itemsize)),
+        "calls": shape.runs,
+    }
+
+
+def _pixel(shape: Shape) -> Counts:
+    panels = max(1, math.ceil(shape.outputs / isa.tiles(shape.itemsize)["pixel"]))
+    width = shape.outputs / panels
+    height, row = shape.size[1], _vectors(shape, shape.size[2])
+    joined = _vectors(shape, (height - 1) * (shape.size[2] + shape.halo[2]) + shape.size[2])
+    planes = shape.images * shape.size[0]
+    if width * joined <= height * max(LATENCY, width * row):
+        slots, loads = max(LATENCY, width * joined), joined
+    else:
+        slots, loads = height * max(LATENCY, width * row), height * row
+    runs = shape.groups * shape.runs
+    stored = shape.outputs * planes * height * row
+    return {
+        "fma": runs * shape.terms * panels * planes * slots,
+        "loads": runs * shape.terms * panels * planes * loads,
+        **_stores(shape, runs * stored),
+        "unpaired": runs * stored * (shape.spread[2] > 2),
+        "chains": runs * stored * (shape.chains - 1),
+        **_band(shape, PIXEL_PIXELS),
+        "planes": runs * panels * planes,
+        **_packing(shape, shape.outputs / isa.lanes(shape.itemsize), joined=True),
+        "calls": 1,
+    }
+
+
+def _winograd(m: int, r: int, shape: Shape) -> Counts:
+    positions = (m + r - 1) ** 2
+    tiles = shape.images * shape.size[0] * math.prod(math.ceil(n / m) for n in shape.size[1:])
+    channels, outputs = _vectors(shape, shape.channels), _vectors(shape, shape.outputs)
+    weights = shape.groups * positions * shape.channels * outputs
+    size = weights * isa.lanes(shape.itemsize) * shape.itemsize
+    return {
+        "fma": weights * tiles,
+        "input": shape.groups * positions * tiles * channels,
+        "output": shape.groups * positions * tiles * outputs,
+        "band": shape.groups * m * m * tiles * channels,
+        "stores": shape.groups * shape.outputs * _vectors(shape, m * m * tiles),
+        "weights far": weights * math.ceil(tiles / WINOGRAD_TILES) * _far(size),
+        **_packing(shape, outputs, positions),
+        "calls": 1,
+    }
+
+
+def _linear(shape: Shape) -> Counts:
+    outputs = _vectors(shape, shape.outputs)
+    return {
+        "fma": shape.images * outputs * shape.terms,
+        **_packing(shape, outputs),
+        "input": shape.images * shape.terms / isa.lanes(shape.itemsize),
+        "calls": 1,
+    }
+
+
+MODELS: dict[str, Callable[[Shape], Counts]] = {
+    "linear": _linear,
+    "pixel": _pixel,
+    **{f"winograd_{m}_{r}": partial(_winograd, m, r) for m, r in conv_winograd.KINDS},
+    "direct": _direct,
+    "im2col": _im2col,
+}
+
+
+def family(name: str) -> str:
+    """The key of COSTS: one kernel serves every F(m, r)."""
+    return name.partition("_")[0]
+
+
+def count(name: str, shape: Shape) -> Counts:
+    """How often what the algorithm does is done."""
+    return MODELS[name](shape)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """An ISA row: GFLOP/s of multiply-adds (float32, one core), GB/s of memory, and for each kind of algorithm the share of the
+    peak it reaches and the nanoseconds of what else is done."""
+
+    peak: float
+    bandwidth: float
+    ns: Mapping[str, Mapping[str, float]]
+
+
+# One core of an AMD EPYC (Zen 3), gcc 12.2: the fit of benchmarks/costs.py to 380 forward and input gradients, and checked on
+# these; "linear" from its own problems at a slower moment of the machine, scaled by 0.52.
+_AVX2 = Costs(
+    peak=100,
+    bandwidth=11,
+    ns={
+        "linear": {
+            "calls": 2900,
+            "efficiency": 0.87,
+            "input": 3.7,
+            "pack": 1.3,
+            "pack far": 1.7,
+            "turn": 7.0,
+        },
+        "pixel": {
+            "calls": 4390,
+            "chains": 0.738,
+            "copies": 1.81,
+            "efficiency": 0.954,
+            "gathers": 1.47,
+            "lines": 7.68,
+            "loads": 0.0722,
+            "pack": 4.61,
+            "pack far": 3.71,
+            "planes": 57.4,
+            "scatters": 6.57,
+            "stores": 1.9,
+            "turn": 29.0,
+            "unpaired": 2.74,
+        },
+        "direct": {
+            "calls": 3830,
+            "copies": 0.523,
+            "efficiency": 0.883,
+            "gathers": 1.89,
+            "lines": 6.65,
+            "pack": 2.51,
+            "pack far": 5.24,
+            "scatters": 4.64,
+            "stores": 1.45,
+            "tiles": 16.0,
+            "transposes": 1.27,
+            "turn": 20.6,
+        },
+        "im2col": {
+            "calls": 3760,
+            "copies": 0.731,
+            "efficiency": 0.907,
+            "gathers": 2.46,
+            "lines": 9.06,
+            "pack": 6.35,
+            "scatters": 16.0,
+            "stores": 5.1,
+            "turn": 24.0,
+        },
+        "winograd": {
+            "band": 2.77,
+            "calls": 11500,
+            "efficiency": 0.759,
+            "input": 1.7,
+            "output": 1.02,
+            "pack": 1.76,
+            "pack far": 3.71,
+            "turn": 22.1,
+        },
+    },
+)
+# The other rows were not measured. The model counts vectors, so the same constants stand for as many times more or fewer elements
+# as the lanes of the row: twice on avx512; the plain C of `scalar` has one.
+COSTS = {
+    "scalar": replace(_AVX2, peak=_AVX2.peak / 8),
+    "avx2": _AVX2,
+    "avx512": replace(_AVX2, peak=2 * _AVX2.peak),
+}
+
+
+def peak(itemsize: int) -> float:
+    """Multiply-add flops a second of one core of the machine that the table of the active row comes from."""
+    return 4e9 / itemsize * COSTS[isa.current()].peak
+
+
+def seconds(name: str, shape: Shape) -> float:
+    """Expected time on one core of the machine that the table of the active row comes from."""
+    table = COSTS[isa.current()]
+    constants = table.ns[family(name)]
+    counts = dict(count(name, shape))
+    products = counts.pop("fma") * 2 * isa.lanes(4) / (constants["efficiency"] * table.peak)
+    memory = shape.bytes * _far(shape.bytes) / table.bandwidth
+    rest = sum(n * constants.get(what, 0.0) for what, n in counts.items())
+    return 1e-9 * (max(products, memory) + rest)

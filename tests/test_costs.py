@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The model of costs: what it counts, not whether the constants fit this machine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from benchmarks.costs import fit
+from fastconv import algorithms, costs
+from fastconv.kernels import isa
+from fastconv.problem import Conv, conv_problem
+
+
+def problem(x: tuple[int, ...], w: tuple[int, ...], *options: int) -> Conv:
+    stride, padding, dilation, groups = (*options, *(1, 0, 1, 1)[len(options) :])
+    return conv_problem("float32", x, w, stride, padding, dilation, groups, "zeros", 2)
+
+
+def test_every_row_has_costs_of_every_algorithm(isa_row: str) -> None:
+    for name in algorithms.NAMES:
+        assert costs.COSTS[isa.current()].ns[costs.family(name)]["efficiency"] > 0
+
+
+def test_constants_are_of_what_is_counted() -> None:
+    """A constant without a count, misspelt for example, would silently count for nothing."""
+    counted = dict.fromkeys(map(costs.family, algorithms.NAMES), frozenset({"efficiency"}))
+    for x, w, stride in (((2, 6, 9, 9), (8, 6, 3, 3), 1), ((2, 6, 9, 9), (8, 6, 3, 3), 3)):
+        for gradient in (False, True):
+            shape = costs.shape_of(problem(x, w, stride), gradient)
+            for name in algorithms.NAMES:
+                counted[costs.family(name)] |= costs.count(name, shape).keys()
+    for name, constants in costs.COSTS["avx2"].ns.items():
+        assert constants.keys() <= counted[name]
+
+
+def test_prepared_weights_cost_nothing() -> None:
+    """One image of 7x7: F(4, 3) pays for its weights only where they are packed beforehand."""
+    p = problem((1, 512, 7, 7), (512, 512, 3, 3), 1, 1)
+    shape = costs.shape_of(p)
+    prepared = costs.shape_of(p, prepared=True)
+    assert prepared == replace(shape, prepared=True)
+    for name in ("winograd_4_3", "direct", "im2col", "pixel"):
+        assert costs.seconds(name, prepared) < costs.seconds(name, shape)
+    assert algorithms.plan(p, prepared=True) is not algorithms.plan(p)
+
+
+@pytest.mark.parametrize(
+    ("x", "w"),
+    [((0, 2, 5, 5), (3, 2, 3, 3)), ((1, 2, 3, 3), (3, 2, 3, 3)), ((1, 1, 1, 1), (1, 1, 1, 1))],
+)
+def test_costs_of_next_to_nothing(x: tuple[int, ...], w: tuple[int, ...]) -> None:
+    for gradient in (False, True):
+        shape = costs.shape_of(problem(x, w), gradient)
+        assert all(costs.seconds(name, shape) >= 0 for name in algorithms.NAMES)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("kernel", [1, 2, 3, 5])
+def test_an_input_gradient_multiplies_as_much_as_its_forward(kernel: int, stride: int) -> None:
+    """The phases of the input share the taps: as many products, up to the edges."""
+    p = problem((1, 4, 60, 60), (8, 4, kernel, kernel), stride, kernel // 2)
+    shape = costs.shape_of(p, gradient=True)
+    products = shape.runs * shape.pixels * shape.terms * shape.outputs
+    assert products == pytest.approx(p.flops / 2, rel=0.15)
+
+
+def test_fit_finds_the_constants() -> None:
+    counts = [{"a": 1.0 + i, "b": 5.0 + i * i, "c": 3.0} for i in range(12)]
+    rows = [(2 * c["a"] + 0.5 * c["b"] + 7 * c["c"], c) for c in counts]
+    found = fit(rows)
+    assert found == pytest.approx({"a": 2, "b": 0.5, "c": 7}, rel=1e-2)
