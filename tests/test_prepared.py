@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import pickle
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -278,12 +279,15 @@ def test_read_only_weights_channels_last() -> None:
 
 def test_weights_replaced_while_another_thread_packs_them() -> None:
     """What that thread packed of the old ones is not taken for the new ones."""
-    x = np.ones((1, 512, 3, 3), np.float32)
-    old, new = np.ones((512, 512, 3, 3), np.float32), np.full((512, 512, 3, 3), 2, np.float32)
-    for _ in range(20):
+    g = rng(9)
+    x, old = reals(g, (1, 512, 4, 4), "float32"), reals(g, (512, 512, 3, 3), "float32")
+    new, options = 2 * old, {"padding": 1, "algo": "winograd_4_3"}
+    expected = fastconv.conv2d(x, new, **options)
+    for delay in range(20):
         weights = Weights(old)
-        thread = threading.Thread(target=fastconv.conv2d, args=(x, weights))
+        thread = threading.Thread(target=fastconv.conv2d, args=(x, weights), kwargs=options)
         thread.start()
+        time.sleep(delay * 3e-4)  # somewhere in the packing
         weights.refresh(new)
         thread.join()
-        assert fastconv.conv2d(x, weights)[0, 0, 0, 0] == 9216
+        assert np.array_equal(fastconv.conv2d(x, weights, **options), expected)
