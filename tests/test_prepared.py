@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -238,3 +240,54 @@ def test_every_changed_byte_is_noticed() -> None:
                 w[i] = 3
                 weights.refresh(w)
                 assert fastconv.conv2d(x, weights, algo="direct")[0, i] == 3
+
+
+@pytest.mark.parametrize("positions", [(0, 4), (0, 1), (1, 3), (1, 9), (65, 69)])
+def test_changed_signs_do_not_cancel(positions: tuple[int, int], dtype: str) -> None:
+    w = np.arange(1, 71).astype(dtype).reshape(70, 1, 1, 1)
+    weights = Weights(w)
+    x = np.ones((1, 1, 1, 1), dtype)
+    fastconv.conv2d(x, weights, algo="direct")
+    w[list(positions)] *= -1
+    weights.refresh(w)
+    assert np.array_equal(fastconv.conv2d(x, weights, algo="direct").ravel(), w.ravel())
+
+
+@pytest.mark.parametrize("algo", ["auto", *NAMES])
+def test_read_only_weights_in_another_number_of_groups(algo: str) -> None:
+    g = rng(7)
+    w = reals(g, (24, 16, 3, 3), "float32")
+    frozen = w.copy()
+    frozen.flags.writeable = False
+    for groups in (1, 3, 4, 2, 1):
+        x = reals(g, (1, 16 * groups, 6, 7), "float32")
+        try:
+            expected = fastconv.prepare_conv2d(w, groups=groups, algo=algo)(x)
+        except ValueError:
+            pytest.skip(f"{algo} cannot run it")
+        assert np.array_equal(fastconv.conv2d(x, frozen, groups=groups, algo=algo), expected)
+
+
+def test_read_only_weights_channels_last() -> None:
+    g = rng(8)
+    x, w = reals(g, (1, 6, 7, 16), "float32"), reals(g, (3, 3, 16, 24), "float32")
+    expected = fastconv.conv2d(x, w, layout="NHWC")
+    w.flags.writeable = False
+    for _ in range(2):
+        assert np.array_equal(fastconv.conv2d(x, w, layout="NHWC"), expected)
+
+
+def test_weights_replaced_while_another_thread_packs_them() -> None:
+    """What that thread packed of the old ones is not taken for the new ones."""
+    g = rng(9)
+    x, old = reals(g, (1, 512, 4, 4), "float32"), reals(g, (512, 512, 3, 3), "float32")
+    new, options = 2 * old, {"padding": 1, "algo": "winograd_4_3"}
+    expected = fastconv.conv2d(x, new, **options)
+    for delay in range(20):
+        weights = Weights(old)
+        thread = threading.Thread(target=fastconv.conv2d, args=(x, weights), kwargs=options)
+        thread.start()
+        time.sleep(delay * 3e-4)  # somewhere in the packing
+        weights.refresh(new)
+        thread.join()
+        assert np.array_equal(fastconv.conv2d(x, weights, **options), expected)

@@ -107,7 +107,8 @@ def convolve(
         rank, stride, padding, dilation, groups, padding_mode, layout, activation, algo, _, max_workspace,
     ) = options  # fmt: skip
     given = (x, w, b, residual, out)
-    w = frozen(w)
+    if layout == "NCHW":  # others are rearranged before they are packed
+        w = frozen(w)
     prepared = w if isinstance(w, Weights) else None
     x, w = as_array("x", x), as_array("w", w) if prepared is None else prepared.array
     b = None if b is None else as_array("b", b)

@@ -27,6 +27,12 @@ cdef enum:
     PACK_SERIAL = 128 << 10
 
 
+cdef inline uint64_t mixed(uint64_t word) noexcept nogil:
+    """A bijection. The product moves no bit down, so that alone two changed signs would cancel."""
+    word *= <uint64_t>0x9E3779B97F4A7C15
+    return word ^ word >> 32
+
+
 cdef uint64_t fingerprint(const char *data, size_t size) noexcept nogil:
     """A mark of the bytes: one changed word always changes it, many do but for a chance of 2^-64."""
     cdef uint64_t lane[4]
@@ -37,9 +43,9 @@ cdef uint64_t fingerprint(const char *data, size_t size) noexcept nogil:
     for i in range(size // 32):
         for j in range(4):
             memcpy(&word, data + 32 * i + 8 * j, 8)
-            lane[j] = (lane[j] ^ word) * <uint64_t>0x9E3779B97F4A7C15  # odd: a bijection of each word
+            lane[j] = mixed(lane[j] ^ word)
     for i in range(size // 32 * 32, size):
-        lane[0] = (lane[0] ^ <unsigned char>data[i]) * <uint64_t>0x9E3779B97F4A7C15
+        lane[0] = mixed(lane[0] ^ <unsigned char>data[i])
     return ((lane[0] * 3 + lane[1]) * 5 + lane[2]) * 7 + lane[3]
 
 
@@ -242,14 +248,16 @@ cdef int start_job(Job *job, Lattice lattice, object x, object w, object y, Py_s
 
 cdef object packed_once(Job *job, Weights w, task_fn pack, size_t pack_workspace, int threads):
     """All packed weights: those of an earlier call, or packed now and kept."""
-    key = (<size_t>job.kernels, <size_t>pack, job.column, job.panel, job.padded)
+    key = (<size_t>job.kernels, <size_t>pack, job.groups, job.column, job.panel, job.panels, job.padded)
     packed = w.packed.get(key)
     if packed is None:
+        array, source = w.array, w.packed["source"]  # which another thread may replace meanwhile
         packed = empty((job.packed_group * job.groups,), np.dtype(np.uint8))
         job.packed = <char *>data(packed)
         job.group1, job.panel1 = job.groups, job.panels
         run_tasks(pack, job, job.groups * job.panels, pack_workspace, threads)
-        w.packed[key] = packed
+        if w.array is array and w.packed["source"] is source:
+            w.packed[key] = packed
     return packed
 
 
