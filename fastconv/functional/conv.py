@@ -374,7 +374,7 @@ _FORWARD_DOC = """{rank}-D convolution (cross-correlation, as in every deep-lear
     ----------
     x : array (N, C, {axes}), or (C, {axes}) for one image without a batch axis
     w : array (O, C/groups, {kernel})
-        One that is read-only and owns its data is packed once and kept packed while it lives, in a bounded cache.
+        One that is read-only, owns its data and is not "NHWC" is packed once and kept packed while it lives, in a bounded cache.
     b : array (O,), optional
     stride, dilation : int or tuple of {rank}
         Both are at least 1.
