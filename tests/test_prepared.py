@@ -26,8 +26,6 @@ PREPARE = {
     2: fastconv.prepare_conv2d,
     3: fastconv.prepare_conv3d,
 }
-NAMES = [name for name in algorithms.NAMES if name != "linear"]
-
 CASES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "3x3": ((2, 20, 9, 17), (35, 20, 3, 3), {"padding": 1, "activation": "relu"}),
     "5x5": ((2, 6, 14, 14), (16, 6, 5, 5), {}),
@@ -47,7 +45,7 @@ CASES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("algo", ["auto", *NAMES])
+@pytest.mark.parametrize("algo", algorithms.NAMES)
 def test_same_bits(name: str, algo: str, dtype: str, isa_row: str) -> None:
     """With the same algorithm prepared weights give the bits of the call, the first time and the next, at any thread count."""
     x_shape, w_shape, options = CASES[name]
@@ -253,7 +251,7 @@ def test_changed_signs_do_not_cancel(positions: tuple[int, int], dtype: str) -> 
     assert np.array_equal(fastconv.conv2d(x, weights, algo="direct").ravel(), w.ravel())
 
 
-@pytest.mark.parametrize("algo", ["auto", *NAMES])
+@pytest.mark.parametrize("algo", algorithms.NAMES)
 def test_read_only_weights_in_another_number_of_groups(algo: str) -> None:
     g = rng(7)
     w = reals(g, (24, 16, 3, 3), "float32")
