@@ -364,6 +364,25 @@ def test_max_workspace_does_not_change_the_result(limit: int, algo: str, dtype: 
         assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("outputs", [3, 24], ids=["few outputs", "more outputs"])
+def test_max_workspace_does_not_change_the_bits_of_the_weight_gradient(
+    outputs: int, dtype: str
+) -> None:
+    made = data.rng(3)
+    x = made.standard_normal((2, 70, 31, 40)).astype(dtype)
+    w = np.zeros((outputs, 70, 3, 3), dtype)
+    dy = made.standard_normal((2, outputs, 29, 38)).astype(dtype)
+
+    def gradient(limit: int | None) -> Array:
+        return fastconv.conv2d_backward(dy, x, w, needs=(False, True, False), max_workspace=limit)[
+            1
+        ]
+
+    expected = gradient(None)
+    for limit in (1 << 14, 1 << 16, 1 << 18, 1 << 30):
+        assert_array_equal(gradient(limit), expected, f"max_workspace={limit}")
+
+
 def test_max_workspace_bounds_the_band_of_a_thread(algo: str) -> None:
     """512 channels of a 57x57 image. The packed weights (of 16 outputs: 294912 bytes) come on top,
     and so do partial sums of at most 784 pixels x 32 outputs (100352 bytes)."""

@@ -14,8 +14,8 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 
 # error class -> c: more than twice the largest ratio that this test suite finds, over both types and the rows scalar, avx2
-# and (modelled) avx512; it and its place stand beside each. Rows of up to some hundred terms: longer float64 sums of
-# softmax, which are one chain, have larger errors (docs/numerics.md).
+# and (modelled) avx512; it and its place stand beside each. Rows of up to some hundred terms: those of float64
+# softmax have larger errors, for their sums are not blocked (docs/numerics.md).
 BOUND = {
     "direct": 6.0,  # 2.96: linear, float32, 263 terms; convolutions of benchmarks/problems.py 2.30
     "elementwise": 6.0,  # 2.64: batch_norm_train, float32; poolings 2.05

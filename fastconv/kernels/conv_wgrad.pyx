@@ -9,7 +9,7 @@ slices that depends on the problem alone, and the slices are added in order. So 
 cimport numpy as cnp
 from libc.string cimport memset
 
-from fastconv.kernels.correlate cimport Job, band_budget, start_job
+from fastconv.kernels.correlate cimport Job, start_job
 from fastconv.kernels.fastconv cimport FC_DOT_A_MAX, FC_NV_MAX, fc_dot_tile, fc_kernels, fc_wgrad_tile
 from fastconv.kernels.isa cimport active_kernels
 from fastconv.kernels.lattice cimport (
@@ -30,6 +30,7 @@ cdef enum:
     DOT_CELLS = 1 << 16  # (channel, output) pairs of a block where a chain is one of the lanes: its band is 256 KiB
     OUTPUTS = 128       # output channels of a task: its transposed dy is PIXELS * OUTPUTS floats = 128 KiB
     SUMS_LIMIT = 24 << 20  # partial sums at a time; larger weights go through in rounds
+    BAND_LIMIT = 1 << 20   # bytes of a block's band; a constant, because the blocks show in the bits
     TERMS = 288         # (channel, tap) pairs of a task: its sums are TERMS * OUTPUTS floats = 144 KiB
 
 cdef struct Gradient:
@@ -209,12 +210,22 @@ cdef void reduce_task(void *argument, Py_ssize_t number, char *workspace) noexce
         o += nr
 
 
+cdef void set_blocks(Gradient *g) noexcept:
+    """The band's layout, and the number of blocks of all images."""
+    cdef Job *job = &g.job
+    band_layout(job.axis, job.band.block, job.itemsize, &job.band)
+    g.blocks = job.batch
+    for i in range(3):
+        job.blocks[i] = (job.axis[i].out + job.band.block[i] - 1) // job.band.block[i]
+        g.blocks *= job.blocks[i]
+
+
 def run(Lattice lattice, x, dw, dy, Py_ssize_t groups, int threads, max_workspace):
     """dw[group*output][channel][tap], from contiguous x and dy[n][channel][d][h][w] of the forward lattice."""
     cdef Gradient g
     cdef Job *job = &g.job
     cdef Py_ssize_t i, parts, lanes, nr, at_once, pixels
-    cdef size_t workspace
+    cdef size_t workspace, limit = BAND_LIMIT
     cdef Py_ssize_t *off
     start_job(job, lattice, x, dw, dy, groups, False, None, None, -1)
     lanes = job.kernels.lanes
@@ -224,18 +235,23 @@ def run(Lattice lattice, x, dw, dy, Py_ssize_t groups, int threads, max_workspac
     g.output_chunks = (job.outputs + g.output_chunk - 1) // g.output_chunk
     g.channel_chunk = min(job.channels, max(1, TERMS // job.taps))
     g.channel_chunks = (job.channels + g.channel_chunk - 1) // g.channel_chunk
-    g.pairs = g.channel_chunk * job.taps
     pixels = PIXELS
     if g.dot:
         pixels = max(pixels, min(pixels * lanes, DOT_CELLS // g.channel_chunk))
-    choose_block(job.axis, g.channel_chunk, job.itemsize, band_budget(max_workspace), pixels, job.band.block)
-    band_layout(job.axis, job.band.block, job.itemsize, &job.band)
-    g.blocks = job.batch
-    for i in range(3):
-        job.blocks[i] = (job.axis[i].out + job.band.block[i] - 1) // job.band.block[i]
-        g.blocks *= job.blocks[i]
+    choose_block(job.axis, g.channel_chunk, job.itemsize, BAND_LIMIT, pixels, job.band.block)
+    set_blocks(&g)
+    g.slices = max(1, min(g.blocks, SLICES // (groups * g.output_chunks * g.channel_chunks)))
+    if max_workspace is not None:
+        limit = min(limit, <size_t>max_workspace) // job.itemsize
+        while g.channel_chunk > 1 and <size_t>(job.band.channel * g.channel_chunk) > limit:
+            g.channel_chunk = (g.channel_chunk + 1) // 2
+        if <size_t>job.band.channel > limit:  # the one case in which the limit shows in the bits
+            choose_block(job.axis, 1, job.itemsize, limit * job.itemsize, pixels, job.band.block)
+            set_blocks(&g)
+            g.slices = min(g.slices, g.blocks)
+        g.channel_chunks = (job.channels + g.channel_chunk - 1) // g.channel_chunk
+    g.pairs = g.channel_chunk * job.taps
     parts = groups * g.output_chunks * g.channel_chunks
-    g.slices = max(1, min(g.blocks, SLICES // parts))
     g.band_bytes = (job.band.channel * g.channel_chunk * job.itemsize + 63) // 64 * 64
     g.sums_bytes = g.pairs * job.itemsize * (
         g.output_chunk if g.dot else (g.output_chunk + nr - 1) // nr * nr)
