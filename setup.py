@@ -36,8 +36,10 @@ def isa_rows() -> list[tuple[str, list[str]]]:
     """(name, its own compiler flags) of each row of isa.def that this platform can compile."""
     text = (ROOT / "csrc/isa/isa.def").read_text()
     portable, x86 = text.split("#if defined(__x86_64__)")
-    x86, avx512 = x86.split("#if defined(FC_MODEL_AVX512)")
-    x86 += avx512.split("#else")[0 if MODEL_AVX512 else 1]
+    x86, model = x86.split("#if defined(FC_MODEL_AVX512)")
+    model, real = model.split("#else")
+    real, rest = real.split("#endif", 1)
+    x86 += (model if MODEL_AVX512 else real) + rest
     rows = re.findall(r'^FC_ISA\((\w+), .*, "(.*)"\)$', portable + (x86 if X86_64 else ""), re.M)
     return [(name, flags.split() or BASELINE) for name, flags in rows]
 

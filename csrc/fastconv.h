@@ -21,6 +21,8 @@ enum {
     FC_DOT_A_MAX = 4,
     FC_DOT_B_MAX = 6
 };
+/* Products of a split product: 1, 3 or 6. */
+enum { FC_SPLIT_MAX = 6 };
 /* Most columns of a column kernel: whole vectors of any row. */
 enum { FC_COLUMNS = 512 };
 
@@ -150,6 +152,36 @@ typedef struct {
     int *nonfinite; /* set to 1 when some A^T sums A is not finite */
 } fc_winograd_output;
 
+/*
+ * Split kernels: products of floats as products of their bfloat16 parts in tile registers (see
+ * body/split.h). tile[products][na][nb], products = 1, 3, 6:
+ *   acc[i][j] (+)= sum_c sum_t a[i][k] * b[k][j]    i < 16*na, j < 16*nb, k = 32 terms of (c, t)
+ * a[p*a_part + i*a_row + (off[t]*32 + c*a_c) + k], rows of tile 2 from a_tile on; b in pairs of
+ * terms, b[p*b_part + (k/2)*b_row + 2*j + k%2 + (c*taps + t)*b_k], its tile 2 from b_tile on;
+ * strides in bfloat16. Adds to acc without FC_FIRST. Runs between begin() and end() of the same
+ * thread.
+ */
+typedef struct {
+    const void *a, *b;
+    const ptrdiff_t *off; /* off[taps], in blocks of 32 terms */
+    void *acc;            /* float acc[16*na][16*nb], rows acc_row apart */
+    ptrdiff_t a_part, a_tile, a_row, a_c, b_part, b_tile, b_row, b_k, acc_row, channels, taps;
+    int flags;
+} fc_split_tile;
+
+typedef struct {
+    void (*begin)(void); /* configures the thread's tile registers */
+    void (*end)(void);
+    /* to[p*part + i] = part p of x[i], i < n. Returns the least |x| but zero, as its bits minus 1.
+     */
+    uint32_t (*rows)(void *to, ptrdiff_t part, const float *x, ptrdiff_t n, int parts);
+    /* to[p*part + 2*i], to[p*part + 2*i + 1] = part p of even[i], odd[i]; odd NULL: zero. Likewise.
+     */
+    uint32_t (*pairs)(void *to, ptrdiff_t part, const float *even, const float *odd, ptrdiff_t n,
+                      int parts);
+    void (*tile[FC_SPLIT_MAX + 1][3][3])(const fc_split_tile *);
+} fc_split_kernels;
+
 /* dot_tile[na][nb]: acc[i*acc_row + m] += sum_r sum_p a[i][r*a_row + p] * b[m][r*b_row + p] */
 typedef struct {
     const void *a[FC_DOT_A_MAX];
@@ -277,12 +309,15 @@ typedef struct {
     const char *name;  /* the row's name in isa.def */
     const char *flags; /* the compiler flags it was built with */
     const fc_kernels *f32, *f64;
+    const fc_split_kernels *split; /* NULL in rows without tile registers */
 } fc_table;
 
 /* cpu.c */
 int fc_isa_count(void); /* rows built in, slowest first */
 const fc_table *fc_isa_table(int row);
-const char *fc_isa_missing(int row); /* NULL, or the CPU/OS feature this machine lacks */
+/* NULL, or what this machine lacks; `ask` the OS, once in a process, for what it grants on request
+ */
+const char *fc_isa_missing(int row, int ask);
 const char *fc_compiler(void);
 const char *fc_cpu_name(void);
 /* bytes of the data or unified cache of `level` (1..3), 0 when unknown */

@@ -69,7 +69,7 @@ def innermost_loops(body: list[tuple[int, str]]) -> Iterator[list[str]]:
 KERNELS = functions(Path(isa.__file__)) if OBJDUMP else {}
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if row != "scalar"])
+@pytest.mark.parametrize("row", [row for row in ROWS if row not in ("scalar", "amx")])
 def test_accumulators_are_not_spilled(row: str) -> None:
     """No vector is stored to the stack inside a loop that multiplies and adds."""
     if row == "avx512" and not any("zmm" in t for _, t in KERNELS["fc_conv_tile_14x2_f32_avx512"]):
@@ -87,8 +87,20 @@ def test_accumulators_are_not_spilled(row: str) -> None:
     assert not spilled, "\n".join(spilled)
 
 
+@pytest.mark.skipif("amx" not in ROWS, reason="not x86-64")
+def test_tiles_are_loaded_as_seldom_as_can_be() -> None:
+    """A step of two by two tiles: (tile products, tile loads) for one, three and six products."""
+    for products, expected in (("1", (4, 4)), ("3", (12, 8)), ("6", (24, 14))):
+        body = KERNELS[f"fc_split_tile_{products}_2x2_f32_amx"]
+        (loop,) = [x for x in innermost_loops(body) if any("tdpbf16ps" in text for text in x)]
+        found = tuple(
+            sum(text.startswith(word) for text in loop) for word in ("tdpbf16ps", "tileload")
+        )
+        assert found == expected
+
+
 def test_wide_instructions_stay_in_their_row() -> None:
-    """AVX only in functions of the rows that have it, AVX-512 only in those of avx512."""
+    """AVX only in functions of the rows that have it, AVX-512 only in those of avx512 and amx, tiles in those of amx."""
     wrong = []
     for path in modules():
         for name, body in functions(path).items():
@@ -96,6 +108,8 @@ def test_wide_instructions_stay_in_their_row() -> None:
             for _, text in body:
                 wide = re.search(r"%[yz]mm\d|%k[0-7]\b", text)
                 vex = text.startswith("v") and "%xmm" in text
+                if row != "amx" and re.match(r"tile|ldtile|sttile|tdp", text):
+                    wrong.append(f"{path.name}: {name}: {text}")
                 if row in (None, "scalar") and (wide or vex):
                     wrong.append(f"{path.name}: {name}: {text}")
                 if row == "avx2" and re.search(r"%zmm|%k[0-7]\b|%[xy]mm(1[6-9]|2\d|3[01])\b", text):

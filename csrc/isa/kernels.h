@@ -25,7 +25,7 @@
 #define FC_ENTRY_DOT(nb, na) [na][nb] = FC_FN(dot_tile_##na##x##nb),
 #define FC_ENTRY_WGRAD(mr, nv) [mr] = FC_FN(wgrad_tile_##mr##x##nv),
 
-static const fc_kernels FC_FN(kernels) = {
+const fc_kernels FC_FN(kernels) = {
     .lanes = VL,
     .conv_mr = {0, FC_CONV_MR_1, FC_CONV_MR_2},
     .gemm_mr = {0, FC_GEMM_MR_1, FC_GEMM_MR_2},

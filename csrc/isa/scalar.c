@@ -10,4 +10,6 @@
 #define FC_PIXEL_MR 5
 #define FC_PIXEL_ACC 12
 #define FC_WGRAD_MR 5
+/* The split kernels, on a software model of tile registers. */
+#define FC_SPLIT(op) FC_CAT4(fc_split_, op, f32, FC_ISA_NAME)
 #include "isa/table.h"

@@ -28,6 +28,10 @@
 #include "isa/kernels.h"
 #undef FC_F64
 
+#if defined(FC_SPLIT)
+#include "body/split.h"
+#endif
+
 #define FC_TABLE_(name) fc_table_##name
 #define FC_TABLE(name) FC_TABLE_(name)
 #define FC_STRING_(s) #s
@@ -38,4 +42,7 @@ const fc_table FC_TABLE(FC_ISA_NAME) = {
     .flags = FC_ISA_FLAGS,
     .f32 = &FC_CAT4(fc_, kernels, f32, FC_ISA_NAME),
     .f64 = &FC_CAT4(fc_, kernels, f64, FC_ISA_NAME),
+#if defined(FC_SPLIT)
+    .split = &FC_SPLIT(kernels),
+#endif
 };

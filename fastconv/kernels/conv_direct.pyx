@@ -106,7 +106,7 @@ def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, resi
     cdef Py_ssize_t block[3]
     start_job(&job, lattice, x, w, y, groups, transposed, bias, residual, activation)
     lanes = job.kernels.lanes
-    job.padded = True
+    job.multiple = lanes
     job.panel = lanes * FC_NV_MAX
     job.panels = (job.outputs + job.panel - 1) // job.panel
     job.channel_block = max(1, CHAIN // job.taps)

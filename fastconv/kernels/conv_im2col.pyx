@@ -166,7 +166,7 @@ def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, resi
     pixels = job.band.block[1] * job.band.block[2]
     tiles = job.band.block[0] * ((pixels + nr - 1) // nr)
     job.band_bytes = tiles * job.band.channel * job.itemsize
-    job.padded = False
+    job.multiple = 0
     job.panel = job.kernels.gemm_mr[1 if pixels <= job.kernels.lanes else FC_NV_MAX]
     job.panels = (job.outputs + job.panel - 1) // job.panel
     if threads:

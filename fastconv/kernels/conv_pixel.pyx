@@ -213,7 +213,7 @@ def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, resi
     budget = band_budget(max_workspace)
     choose_block(job.axis, job.channels, job.itemsize, budget, PIXELS, block)
     band_layout(job.axis, block, job.itemsize, &job.band)
-    job.padded = False
+    job.multiple = 0
     job.panels = (job.outputs + job.kernels.pixel_mr - 1) // job.kernels.pixel_mr
     job.panel = (job.outputs + job.panels - 1) // job.panels
     pixel.count = len(phases) or 1

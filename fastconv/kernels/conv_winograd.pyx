@@ -297,7 +297,7 @@ def run(int kind, Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, 
     g.alpha = g.m + g.r - 1
     g.positions = g.alpha * g.alpha
     order_taps(&g, lattice.tap_index)
-    job.padded = True
+    job.multiple = lanes
     job.panel = lanes * FC_NV_MAX
     job.panels = (job.outputs + job.panel - 1) // job.panel
     g.channel_blocks = (job.channels + lanes - 1) // lanes

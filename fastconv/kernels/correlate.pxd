@@ -28,9 +28,9 @@ cdef struct Job:
     const char *bias               # bias[group*output] or NULL
     const char *residual           # like y, or NULL
     int relu, activation           # activation: fc_activation or -1, applied after the block
-    # Weights are packed in panels of `panel` outputs: padded to whole vectors (oc-vectorised) or balanced (pixel-vectorised).
-    Py_ssize_t panel
-    bint padded
+    # Weights are packed in panels of `panel` outputs, padded to a multiple of `multiple` (outputs in vectors or tiles), or, where
+    # that is 0, of about equal sizes (pixels in vectors).
+    Py_ssize_t panel, multiple
     Py_ssize_t panels              # in a group
     size_t column                  # bytes of one packed output
     char *packed
@@ -60,5 +60,6 @@ cdef int start_job(Job *job, Lattice lattice, object x, object w, object y, Py_s
 cdef void split_panels(const Job *job, Py_ssize_t split, Py_ssize_t *panel0, Py_ssize_t *panel1) noexcept nogil
 cdef int run_rounds(Job *job, object w, task_fn pack, size_t pack_workspace, size_t limit, Py_ssize_t tasks, task_fn task,
                     size_t workspace, int threads) except -1
+cdef Py_ssize_t set_blocks(Job *job) noexcept
 cdef int run_job(Job *job, object w, task_fn task, size_t workspace, int threads) except -1
 cdef size_t band_budget(object max_workspace) except? 0

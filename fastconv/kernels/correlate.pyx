@@ -81,11 +81,10 @@ cdef class Weights:
 cdef void panel_bounds(const Job *job, Py_ssize_t i, Py_ssize_t *start, Py_ssize_t *size,
                        Py_ssize_t *width) noexcept nogil:
     """Outputs [start, start + size) of panel i, and the width they are packed to."""
-    cdef Py_ssize_t lanes = job.kernels.lanes
-    if job.padded:
+    if job.multiple:
         start[0] = i * job.panel
         size[0] = min(job.panel, job.outputs - start[0])
-        width[0] = (size[0] + lanes - 1) // lanes * lanes
+        width[0] = (size[0] + job.multiple - 1) // job.multiple * job.multiple
     else:
         start[0] = i * job.outputs // job.panels
         size[0] = (i + 1) * job.outputs // job.panels - start[0]
@@ -248,7 +247,7 @@ cdef int start_job(Job *job, Lattice lattice, object x, object w, object y, Py_s
 
 cdef object packed_once(Job *job, Weights w, task_fn pack, size_t pack_workspace, int threads):
     """All packed weights: those of an earlier call, or packed now and kept."""
-    key = (<size_t>job.kernels, <size_t>pack, job.groups, job.column, job.panel, job.panels, job.padded)
+    key = (<size_t>job.kernels, <size_t>pack, job.groups, job.column, job.panel, job.panels, job.multiple)
     packed = w.packed.get(key)
     if packed is None:
         array, source = w.array, w.packed["source"]  # which another thread may replace meanwhile
@@ -313,15 +312,21 @@ cdef int run_rounds(Job *job, object w, task_fn pack, size_t pack_workspace, siz
     return 0
 
 
+cdef Py_ssize_t set_blocks(Job *job) noexcept:
+    """Cut the outputs into blocks of job.band; their number over all images."""
+    cdef Py_ssize_t i, blocks = job.batch
+    for i in range(3):
+        job.blocks[i] = (job.axis[i].out + job.band.block[i] - 1) // job.band.block[i]
+        blocks *= job.blocks[i]
+    return blocks
+
+
 cdef int run_job(Job *job, object w, task_fn task, size_t workspace, int threads) except -1:
     """run_rounds over the blocks of job.band, with weights packed as [channel][tap][width]."""
-    cdef Py_ssize_t i, tasks = job.batch
+    cdef Py_ssize_t i, tasks = set_blocks(job)
     job.natural = job.taps == job.w_taps
     for i in range(job.taps):
         job.natural = job.natural and job.tap_index[i] == i
-    for i in range(3):
-        job.blocks[i] = (job.axis[i].out + job.band.block[i] - 1) // job.band.block[i]
-        tasks *= job.blocks[i]
     job.column = job.channels * job.taps * job.itemsize
     return run_rounds(job, w, pack_task, job.w_taps * job.panel * job.itemsize, PACKED_LIMIT, tasks, task,
                       workspace, threads)

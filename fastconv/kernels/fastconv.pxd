@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """csrc/fastconv.h for Cython: the comments are there."""
 
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint32_t
 
 cdef extern from "fastconv.h" nogil:
     enum:
@@ -190,15 +190,37 @@ cdef extern from "fastconv.h" nogil:
         fc_column_backward_fn column_backward
         fc_peak_fn fma_peak
 
+    ctypedef struct fc_split_tile:
+        const void *a
+        const void *b
+        const Py_ssize_t *off
+        void *acc
+        Py_ssize_t a_part, a_tile, a_row, a_c, b_part, b_tile, b_row, b_k, acc_row, channels, taps
+        int flags
+
+    ctypedef void (*fc_split_tile_fn)(const fc_split_tile *) noexcept
+    ctypedef void (*fc_split_state_fn)() noexcept
+    ctypedef uint32_t (*fc_split_rows_fn)(void *to, Py_ssize_t part, const float *x, Py_ssize_t n, int parts) noexcept
+    ctypedef uint32_t (*fc_split_pairs_fn)(void *to, Py_ssize_t part, const float *even, const float *odd, Py_ssize_t n,
+                                           int parts) noexcept
+
+    ctypedef struct fc_split_kernels:
+        fc_split_state_fn begin
+        fc_split_state_fn end
+        fc_split_rows_fn rows
+        fc_split_pairs_fn pairs
+        fc_split_tile_fn tile[7][3][3]
+
     ctypedef struct fc_table:
         const char *name
         const char *flags
         const fc_kernels *f32
         const fc_kernels *f64
+        const fc_split_kernels *split
 
     int fc_isa_count()
     const fc_table *fc_isa_table(int row)
-    const char *fc_isa_missing(int row)
+    const char *fc_isa_missing(int row, int ask)
     const char *fc_compiler()
     const char *fc_cpu_name()
     size_t fc_cache_bytes(int level)

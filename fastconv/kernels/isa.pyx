@@ -11,10 +11,14 @@ from fastconv.kernels.fastconv cimport (
     fc_isa_missing,
     fc_isa_table,
     fc_kernels,
+    fc_split_kernels,
     fc_table,
 )
 
 cdef const fc_table *active = NULL
+# Whether the OS was asked for what the active row needs. It is at the first use: tile registers make the kernel save more at
+# every signal, which a program that only imports the package should not notice.
+cdef bint settled = False
 
 # Bytes of the caches by level, read once: under a hypervisor each cpuid takes microseconds. Where it tells nothing, the
 # smallest in use on CPUs of the last ten years.
@@ -32,11 +36,36 @@ cdef size_t cache_bytes(int level) noexcept nogil:
     return CACHES[level]
 
 
+cdef void settle() noexcept:
+    """Fall back to the row before while the OS refuses what the active one needs."""
+    global active, settled
+    if not settled:
+        settled = True
+        activate_last(1)
+
+
+cdef void activate_last(int ask) noexcept:
+    """Make the fastest row active that is not faster than the active one and that this machine can run."""
+    global active
+    cdef bint below = active == NULL
+    for i in range(fc_isa_count() - 1, -1, -1):
+        below = below or fc_isa_table(i) == active
+        if below and fc_isa_missing(i, ask) == NULL:
+            active = fc_isa_table(i)
+            return
+
+
+cdef const fc_split_kernels *active_split() noexcept:
+    """The split kernels of the active row; NULL when it has none."""
+    settle()
+    return active.split
+
+
 def rows() -> list[dict]:
     """Every row built in, slowest first: name, compiler flags, and what this machine lacks for it (or None)."""
     result = []
     for i in range(fc_isa_count()):
-        missing = fc_isa_missing(i)
+        missing = fc_isa_missing(i, 1)
         result.append({
             "name": fc_isa_table(i).name.decode(),
             "flags": fc_isa_table(i).flags.decode(),
@@ -50,7 +79,13 @@ def available() -> list[str]:
     return [row["name"] for row in rows() if row["missing"] is None]
 
 
+def has_split() -> bool:
+    """Whether the active row has split kernels."""
+    return active_split() != NULL
+
+
 def current() -> str:
+    settle()
     return active.name.decode()
 
 
@@ -67,7 +102,7 @@ def tiles(int itemsize) -> dict:
 
 def select(str name) -> None:
     """Make `name` the active row. ValueError when it is unknown or this machine cannot run it."""
-    global active
+    global active, settled
     for i, row in enumerate(rows()):
         if row["name"] != name:
             continue
@@ -77,6 +112,7 @@ def select(str name) -> None:
                 f"available here: {', '.join(available())}"
             )
         active = fc_isa_table(i)
+        settled = True
         return
     raise ValueError(
         f"ISA {name!r} is not known; built in: {', '.join(row['name'] for row in rows())}; "
@@ -94,7 +130,10 @@ def machine() -> dict:
 
 
 cdef str requested = os.environ.get("FASTCONV_ISA", "")
-try:
-    select(requested or list(reversed(available()))[0])
-except ValueError as error:
-    raise ValueError(f"environment variable FASTCONV_ISA: {error}") from None
+if requested:
+    try:
+        select(requested)
+    except ValueError as error:
+        raise ValueError(f"environment variable FASTCONV_ISA: {error}") from None
+else:
+    activate_last(0)
