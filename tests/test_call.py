@@ -121,6 +121,13 @@ def test_linear(lead: tuple[int, ...], dtype: str) -> None:
     assert same(expected, out)
 
 
+def test_linear_of_many_axes() -> None:
+    w = np.ones((5, 9), "float32")
+    for axes in range(1, 45):
+        x = np.ones((1,) * axes + (9,), "float32")
+        assert short(lambda x=x: fastconv.linear(x, w)).shape == (1,) * axes + (5,)
+
+
 # Each: changes to the call conv2d(X, W) that was made before.
 CHANGES: dict[str, dict[str, Any]] = {
     "list": {"x": X.tolist()},
