@@ -197,6 +197,9 @@ def _make_plan(problem: Conv, algo: str, gradient: bool, prepared: bool) -> Plan
 
 
 _plans = Memo(PLANS, PLAN_BYTES)
+# Calls made before, by their signature; and the problems of backward convolutions.
+calls = Memo(CALLS, PLAN_BYTES)
+conv_gradients = Memo(CALLS, PLAN_BYTES)
 
 
 def plan(problem: Conv, algo: str = "auto", gradient: bool = False, prepared: bool = False) -> Plan:
@@ -210,7 +213,9 @@ def plan(problem: Conv, algo: str = "auto", gradient: bool = False, prepared: bo
 
 
 def clear_plans() -> None:
-    _plans.clear()
+    """Forget the plans and the calls made before."""
+    for memo in (_plans, calls, conv_gradients):
+        memo.clear()
 
 
 def forward_lattice(problem: Conv) -> Lattice:

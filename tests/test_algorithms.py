@@ -65,6 +65,16 @@ def test_plans_are_cached_and_bounded() -> None:
     assert len(algorithms._plans) == algorithms.PLANS
 
 
+def test_clear_plans_forgets_calls() -> None:
+    x, w = np.ones((1, 1, 3, 3)), np.ones((1, 1, 2, 2))
+    fastconv.linear(w[0, 0], w[0, 0])
+    fastconv.conv2d_backward(fastconv.conv2d(x, w), x, w)
+    assert len(algorithms.calls) > 0
+    assert len(algorithms.conv_gradients) > 0
+    algorithms.clear_plans()
+    assert [len(m) for m in (algorithms.calls, algorithms.conv_gradients)] == [0, 0]
+
+
 def test_plans_are_bounded_in_bytes() -> None:
     """Padding that copies cells takes 8 bytes of table a cell; one plan may take all of the bound, but no more."""
     algorithms.clear_plans()

@@ -83,6 +83,11 @@ def test_layers_import_one_way(place: str) -> None:
         assert imports_of(path) <= allowed, f"{path.name} imports {imports_of(path) - allowed}"
 
 
+@pytest.mark.parametrize("path", modules_of("functional"), ids=lambda p: p.name)
+def test_functions_remember_calls_in_algorithms(path: Path) -> None:
+    assert "Memo(" not in path.read_text()
+
+
 def test_reference_imports_numpy_only() -> None:
     text = (PACKAGE / "reference.py").read_text()
     found = set(re.findall(r"^\s*(?:import|from) +(\w+)", text, re.M))

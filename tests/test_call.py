@@ -31,8 +31,7 @@ X, W = reals(rng(1), (1, 1, 8, 8), "float32"), reals(rng(2), (1, 1, 3, 3), "floa
 
 def forget() -> None:
     """The next call goes the long way."""
-    for memo in (conv.calls, conv._backward_problems, dense._calls):
-        memo.clear()
+    algorithms.clear_plans()
 
 
 @pytest.fixture(autouse=True)
@@ -120,6 +119,13 @@ def test_linear(lead: tuple[int, ...], dtype: str) -> None:
     out = np.empty_like(expected)
     assert short(lambda: fastconv.linear(x, w, b, out=out)) is out
     assert same(expected, out)
+
+
+def test_linear_of_many_axes() -> None:
+    w = np.ones((5, 9), "float32")
+    for axes in range(1, 45):
+        x = np.ones((1,) * axes + (9,), "float32")
+        assert short(lambda x=x: fastconv.linear(x, w)).shape == (1,) * axes + (5,)
 
 
 # Each: changes to the call conv2d(X, W) that was made before.
@@ -224,7 +230,7 @@ def test_the_instruction_set_may_change(row: str) -> None:
     try:
         isa.select(row)
         found = fastconv.conv2d(X, W)
-        assert len(conv.calls) == (1 if row == DEFAULT_ROW else 2)
+        assert len(algorithms.calls) == (1 if row == DEFAULT_ROW else 2)
         forget()
         assert same(found, fastconv.conv2d(X, W))
     finally:
@@ -253,9 +259,9 @@ def test_the_precision_may_change() -> None:
     fastconv.conv2d(X, W)
     with fastconv.precision("medium"):
         fastconv.conv2d(X, W)
-    assert len(conv.calls) == 2
+    assert len(algorithms.calls) == 2
     short(lambda: fastconv.conv2d(X, W, precision="medium"))
-    assert len(conv.calls) == 2
+    assert len(algorithms.calls) == 2
 
 
 def test_lines_may_be_asked_for(
@@ -309,14 +315,14 @@ def test_remembered_calls_are_bounded() -> None:
         fastconv.conv1d(x, w)
         fastconv.linear(x[0], x[0])
         fastconv.conv1d_backward(x, x, w, needs=(False, False, True))
-    for memo in (conv.calls, conv._backward_problems, dense._calls):
+    for memo in (algorithms.calls, algorithms.conv_gradients):
         assert len(memo) == algorithms.CALLS
     forget()
     wide = np.ones((1, 1, 8), "float32")
     for i in range(40):  # 2 MB of table each
         fastconv.conv1d(wide, w, padding=120_000 + i, padding_mode="replicate")
-        assert conv.calls.bytes <= algorithms.PLAN_BYTES
-    assert 1 < len(conv.calls) < 20
+        assert algorithms.calls.bytes <= algorithms.PLAN_BYTES
+    assert 1 < len(algorithms.calls) < 20
 
 
 def test_many_python_threads() -> None:
@@ -341,7 +347,7 @@ def test_many_python_threads() -> None:
     for worker in workers:
         worker.join()
     assert not wrong
-    assert len(conv.calls) <= algorithms.CALLS
+    assert len(algorithms.calls) <= algorithms.CALLS
 
 
 SIZES = st.integers(0, 6)

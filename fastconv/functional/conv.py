@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fastconv import algorithms, runtime
+from fastconv.algorithms import calls, conv_gradients
 from fastconv.functional._arrays import (
     Array,
     as_array,
@@ -25,7 +26,7 @@ from fastconv.functional._arrays import (
 )
 from fastconv.functional.shape import pad_backward
 from fastconv.kernels import conv_linear, conv_wgrad
-from fastconv.kernels.call import Call, Memo, frozen
+from fastconv.kernels.call import Call, frozen
 from fastconv.kernels.correlate import Weights
 from fastconv.problem import ACTIVATIONS, LAYOUTS, Conv, choice, conv_problem, describe, integer
 
@@ -64,11 +65,6 @@ class _Layout:
         n, c, *sizes = shape
         axes = (*sizes, c) if self.last else (c, *sizes)
         return (n, *axes) if self.batched else axes
-
-
-# Calls made before, by what they look like; and the problems of backward calls.
-calls = Memo(algorithms.CALLS, algorithms.PLAN_BYTES)
-_backward_problems = Memo(algorithms.CALLS, algorithms.PLAN_BYTES)
 
 
 def _describe(p: Conv) -> str:
@@ -259,7 +255,7 @@ def _conv_backward(
 ) -> tuple[Array | None, Array | None, Array | None]:
     rank, stride, padding, dilation, groups, padding_mode, layout, algo, _, max_workspace = options
     given = (dy, x, w)
-    problem = _backward_problems.find(options, *given)
+    problem = conv_gradients.find(options, *given)
     if problem is not None:
         dx, dw, db = _gradients(problem, dy, x, w, needed(needs), algo, max_workspace)
         return (
@@ -310,7 +306,7 @@ def _conv_backward(
     if db is not None:
         db = deliver(db, None, result_dtype)
     if not arrange.last:
-        _backward_problems.remember(problem, 0, options, *given)
+        conv_gradients.remember(problem, 0, options, *given)
     return dx, dw, db
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastconv import runtime
-from fastconv.algorithms import CALLS, PLAN_BYTES, SERIAL_FLOPS
+from fastconv.algorithms import SERIAL_FLOPS, calls
 from fastconv.functional._arrays import (
     Array,
     as_array,
@@ -21,10 +21,7 @@ from fastconv.functional._arrays import (
     target,
 )
 from fastconv.kernels import conv_linear, gemm
-from fastconv.kernels.call import Call, Memo
-
-# Calls of linear made before, by what they look like.
-_calls = Memo(CALLS, PLAN_BYTES)
+from fastconv.kernels.call import Call
 
 
 def _multiply(
@@ -86,12 +83,12 @@ def linear(
     ValueError, TypeError
         Naming the argument, what was given and what was expected.
     """
-    options = (runtime.resolve_precision(precision),)
-    y = None if runtime.tracing() else _calls.call(options, x, w, b, None, out)
+    options = ("linear", runtime.resolve_precision(precision))
+    y = None if runtime.tracing() else calls.call(options, x, w, b, None, out)
     return _linear(options, x, w, b, out) if y is None else y
 
 
-def _linear(options: tuple[str], x: Any, w: Any, b: Any, out: Array | None) -> Array:
+def _linear(options: tuple[str, str], x: Any, w: Any, b: Any, out: Array | None) -> Array:
     """Check everything and run; and remember it for the next call with the same signature."""
     given = (x, w, b, None, out)
     x, w = as_array("x", x), as_array("w", w)
@@ -111,7 +108,7 @@ def _linear(options: tuple[str], x: Any, w: Any, b: Any, out: Array | None) -> A
     )
     if y.size:
         team = None if 2 * y.size * w.shape[1] < SERIAL_FLOPS else runtime.get_num_threads
-        _calls.remember(Call(conv_linear.run, None, 1, -1, None, team, y), 0, options, *given)
+        calls.remember(Call(conv_linear.run, None, 1, -1, None, team, y), 0, options, *given)
     return deliver(y, out, result_dtype)
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from fastconv import algorithms, runtime
+from fastconv.algorithms import calls
 from fastconv.functional._arrays import Array, as_array, common_dtypes, public
-from fastconv.functional.conv import Padding, Spatial, calls, convolve
+from fastconv.functional.conv import Padding, Spatial, convolve
 from fastconv.kernels.correlate import Weights
 from fastconv.problem import ACTIVATIONS, LAYOUTS, PRECISIONS, choice, conv_problem, integer
 

@@ -18,7 +18,7 @@ from libc.string cimport memcpy
 
 from fastconv.kernels.correlate cimport Weights
 from fastconv.kernels.isa cimport active_kernels
-from fastconv.kernels.memory cimport fresh
+from fastconv.kernels.memory cimport AXES_MAX, fresh
 
 cnp.import_array()
 
@@ -228,7 +228,7 @@ cdef class Call:
 
     cdef object run, lattice, groups, activation, max_workspace, threads
     cdef int axes, kind, itemsize
-    cdef cnp.npy_intp shape[5]
+    cdef cnp.npy_intp shape[AXES_MAX]
 
     def __init__(self, run, lattice, groups, activation, max_workspace, threads, cnp.ndarray y):
         self.run, self.lattice, self.groups, self.activation = run, lattice, groups, activation

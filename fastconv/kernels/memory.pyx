@@ -57,7 +57,6 @@ cdef enum:
     CLASSES = 64 * 8
     HUGE_PAGE = 2 << 20
     SMALL = 4096  # below this NumPy's own cache of small blocks is as good
-    AXES_MAX = 64  # of a NumPy array
 
 cdef struct Block:
     size_t size  # bytes of data
