@@ -11,7 +11,7 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memcpy, memset
 
 from fastconv.kernels.isa cimport active_kernels, cache_bytes
-from fastconv.kernels.memory cimport block_alloc, block_free
+from fastconv.kernels.memory cimport address, block_alloc, block_free
 from fastconv.kernels.team cimport run_tasks, run_tasks_nogil
 
 from fastconv.kernels.memory import empty
@@ -200,12 +200,6 @@ cdef void activate(const Job *job, const Task *t) noexcept nogil:
                 job.kernels.act[job.activation](row, row, t.count[2])
 
 
-cdef const char *data(object array):
-    if array is None:
-        return NULL
-    return <const char *>cnp.PyArray_DATA(<cnp.ndarray>array)
-
-
 cdef int start_job(Job *job, Lattice lattice, object x, object w, object y, Py_ssize_t groups,
                    bint transposed, object bias, object residual, int activation) except -1:
     """Fill in what does not depend on the algorithm.
@@ -239,8 +233,8 @@ cdef int start_job(Job *job, Lattice lattice, object x, object w, object y, Py_s
     job.w_g = job.channels * job.outputs * job.w_taps
     job.w_o = job.w_taps if transposed else job.channels * job.w_taps
     job.w_c = job.outputs * job.w_taps if transposed else job.w_taps
-    job.x, job.w, job.y = data(x), data(wa), <char *>data(y)
-    job.bias, job.residual = data(bias), data(residual)
+    job.x, job.w, job.y = address(x), address(wa), address(y)
+    job.bias, job.residual = address(bias), address(residual)
     job.relu = activation == 0
     job.activation = activation if activation > 0 else -1
     return 0
@@ -253,7 +247,7 @@ cdef object packed_once(Job *job, Weights w, task_fn pack, size_t pack_workspace
     if packed is None:
         array, source = w.array, w.packed["source"]  # which another thread may replace meanwhile
         packed = empty((job.packed_group * job.groups,), np.dtype(np.uint8))
-        job.packed = <char *>data(packed)
+        job.packed = address(packed)
         job.group1, job.panel1 = job.groups, job.panels
         run_tasks(pack, job, job.groups * job.panels, pack_workspace, threads)
         if w.array is array and w.packed["source"] is source:
@@ -274,7 +268,7 @@ cdef int run_rounds(Job *job, object w, task_fn pack, size_t pack_workspace, siz
     job.packed_group = group_bytes
     if isinstance(w, Weights):
         kept = packed_once(job, w, pack, pack_workspace, threads)
-        all = <char *>data(kept)
+        all = address(kept)
     if group_bytes <= limit:
         groups_at_once = max(1, min(job.groups, limit // max(group_bytes, 1)))
     else:
