@@ -182,22 +182,29 @@ cdef void merge_rows(const Job *job, const Task *t, Py_ssize_t *rows, Py_ssize_t
         rows[0] = 1
 
 
-cdef void activate(const Job *job, const Task *t) noexcept nogil:
-    """Apply an activation that the tiles do not know to the finished block, while it is in the cache."""
-    cdef Py_ssize_t start, size, width, last, o, d, h
+cdef void activate_rows(const Job *job, char *y, Py_ssize_t outputs, Py_ssize_t rows, Py_ssize_t y_row,
+                        Py_ssize_t cols) noexcept nogil:
+    """Apply an activation that the tiles do not know to finished rows, y_row elements apart, while they are in the cache."""
+    cdef Py_ssize_t o, i
     cdef char *row
     if job.activation < 0:
         return
+    for o in range(outputs):
+        for i in range(rows):
+            row = y + (o * job.y_c + i * y_row) * job.itemsize
+            job.kernels.act[job.activation](row, row, cols)
+
+
+cdef void activate(const Job *job, const Task *t) noexcept nogil:
+    """activate_rows of a finished block."""
+    cdef Py_ssize_t start, size, width, last, d, at
     panel_bounds(job, t.panel0, &start, &size, &width)
     panel_bounds(job, t.panel1 - 1, &last, &size, &width)
-    for o in range(start, last + size):
-        for d in range(t.count[0]):
-            for h in range(t.count[1]):
-                row = job.y + job.itemsize * (
-                    t.n * job.y_n + (t.group * job.outputs + o) * job.y_c
-                    + output_at(job, t.origin[0] + d, t.origin[1] + h, t.origin[2])
-                )
-                job.kernels.act[job.activation](row, row, t.count[2])
+    for d in range(t.count[0]):
+        at = (t.n * job.y_n + (t.group * job.outputs + start) * job.y_c
+              + output_at(job, t.origin[0] + d, t.origin[1], t.origin[2]))
+        activate_rows(job, job.y + at * job.itemsize, last + size - start, t.count[1],
+                      job.axis[1].y_step * job.axis[2].y_size, t.count[2])
 
 
 cdef int start_job(Job *job, Lattice lattice, object x, object w, object y, Py_ssize_t groups,
