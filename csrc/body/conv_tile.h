@@ -11,9 +11,9 @@
  */
 /* n <= VL pixels of `rows` <= VL output channels, transposed; with literals it stays in registers
  */
-static inline __attribute__((always_inline)) void FC_FN(conv_store_block)(
-    REAL *y, const ptrdiff_t y_oc, const REAL *sums, const ptrdiff_t nr, const REAL *residual,
-    const int relu, const int n, const int rows) {
+static FC_INLINE void FC_FN(conv_store_block)(REAL *y, const ptrdiff_t y_oc, const REAL *sums,
+                                              const ptrdiff_t nr, const REAL *residual,
+                                              const int relu, const int n, const int rows) {
     V r[VL];
 #pragma GCC unroll 16
     for (int i = 0; i < VL; i++) r[i] = i < n ? v_load(sums + i * nr) : v_zero();
@@ -67,9 +67,7 @@ static __attribute__((noinline)) void FC_FN(conv_store)(const fc_conv_tile *t, c
         }
 }
 
-static inline __attribute__((always_inline)) void FC_FN(conv_tile_body)(const fc_conv_tile *t,
-                                                                        const int mr,
-                                                                        const int nv) {
+static FC_INLINE void FC_FN(conv_tile_body)(const fc_conv_tile *t, const int mr, const int nv) {
     V acc[FC_MR_MAX][FC_NV_MAX];
     const REAL *x = t->x, *w = t->w;
     const ptrdiff_t *const off = t->off;

@@ -29,9 +29,7 @@ static __attribute__((noinline)) void FC_FN(gemm_copy)(const fc_gemm_tile *t, RE
     }
 }
 
-static inline __attribute__((always_inline)) void FC_FN(gemm_tile_body)(const fc_gemm_tile *t,
-                                                                        const int mr,
-                                                                        const int nv) {
+static FC_INLINE void FC_FN(gemm_tile_body)(const fc_gemm_tile *t, const int mr, const int nv) {
     V acc[FC_MR_MAX][FC_NV_MAX];
     const REAL *x = t->x, *a = t->a;
     const ptrdiff_t x_c = t->x_c;

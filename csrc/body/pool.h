@@ -13,30 +13,28 @@
 #define POOL_SUM 1
 #define POOL_SHARES 2 /* the sum of the windows' shares x/divisor, for the gradient */
 #define POOL_NV 4     /* vectors of a row that go through its window's rows together */
-#define POOL_INLINE inline __attribute__((always_inline))
 
-static POOL_INLINE V FC_FN(pool_fold)(int op, V acc, V v) {
+static FC_INLINE V FC_FN(pool_fold)(int op, V acc, V v) {
     return op == POOL_MAX ? FC_FN(larger)(v, acc) : v_add(acc, v);
 }
 
-static POOL_INLINE REAL FC_FN(pool_neutral)(int op) { return op == POOL_MAX ? (REAL)-INFINITY : 0; }
+static FC_INLINE REAL FC_FN(pool_neutral)(int op) { return op == POOL_MAX ? (REAL)-INFINITY : 0; }
 
 /* The part of the divisor that a row of windows shares. */
-static POOL_INLINE REAL FC_FN(pool_divisor)(const fc_pool *p, int wanted, ptrdiff_t d,
-                                            ptrdiff_t h) {
+static FC_INLINE REAL FC_FN(pool_divisor)(const fc_pool *p, int wanted, ptrdiff_t d, ptrdiff_t h) {
     return wanted ? (REAL)(p->divisor[0][d] * p->divisor[1][h]) : 0;
 }
 
 /* v over the divisors of n windows from w on. */
-static POOL_INLINE V FC_FN(pool_divide)(const fc_pool *p, V v, REAL divisor, ptrdiff_t w,
-                                        ptrdiff_t n) {
+static FC_INLINE V FC_FN(pool_divide)(const fc_pool *p, V v, REAL divisor, ptrdiff_t w,
+                                      ptrdiff_t n) {
     const REAL *const each = (const REAL *)p->divisor_w + w;
     return v_div(v, v_mul(v_set1(divisor), n < VL ? v_load_n(each, n) : v_load(each)));
 }
 
 /* row[w..] = the rows of window (od, oh) reduced, for n <= nv*VL columns. */
-static POOL_INLINE void FC_FN(pool_columns)(const fc_pool *p, int op, ptrdiff_t od, ptrdiff_t oh,
-                                            REAL *row, ptrdiff_t w, int nv, ptrdiff_t n) {
+static FC_INLINE void FC_FN(pool_columns)(const fc_pool *p, int op, ptrdiff_t od, ptrdiff_t oh,
+                                          REAL *row, ptrdiff_t w, int nv, ptrdiff_t n) {
     V acc[POOL_NV];
 #pragma GCC unroll 4
     for (int k = 0; k < nv; k++) acc[k] = v_set1(FC_FN(pool_neutral)(op));
@@ -61,8 +59,8 @@ static POOL_INLINE void FC_FN(pool_columns)(const fc_pool *p, int op, ptrdiff_t 
     }
 }
 
-static POOL_INLINE void FC_FN(pool_rows)(const fc_pool *p, int op, ptrdiff_t od, ptrdiff_t oh,
-                                         REAL *row) {
+static FC_INLINE void FC_FN(pool_rows)(const fc_pool *p, int op, ptrdiff_t od, ptrdiff_t oh,
+                                       REAL *row) {
     const ptrdiff_t W = p->in[2];
     ptrdiff_t w = 0;
     for (; w + POOL_NV * VL <= W; w += POOL_NV * VL)
@@ -79,13 +77,13 @@ static void FC_FN(pool_pad)(const fc_pool *p, REAL value, ptrdiff_t rows) {
     }
 }
 
-static POOL_INLINE V FC_FN(pool_load)(const REAL *p, ptrdiff_t stride) {
+static FC_INLINE V FC_FN(pool_load)(const REAL *p, ptrdiff_t stride) {
     return stride == 1 ? v_load(p) : v_load_even(p);
 }
 
 /* y[o] = the taps of each window of a padded row. */
-static POOL_INLINE void FC_FN(pool_taps)(const fc_pool *p, int op, ptrdiff_t stride, REAL *y,
-                                         REAL divisor) {
+static FC_INLINE void FC_FN(pool_taps)(const fc_pool *p, int op, ptrdiff_t stride, REAL *y,
+                                       REAL divisor) {
     for (ptrdiff_t o = 0; o < p->out[2]; o += VL) {
         const REAL *const row = (const REAL *)p->row + o * stride;
         const ptrdiff_t n = p->out[2] - o;
@@ -102,8 +100,8 @@ static POOL_INLINE void FC_FN(pool_taps)(const fc_pool *p, int op, ptrdiff_t str
 
 /* The same by the tables; the row is not padded. Equal neighbours are computed once and
  * stored together: the gradient of pooling without overlap is made of them. */
-static POOL_INLINE void FC_FN(pool_windows)(const fc_pool *p, int op, const REAL *row, REAL *y,
-                                            REAL divisor) {
+static FC_INLINE void FC_FN(pool_windows)(const fc_pool *p, int op, const REAL *row, REAL *y,
+                                          REAL divisor) {
     const ptrdiff_t *const start = p->start[2], *const stop = p->stop[2];
     REAL m = 0;
     for (ptrdiff_t o = 0; o < p->out[2]; o++) {
@@ -131,7 +129,7 @@ static POOL_INLINE void FC_FN(pool_windows)(const fc_pool *p, int op, const REAL
 
 /* The gradient of windows that form a lattice. Cell w = stride*j + r is tap t of window o where
  * o*stride + t = w + pad: o = j + (pad + r - t)/stride, for the t that make this a whole number. */
-static POOL_INLINE void FC_FN(pool_phases)(const fc_pool *p, const int stride, REAL *dx) {
+static FC_INLINE void FC_FN(pool_phases)(const fc_pool *p, const int stride, REAL *dx) {
     const REAL *from[2]; /* the window whose tap t < stride is cell r, and how many such taps */
     ptrdiff_t count[2];
     for (int r = 0; r < stride; r++) {
@@ -167,7 +165,7 @@ static inline int FC_FN(pool_one_row)(const fc_pool *p, ptrdiff_t od, ptrdiff_t 
     return p->stop[0][od] - p->start[0][od] == 1 && p->stop[1][oh] - p->start[1][oh] == 1;
 }
 
-static POOL_INLINE void FC_FN(pool_plane)(const fc_pool *p, int op) {
+static FC_INLINE void FC_FN(pool_plane)(const fc_pool *p, int op) {
     REAL *y = p->y;
     if (p->stride) FC_FN(pool_pad)(p, FC_FN(pool_neutral)(op), 1);
     for (ptrdiff_t od = 0; od < p->out[0]; od++)
@@ -207,8 +205,8 @@ static void FC_FN(pool_avg_backward)(const fc_pool *p) { FC_FN(pool_plane)(p, PO
 /* Values and indices of a row of windows that form a lattice without dilation. Beside each maximum
  * runs its offset from the window's first row and tap, as a REAL; the driver sees to it that these
  * are exact. Where nothing wins (all cells are -inf) it is the first cell in the plane. */
-static POOL_INLINE void FC_FN(pool_taps_index)(const fc_pool *p, ptrdiff_t stride, ptrdiff_t od,
-                                               ptrdiff_t oh) {
+static FC_INLINE void FC_FN(pool_taps_index)(const fc_pool *p, ptrdiff_t stride, ptrdiff_t od,
+                                             ptrdiff_t oh) {
     const ptrdiff_t H = p->in[1], W = p->in[2], d0 = p->start[0][od], h0 = p->start[1][oh];
     const ptrdiff_t at = (od * p->out[1] + oh) * p->out[2], base = (d0 * H + h0) * W - p->pad;
     REAL *rows = p->row;
@@ -304,4 +302,3 @@ static void FC_FN(pool_max)(const fc_pool *p) {
 #undef POOL_SUM
 #undef POOL_SHARES
 #undef POOL_NV
-#undef POOL_INLINE

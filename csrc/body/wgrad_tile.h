@@ -13,9 +13,7 @@
  *   for r < rows: for p < cols: for i < na: for m < nb:
  *     sum[i][m] += a[i][r*a_row + p] * b[m][r*b_row + p]
  */
-static inline __attribute__((always_inline)) void FC_FN(wgrad_tile_body)(const fc_wgrad_tile *t,
-                                                                         const int mr,
-                                                                         const int nv) {
+static FC_INLINE void FC_FN(wgrad_tile_body)(const fc_wgrad_tile *t, const int mr, const int nv) {
     V sum[FC_WGRAD_MR_MAX][FC_NV_MAX];
     const REAL *x[FC_WGRAD_MR_MAX];
     const REAL *dy = t->dy;
@@ -57,8 +55,7 @@ static inline __attribute__((always_inline)) void FC_FN(wgrad_tile_body)(const f
 FC_TILES_1(FC_WGRAD_TILE, FC_WGRAD_MR)
 FC_TILES_2(FC_WGRAD_TILE, FC_WGRAD_MR)
 
-static inline __attribute__((always_inline)) void FC_FN(dot_tile_body)(const fc_dot_tile *t,
-                                                                       const int na, const int nb) {
+static FC_INLINE void FC_FN(dot_tile_body)(const fc_dot_tile *t, const int na, const int nb) {
     /* two sums each where the registers allow it: fewer waits, half the instructions of the loop */
     enum { UNROLL_ACC = FC_PIXEL_ACC / 2 };
     const int unroll = na * nb <= UNROLL_ACC ? 2 : 1;

@@ -28,8 +28,6 @@ typedef struct {
 #include "body/winograd_points.h"
 #endif
 
-#define FC_INLINE inline __attribute__((always_inline))
-
 /* sum_{j < n} c[j] * x[2j] + x[2n] */
 static FC_INLINE V FC_FN(winograd_poly)(const double *c, const V *x, const int n) {
     V s = x[2 * n];

@@ -87,7 +87,6 @@ const fc_kernels FC_FN(kernels) = {
 #undef FC_EACH_WINOGRAD
 #undef FC_WINOGRAD
 #undef FC_WINOGRAD_TILE
-#undef FC_INLINE
 #undef FC_ENTRY_DOT
 #undef FC_DOT_TILE
 #undef FC_DOT_TILES

@@ -91,6 +91,10 @@
 #endif
 #endif
 
+#ifndef FC_INLINE
+#define FC_INLINE inline __attribute__((always_inline))
+#endif
+
 #ifndef FC_PREFETCH
 #if defined(__GNUC__)
 #define FC_PREFETCH(p) __builtin_prefetch(p, 1)
@@ -249,7 +253,7 @@ static inline float FC_FN(hmax)(__m256 a) {
     s = _mm_max_ps(s, _mm_movehl_ps(s, s));
     return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
 }
-static inline __attribute__((always_inline)) void FC_FN(transpose_v)(__m256 *r) {
+static FC_INLINE void FC_FN(transpose_v)(__m256 *r) {
     __m256 t[8];
 #pragma GCC unroll 16
     for (int i = 0; i < 8; i += 2) {
@@ -347,7 +351,7 @@ static inline double FC_FN(hmax)(__m256d a) {
     const __m128d s = _mm_max_pd(_mm256_castpd256_pd128(a), _mm256_extractf128_pd(a, 1));
     return _mm_cvtsd_f64(_mm_max_sd(s, _mm_unpackhi_pd(s, s)));
 }
-static inline __attribute__((always_inline)) void FC_FN(transpose_v)(__m256d *r) {
+static FC_INLINE void FC_FN(transpose_v)(__m256d *r) {
     const __m256d t0 = _mm256_unpacklo_pd(r[0], r[1]), t1 = _mm256_unpackhi_pd(r[0], r[1]);
     const __m256d t2 = _mm256_unpacklo_pd(r[2], r[3]), t3 = _mm256_unpackhi_pd(r[2], r[3]);
     r[0] = _mm256_permute2f128_pd(t0, t2, 0x20);
@@ -425,7 +429,7 @@ static inline float FC_FN(hmax)(__m512 a) {
     s = _mm_max_ps(s, _mm_movehl_ps(s, s));
     return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
 }
-static inline __attribute__((always_inline)) void FC_FN(transpose_v)(__m512 *r) {
+static FC_INLINE void FC_FN(transpose_v)(__m512 *r) {
     __m512 t[16];
 #pragma GCC unroll 16
     for (int i = 0; i < 16; i += 2) {
@@ -516,7 +520,7 @@ static inline double FC_FN(hmax)(__m512d a) {
     const __m128d s = _mm_max_pd(_mm256_castpd256_pd128(h), _mm256_extractf128_pd(h, 1));
     return _mm_cvtsd_f64(_mm_max_sd(s, _mm_unpackhi_pd(s, s)));
 }
-static inline __attribute__((always_inline)) void FC_FN(transpose_v)(__m512d *r) {
+static FC_INLINE void FC_FN(transpose_v)(__m512d *r) {
     __m512d t[8];
 #pragma GCC unroll 16
     for (int i = 0; i < 8; i += 2) { /* t[i+k] = column k of each 2x2 block of rows i, i+1 */

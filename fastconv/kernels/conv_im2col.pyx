@@ -6,6 +6,8 @@ packed micro-kernel GEMM adds their product to the output. A tile stays in L1 wh
 size of a full im2col matrix ever exists.
 """
 
+from libc.string cimport memset
+
 from fastconv.kernels.correlate cimport (
     Job,
     Task,
@@ -20,8 +22,6 @@ from fastconv.kernels.correlate cimport (
     source_plane,
     start_job,
 )
-from libc.string cimport memset
-
 from fastconv.kernels.fastconv cimport FC_FIRST, FC_LAST, FC_NV_MAX, FC_RELU, fc_gemm_tile
 from fastconv.kernels.lattice cimport Axis, Lattice, choose_block, copy_row, source_at
 

@@ -15,6 +15,7 @@ from libc.string cimport memcpy, memset
 
 from fastconv.kernels.correlate cimport (
     Job,
+    activate_rows,
     packed_panel,
     panel_bounds,
     run_rounds,
@@ -187,9 +188,8 @@ cdef void transform_output(const Winograd *g, Py_ssize_t group, Py_ssize_t panel
                            Py_ssize_t rows, Py_ssize_t col, Py_ssize_t cols, const char *m) noexcept nogil:
     cdef const Job *job = &g.job
     cdef fc_winograd_output t
-    cdef Py_ssize_t item = job.itemsize, lanes = job.kernels.lanes, panel, start, size, width, v, r, plane, top, at, o, i
+    cdef Py_ssize_t item = job.itemsize, lanes = job.kernels.lanes, panel, start, size, width, v, r, plane, top, at, o
     cdef Py_ssize_t first, out_h = job.axis[1].out, out_w = job.axis[2].out
-    cdef char *line
     panel_bounds(job, panel0, &first, &size, &width)
     t.s_p = g.m_p
     t.tiles = cols
@@ -215,12 +215,7 @@ cdef void transform_output(const Winograd *g, Py_ssize_t group, Py_ssize_t panel
                 t.residual = NULL if job.residual == NULL else job.residual + at * item
                 t.sums = m + ((start - first) * g.tiles + r * cols * width + v * lanes) * item
                 job.kernels.winograd_output[g.kind](&t)
-                if job.activation >= 0:
-                    for o in range(t.oc):
-                        for i in range(t.rows):
-                            line = job.y + (at + o * job.y_c + i * out_w) * item
-                            job.kernels.act[job.activation](line, line, t.cols)
-                    o = group * job.outputs + start + v * lanes
+                activate_rows(job, job.y + at * item, t.oc, t.rows, out_w, t.cols)
 
 
 cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:

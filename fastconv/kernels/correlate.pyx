@@ -11,7 +11,7 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memcpy, memset
 
 from fastconv.kernels.isa cimport active_kernels, cache_bytes
-from fastconv.kernels.memory cimport block_alloc, block_free
+from fastconv.kernels.memory cimport address, block_alloc, block_free
 from fastconv.kernels.team cimport run_tasks, run_tasks_nogil
 
 from fastconv.kernels.memory import empty
@@ -181,28 +181,29 @@ cdef void merge_rows(const Job *job, const Task *t, Py_ssize_t *rows, Py_ssize_t
         rows[0] = 1
 
 
-cdef void activate(const Job *job, const Task *t) noexcept nogil:
-    """Apply an activation that the tiles do not know to the finished block, while it is in the cache."""
-    cdef Py_ssize_t start, size, width, last, o, d, h
+cdef void activate_rows(const Job *job, char *y, Py_ssize_t outputs, Py_ssize_t rows, Py_ssize_t y_row,
+                        Py_ssize_t cols) noexcept nogil:
+    """Apply an activation that the tiles do not know to finished rows, y_row elements apart, while they are in the cache."""
+    cdef Py_ssize_t o, i
     cdef char *row
     if job.activation < 0:
         return
+    for o in range(outputs):
+        for i in range(rows):
+            row = y + (o * job.y_c + i * y_row) * job.itemsize
+            job.kernels.act[job.activation](row, row, cols)
+
+
+cdef void activate(const Job *job, const Task *t) noexcept nogil:
+    """activate_rows of a finished block."""
+    cdef Py_ssize_t start, size, width, last, d, at
     panel_bounds(job, t.panel0, &start, &size, &width)
     panel_bounds(job, t.panel1 - 1, &last, &size, &width)
-    for o in range(start, last + size):
-        for d in range(t.count[0]):
-            for h in range(t.count[1]):
-                row = job.y + job.itemsize * (
-                    t.n * job.y_n + (t.group * job.outputs + o) * job.y_c
-                    + output_at(job, t.origin[0] + d, t.origin[1] + h, t.origin[2])
-                )
-                job.kernels.act[job.activation](row, row, t.count[2])
-
-
-cdef const char *data(object array):
-    if array is None:
-        return NULL
-    return <const char *>cnp.PyArray_DATA(<cnp.ndarray>array)
+    for d in range(t.count[0]):
+        at = (t.n * job.y_n + (t.group * job.outputs + start) * job.y_c
+              + output_at(job, t.origin[0] + d, t.origin[1], t.origin[2]))
+        activate_rows(job, job.y + at * job.itemsize, last + size - start, t.count[1],
+                      job.axis[1].y_step * job.axis[2].y_size, t.count[2])
 
 
 cdef int start_job(Job *job, Lattice lattice, object x, object w, object y, Py_ssize_t groups,
@@ -238,8 +239,8 @@ cdef int start_job(Job *job, Lattice lattice, object x, object w, object y, Py_s
     job.w_g = job.channels * job.outputs * job.w_taps
     job.w_o = job.w_taps if transposed else job.channels * job.w_taps
     job.w_c = job.outputs * job.w_taps if transposed else job.w_taps
-    job.x, job.w, job.y = data(x), data(wa), <char *>data(y)
-    job.bias, job.residual = data(bias), data(residual)
+    job.x, job.w, job.y = address(x), address(wa), address(y)
+    job.bias, job.residual = address(bias), address(residual)
     job.relu = activation == 0
     job.activation = activation if activation > 0 else -1
     return 0
@@ -252,7 +253,7 @@ cdef object packed_once(Job *job, Weights w, task_fn pack, size_t pack_workspace
     if packed is None:
         array, source = w.array, w.packed["source"]  # which another thread may replace meanwhile
         packed = empty((job.packed_group * job.groups,), np.dtype(np.uint8))
-        job.packed = <char *>data(packed)
+        job.packed = address(packed)
         job.group1, job.panel1 = job.groups, job.panels
         run_tasks(pack, job, job.groups * job.panels, pack_workspace, threads)
         if w.array is array and w.packed["source"] is source:
@@ -273,7 +274,7 @@ cdef int run_rounds(Job *job, object w, task_fn pack, size_t pack_workspace, siz
     job.packed_group = group_bytes
     if isinstance(w, Weights):
         kept = packed_once(job, w, pack, pack_workspace, threads)
-        all = <char *>data(kept)
+        all = address(kept)
     if group_bytes <= limit:
         groups_at_once = max(1, min(job.groups, limit // max(group_bytes, 1)))
     else:

@@ -1,15 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Activations and softmax over contiguous arrays, in chunks that any thread may take."""
 
-cimport numpy as cnp
-
 from fastconv.kernels.fastconv cimport (
     FC_COLUMNS, fc_kernels, fc_map2_fn, fc_map_fn, fc_softmax_columns_fn, fc_softmax_fn,
 )
 from fastconv.kernels.isa cimport active_kernels
+from fastconv.kernels.memory cimport address
 from fastconv.kernels.team cimport run_tasks
-
-cnp.import_array()
 
 cdef enum:
     CHUNK = 1 << 14  # elements of a task
@@ -64,21 +61,15 @@ cdef void softmax_task(void *argument, Py_ssize_t number, char *workspace) noexc
         job.columns(job.y + at * item, job.x + at * item, second, job.n, job.inner, count)
 
 
-cdef const char *data(object array):
-    if array is None:
-        return NULL
-    return <const char *>cnp.PyArray_DATA(<cnp.ndarray>array)
-
-
 def activation(int code, y, x, dy, int threads):
     """y = f(x), or with dy y = dy * f'(x); code is an fc_activation."""
     cdef Job job
     cdef const fc_kernels *kernels = active_kernels(x.itemsize)
     job.map = kernels.act[code]
     job.map2 = kernels.act_backward[code]
-    job.y = <char *>data(y)
-    job.x = data(x) if dy is None else data(dy)
-    job.second = NULL if dy is None else data(x)
+    job.y = address(y)
+    job.x = address(x) if dy is None else address(dy)
+    job.second = NULL if dy is None else address(x)
     job.size, job.chunk, job.itemsize = x.size, CHUNK, x.itemsize
     run_tasks(task, &job, (job.size + CHUNK - 1) // CHUNK, 0, threads)
 
@@ -96,9 +87,9 @@ def softmax(bint log, y, x, dy, factor, Py_ssize_t outer, Py_ssize_t n, Py_ssize
     else:
         job.run = kernels.log_softmax_backward if log else kernels.softmax_backward
         job.columns = kernels.log_softmax_columns_backward if log else kernels.softmax_columns_backward
-    job.y = <char *>data(y)
-    job.x = data(x) if dy is None else data(dy)
-    job.second = data(factor) if dy is None else data(x)
+    job.y = address(y)
+    job.x = address(x) if dy is None else address(dy)
+    job.second = address(factor) if dy is None else address(x)
     job.factors = dy is None
     job.outer, job.n, job.inner, job.itemsize = outer, n, inner, x.itemsize
     job.group = max(1 if inner == 1 and n >= COLUMNS else COLUMNS, CHUNK // n // COLUMNS * COLUMNS)

@@ -4,14 +4,12 @@
 Arrays are contiguous [n][channel][plane]; per-channel parameters are float64. Every sum has one fixed order.
 """
 
-cimport numpy as cnp
 from libc.math cimport sqrt
 
 from fastconv.kernels.fastconv cimport FC_COLUMNS, fc_kernels
 from fastconv.kernels.isa cimport active_kernels
+from fastconv.kernels.memory cimport address
 from fastconv.kernels.team cimport run_tasks
-
-cnp.import_array()
 
 cdef enum:
     TASK = 1 << 11  # elements of a task's planes in one image, or one plane
@@ -112,17 +110,11 @@ cdef void backward_task(void *argument, Py_ssize_t number, char *workspace) noex
                                     mean_dy, slope, scale)
 
 
-cdef void *address(object array):
-    if array is None:
-        return NULL
-    return cnp.PyArray_DATA(<cnp.ndarray>array)
-
-
 cdef start(Job *job, object x, object y, object weight, object bias, object mean, object invstd):
     job.itemsize = x.itemsize
     job.kernels = active_kernels(job.itemsize)
     job.batch, job.channels, job.plane = x.shape[0], x.shape[1], x.shape[2]
-    job.x, job.y = <const char *>address(x), <char *>address(y)
+    job.x, job.y = address(x), address(y)
     job.weight, job.bias = <const double *>address(weight), <const double *>address(bias)
     job.mean, job.invstd = <double *>address(mean), <double *>address(invstd)
     if job.plane == 1:  # several tasks, of whole cache lines
@@ -154,6 +146,6 @@ def backward(dy, x, dx, weight, mean, invstd, dweight, dbias, bint constant, int
     """Write dx, dweight and dbias."""
     cdef Job job
     start(&job, x, dx, weight, None, mean, invstd)
-    job.dy, job.constant = <const char *>address(dy), constant
+    job.dy, job.constant = address(dy), constant
     job.dweight, job.dbias = <double *>address(dweight), <double *>address(dbias)
     run_tasks(backward_task, &job, tasks(&job), 0, threads)

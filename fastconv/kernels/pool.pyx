@@ -9,6 +9,7 @@ from libc.string cimport memset
 
 from fastconv.kernels.fastconv cimport fc_pool, fc_pool_fn
 from fastconv.kernels.isa cimport active_kernels
+from fastconv.kernels.memory cimport address
 from fastconv.kernels.team cimport run_tasks
 
 cnp.import_array()
@@ -137,12 +138,6 @@ cdef class Windows:
                 pool.width = pool.taps + max(pool.inp[2], cells_of_phase + pool.pad + 1)
             self.adjoint = pool
         return pool
-
-
-cdef void *address(object array):
-    if array is None:
-        return NULL
-    return cnp.PyArray_DATA(<cnp.ndarray>array)
 
 
 cdef run(Job *job, Windows windows, fc_pool pool, object x, object y, Py_ssize_t planes, int threads):
