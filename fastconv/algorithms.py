@@ -17,10 +17,18 @@ import numpy as np
 
 from fastconv import costs
 from fastconv.costs import Shape
-from fastconv.kernels import conv_direct, conv_im2col, conv_linear, conv_pixel, conv_winograd, isa
+from fastconv.kernels import (
+    conv_direct,
+    conv_im2col,
+    conv_linear,
+    conv_pixel,
+    conv_split,
+    conv_winograd,
+    isa,
+)
 from fastconv.kernels.call import Memo
 from fastconv.kernels.lattice import Lattice, join
-from fastconv.problem import Conv, LatticeSpec, choice
+from fastconv.problem import PRECISIONS, Conv, LatticeSpec, choice
 
 # Below this many flops one thread is faster: waking a team costs microseconds, the work takes as long.
 SERIAL_FLOPS = 2.5e6
@@ -40,8 +48,9 @@ class Algorithm:
     """One way to compute a convolution.
 
     `cannot(shape)` is the reason, or None, why this row is not able to run a problem; `inaccurate(shape)` the reason why the
-    automatic choice does not take it although it could. One that `joins` runs the phases of an input gradient together. `error`
-    names the tolerance class of tests/tolerance.py.
+    automatic choice does not take it although it could; nor does that take it where more than its `precision` is asked for.
+    After what `guard` says the direct kernel does the call again. One that `joins` runs the phases of an input gradient together.
+    `error` names the tolerance class of tests/tolerance.py.
     """
 
     name: str
@@ -51,6 +60,8 @@ class Algorithm:
     cannot: Callable[[Shape], str | None] = nothing
     inaccurate: Callable[[Shape], str | None] = nothing
     joins: bool = False
+    precision: str = "highest"
+    guard: str | None = None
 
     @property
     def general(self) -> bool:
@@ -78,6 +89,32 @@ def inaccurate_winograd(least: int, shape: Shape) -> str | None:
 WINOGRAD_LEAST = {(4, 3): 48, (2, 3): 16, (2, 5): 24}
 
 
+def cannot_split(shape: Shape) -> str | None:
+    if shape.itemsize != 4:
+        return "only float32 is split into bfloat16 parts"
+    return None if isa.has_split() else "the instruction set has no tile registers"
+
+
+# The number of products, from the most precise on.
+SPLITS = {
+    6: "six products of the three bfloat16 parts of each float",
+    3: "three products of two bfloat16 parts of each float",
+    1: "floats rounded to bfloat16",
+}
+
+
+def _split(products: int) -> Algorithm:
+    return Algorithm(
+        f"split_{products}",
+        f"direct, {SPLITS[products]}",
+        f"split_{products}",
+        partial(conv_split.run, products),
+        cannot_split,
+        precision=dict(zip(SPLITS, PRECISIONS, strict=True))[products],
+        guard="a sum that is not finite, or operands so small that their last bits would be lost",
+    )
+
+
 def _winograd(kind: int) -> Algorithm:
     m, r = conv_winograd.KINDS[kind]
     return Algorithm(
@@ -87,6 +124,7 @@ def _winograd(kind: int) -> Algorithm:
         partial(conv_winograd.run, kind),
         partial(cannot_winograd, r),
         partial(inaccurate_winograd, WINOGRAD_LEAST[m, r]),
+        guard="a sum that is not finite",
     )
 
 
@@ -106,6 +144,7 @@ ALGORITHMS = (
         joins=True,
     ),
     *map(_winograd, range(len(conv_winograd.KINDS))),
+    *map(_split, SPLITS),
     Algorithm(
         "direct",
         "direct, vectorised over output channels",
@@ -152,8 +191,18 @@ class Plan:
         return 4096 + sum(lattice.nbytes for lattice in self.lattices)
 
 
+def _less(precision: str, asked: str) -> bool:
+    return PRECISIONS.index(precision) > PRECISIONS.index(asked)
+
+
+def _imprecise(algorithm: Algorithm, precision: str) -> str | None:
+    if not _less(algorithm.precision, precision):
+        return None
+    return f"it is for precision {algorithm.precision!r}, and {precision!r} is asked for"
+
+
 def select(
-    algo: str, shape: Shape
+    algo: str, shape: Shape, precision: str = "highest"
 ) -> tuple[Algorithm, tuple[tuple[str, str], ...], dict[str, float]]:
     """The algorithm, the (name, reason) of each row passed by, and the seconds on one thread expected of each that was weighed.
 
@@ -167,7 +216,7 @@ def select(
             continue
         reason = algorithm.cannot(shape)
         if reason is None and algo == "auto":
-            reason = algorithm.inaccurate(shape)
+            reason = _imprecise(algorithm, precision) or algorithm.inaccurate(shape)
         if reason is None:
             weighed[algorithm] = costs.seconds(algorithm.name, shape)
         else:
@@ -190,8 +239,9 @@ def _lattices(algorithm: Algorithm, specs: Sequence[LatticeSpec]) -> tuple[Latti
     return (join(lattices),) if algorithm.joins and len(lattices) > 1 else lattices
 
 
-def _make_plan(problem: Conv, algo: str, gradient: bool, prepared: bool) -> Plan:
-    algorithm, reasons, expected = select(algo, costs.shape_of(problem, gradient, prepared))
+def _make_plan(problem: Conv, algo: str, gradient: bool, prepared: bool, precision: str) -> Plan:
+    shape = costs.shape_of(problem, gradient, prepared)
+    algorithm, reasons, expected = select(algo, shape, precision)
     specs = problem.input_gradient_lattices() if gradient else [problem.forward_lattice()]
     return Plan(problem, algorithm, reasons, expected, _lattices(algorithm, specs), gradient)
 
@@ -202,12 +252,18 @@ calls = Memo(CALLS, PLAN_BYTES)
 conv_gradients = Memo(CALLS, PLAN_BYTES)
 
 
-def plan(problem: Conv, algo: str = "auto", gradient: bool = False, prepared: bool = False) -> Plan:
+def plan(
+    problem: Conv,
+    algo: str = "auto",
+    gradient: bool = False,
+    prepared: bool = False,
+    precision: str = "highest",
+) -> Plan:
     """The cached plan of a forward convolution or of its input gradient, on the active ISA; `prepared`: with packed weights."""
-    key = (problem, algo, gradient, prepared, isa.current())
+    key = (problem, algo, gradient, prepared, precision, isa.current())
     found: Plan | None = _plans.get(key)
     if found is None:
-        found = _make_plan(problem, algo, gradient, prepared)
+        found = _make_plan(problem, algo, gradient, prepared, precision)
         _plans.put(key, found, found.nbytes)
     return found
 
@@ -221,6 +277,31 @@ def clear_plans() -> None:
 def forward_lattice(problem: Conv) -> Lattice:
     """The lattice of the forward convolution, for the weight gradient."""
     return plan(problem).lattices[0]
+
+
+def weight_gradient_products(problem: Conv, algo: str, precision: str) -> int:
+    """The products of the split kernels that a weight gradient takes; 0: the direct kernel.
+
+    ValueError when a forced algorithm cannot run it.
+    """
+    key = ("dw", problem, algo, precision, isa.current())
+    found: int | None = _plans.get(key)
+    if found is None:
+        found = _choose_products(costs.shape_of(problem), algo, precision)
+        _plans.put(key, found, 0)
+    return found
+
+
+def _choose_products(shape: Shape, algo: str, precision: str) -> int:
+    reason = cannot_split(shape)
+    if algo.startswith("split"):
+        if reason is not None:
+            raise ValueError(f"algo: {algo!r} cannot run this problem: {reason}")
+        return int(algo.removeprefix("split_"))
+    if algo != "auto" or reason is not None:
+        return 0
+    allowed = [n for n, word in zip(SPLITS, PRECISIONS, strict=True) if not _less(word, precision)]
+    return min([0, *allowed], key=lambda n: costs.weight_gradient_seconds(n, shape))
 
 
 def workspace(found: Plan, max_workspace: int | None = None) -> int:

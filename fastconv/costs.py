@@ -22,6 +22,10 @@ LATENCY = 8
 CHAIN = 256
 DIRECT_PIXELS, IM2COL_PIXELS, PIXEL_PIXELS = 784, 384, 4096
 WINOGRAD_TILES = 32
+# Tile registers, see csrc/isa/tile.h: multiply-adds of a product of two tiles, and what a tile holds.
+TILE_PRODUCTS, TILE_SIDE, TILE_TERMS = 16 * 16 * 32, 16, 32
+# Of its time a split kernel with one tile of either operand loads this much more than with two.
+SINGLE = 1.5
 # Of so many bytes half is taken to leave the caches before it is used.
 FAR = 8 << 20
 
@@ -245,6 +249,28 @@ def _winograd(m: int, r: int, shape: Shape) -> Counts:
     }
 
 
+def _tiles(count: float, size: int = TILE_SIDE) -> int:
+    return math.ceil(count / size)
+
+
+def _split(products: int, shape: Shape) -> Counts:
+    height, width = shape.size[1:]
+    row = width + shape.halo[2] // shape.step[2]
+    pixels = min(height * _tiles(width), _tiles((height - 1) * row + width))
+    blocks, outputs = _tiles(shape.channels, TILE_TERMS), _tiles(shape.outputs)
+    runs = shape.groups * shape.runs
+    steps = runs * shape.images * pixels * outputs * blocks * shape.taps
+    lines = height + shape.halo[1] // shape.step[1]
+    read = blocks * TILE_TERMS * lines * row * math.prod(shape.phases)
+    weights = runs * outputs * TILE_SIDE * blocks * TILE_TERMS * shape.taps
+    return {
+        "fma": products * steps * TILE_PRODUCTS / isa.lanes(4) * (SINGLE if outputs == 1 else 1),
+        "elements": runs * shape.images * (read + shape.outputs * height * width),
+        "pack": 0 if shape.prepared else weights,
+        "calls": shape.runs,
+    }
+
+
 def _linear(shape: Shape) -> Counts:
     outputs = _vectors(shape, shape.outputs)
     return {
@@ -259,6 +285,7 @@ MODELS: dict[str, Callable[[Shape], Counts]] = {
     "linear": _linear,
     "pixel": _pixel,
     **{f"winograd_{m}_{r}": partial(_winograd, m, r) for m, r in conv_winograd.KINDS},
+    **{f"split_{products}": partial(_split, products) for products in (6, 3, 1)},
     "direct": _direct,
     "im2col": _im2col,
 }
@@ -354,11 +381,22 @@ _AVX2 = Costs(
     },
 )
 # The other rows were not measured. The model counts vectors, so the same constants stand for as many times more or fewer elements
-# as the lanes of the row: twice on avx512; the plain C of `scalar` has one.
+# as the lanes of the row: twice on avx512; the plain C of `scalar` has one. Of the software model of tile registers in `scalar` it
+# is enough that it is never the fastest.
+_SPLIT_MODEL = {"calls": 5000, "efficiency": 0.1, "elements": 50, "pack": 50}
+# Of amx: prototypes of the split kernels on one core of an Intel Xeon with tile registers took 6.4 ns a tile product (16 cycles
+# are 5.3), and 0.55 ns for each float converted or stored, for 3x3 kernels of 64 channels at 56x56 to 256 at 14x14.
+_SPLIT_AMX = {
+    "calls": 5000,
+    "efficiency": 2 * TILE_PRODUCTS / 6.4 / (2 * _AVX2.peak),
+    "elements": 0.55,
+    "pack": 0.55,
+}
 COSTS = {
-    "scalar": replace(_AVX2, peak=_AVX2.peak / 8),
+    "scalar": replace(_AVX2, peak=_AVX2.peak / 8, ns={**_AVX2.ns, "split": _SPLIT_MODEL}),
     "avx2": _AVX2,
     "avx512": replace(_AVX2, peak=2 * _AVX2.peak),
+    "amx": replace(_AVX2, peak=2 * _AVX2.peak, ns={**_AVX2.ns, "split": _SPLIT_AMX}),
 }
 
 
@@ -376,3 +414,26 @@ def seconds(name: str, shape: Shape) -> float:
     memory = shape.bytes * _far(shape.bytes) / table.bandwidth
     rest = sum(n * constants.get(what, 0.0) for what, n in counts.items())
     return 1e-9 * (max(products, memory) + rest)
+
+
+# The direct weight gradient's share of the peak.
+WEIGHT_GRADIENT_EFFICIENCY = 0.8
+
+
+def weight_gradient_seconds(products: int, shape: Shape) -> float:
+    """The same for a weight gradient of a forward `shape`: with the direct kernel, or as products on tile registers."""
+    table = COSTS[isa.current()]
+    flops = 2 * shape.groups * shape.terms * shape.outputs * shape.pixels
+    if not products:
+        return 1e-9 * flops / (WEIGHT_GRADIENT_EFFICIENCY * table.peak)
+    constants = table.ns["split"]
+    height, width = shape.size[1:]
+    row = width + shape.halo[2] // shape.step[2]
+    channels, outputs = _tiles(shape.channels), _tiles(shape.outputs)
+    tiles = shape.images * _tiles(height * row, TILE_TERMS) * channels * outputs * shape.taps
+    dots = products * shape.groups * tiles * (SINGLE if min(channels, outputs) == 1 else 1)
+    elements = shape.groups * shape.images * height * row * TILE_SIDE * (channels + outputs)
+    return 1e-9 * (
+        2 * dots * TILE_PRODUCTS / (constants["efficiency"] * table.peak)
+        + elements * constants["elements"]
+    )

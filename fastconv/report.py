@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fastconv import algorithms, costs, runtime
-from fastconv.kernels import peak
+from fastconv.kernels import correlate, peak
 from fastconv.problem import Conv, choice, conv_problem, float_dtype, integer, is_sequence
 
 
@@ -30,17 +30,24 @@ class Explanation:
     workspace: int
     expected_seconds: float
     candidates: dict[str, float]
+    precision: str
+    guard: str | None
+    reruns: int
 
     def __str__(self) -> str:
         lines = [
             f"{self.operation} {self.dtype}: {self.algorithm} ({self.summary})",
-            f"  isa {self.isa}, {self.threads} thread{'s' if self.threads > 1 else ''}",
+            f"  isa {self.isa}, {self.threads} thread{'s' if self.threads > 1 else ''}, precision {self.precision}",
             f"  {self.flops} flops, {self.bytes} bytes at least, {self.workspace} bytes of workspace a thread",
             f"  expected about {1e3 * self.expected_seconds:.3g} ms",
         ]
         others = (f"{name} {1e3 * t:.3g} ms" for name, t in self.candidates.items())
         lines += [f"  of {', '.join(others)}"]
         lines += [f"  not {name}: {reason}" for name, reason in self.passed_by.items()]
+        if self.guard:
+            lines.append(
+                f"  done again on direct after {self.guard}; {self.reruns} calls of this process so far were"
+            )
         return "\n".join(lines)
 
     def as_dict(self) -> dict[str, Any]:
@@ -99,6 +106,7 @@ def explain(
     w_shape: Any = None,
     *,
     algo: str = "auto",
+    precision: str | None = None,
     **options: Any,
 ) -> Explanation:
     """Which algorithm a convolution would take, why not the others, and what it costs.
@@ -108,14 +116,15 @@ def explain(
     operation : {"conv1d", "conv2d", "conv3d"}, the same with "_dx" for the input gradient, or a problem.Conv
     x_shape, w_shape : shapes (N, C, ...) and (O, C/groups, ...)
         Whatever the layout of the call: kernels see NCHW.
-    algo : as in conv2d
+    algo, precision : as in conv2d
     **options : stride, padding, dilation, groups, padding_mode, dtype (float32)
 
     Returns
     -------
     Explanation
         With fields algorithm, passed_by (name -> reason), flops, bytes (each operand once), workspace (bytes a thread), threads,
-        isa, candidates (name -> expected seconds of each that could be taken) and expected_seconds, that of the algorithm. They
+        isa, candidates (name -> expected seconds of each that could be taken) and expected_seconds, that of the algorithm; guard, what
+        in the data makes the direct kernel do the call again, and reruns, the calls of this process that were. The seconds
         come from the model by which it was chosen (costs.py), scaled by the multiply-add peak measured here and divided by the
         threads.
 
@@ -137,7 +146,8 @@ def explain(
             raise ValueError(f"x_shape, w_shape: explain({name!r}, ...) needs both")
         problem = _conv(int(name[4]), x_shape, w_shape, options)
     choice("algo", algo, ("auto", *algorithms.NAMES))
-    plan = algorithms.plan(problem, algo, gradient)
+    word = runtime.resolve_precision(precision)
+    plan = algorithms.plan(problem, algo, gradient, precision=word)
     team = plan.threads(runtime.get_num_threads())
     # the table's machine and this one differ by their clocks, at least
     scale = costs.peak(problem.itemsize) / _peak(problem.itemsize) / team
@@ -155,4 +165,7 @@ def explain(
         workspace=algorithms.workspace(plan),
         expected_seconds=candidates[plan.algorithm.name],
         candidates=candidates,
+        precision=word,
+        guard=plan.algorithm.guard,
+        reruns=correlate.reruns(),
     )

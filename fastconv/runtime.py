@@ -16,6 +16,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from fastconv.kernels import call as _call
+from fastconv.kernels import correlate as _correlate
 from fastconv.kernels import isa as _isa
 from fastconv.kernels import memory as _memory
 from fastconv.kernels import team as _team
@@ -147,7 +148,8 @@ def threads(n: int) -> Iterator[None]:
 def precision(word: str) -> Iterator[None]:
     """Within the block, convolutions and linear layers use this precision: "highest", "high" or "medium".
 
-    The words are PyTorch's; docs/numerics.md says what they promise. For now float32-grade kernels serve all three.
+    The words are PyTorch's; docs/numerics.md says what they promise. Instruction sets without tile registers serve all three with
+    float32-grade kernels.
     """
     token = _precision.set(choice("precision", word, PRECISIONS))
     try:
@@ -253,13 +255,19 @@ def traced(
     team: int,
     run: Callable[[], Any],
 ) -> Any:
-    """What the kernel returns; with FASTCONV_VERBOSE=1 print one CSV line about it on standard error."""
+    """What the kernel returns; with FASTCONV_VERBOSE=1 print one CSV line about it on standard error.
+
+    Where a guard has made the direct kernel do the call again, the algorithm is printed as "winograd_4_3+direct", for example.
+    """
     global _header_printed
     if _verbose is None:
         return run()
+    before = _correlate.reruns()
     start = time.perf_counter()
     value = run()
     elapsed = 1e3 * (time.perf_counter() - start)
+    if _correlate.reruns() > before:
+        algorithm += "+direct"
     if not _header_printed:
         print(VERBOSE_HEADER, file=_verbose)
         _header_printed = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -100,7 +100,8 @@ def convolve(
 ) -> Array:
     """Check everything, choose, run; and remember it for the next call with the same signature."""
     (
-        rank, stride, padding, dilation, groups, padding_mode, layout, activation, algo, _, max_workspace,
+        rank, stride, padding, dilation, groups, padding_mode, layout, activation, algo, precision,
+        max_workspace,
     ) = options  # fmt: skip
     given = (x, w, b, residual, out)
     if layout == "NCHW":  # others are rearranged before they are packed
@@ -119,7 +120,7 @@ def convolve(
     arrange = _Layout(layout, rank, x, w, prepared is not None)
     problem = _problem(arrange, x, w, dtype, stride, padding, dilation, groups, padding_mode, rank)
     choice("algo", algo, ("auto", *algorithms.NAMES))
-    plan = algorithms.plan(problem, algo, prepared=prepared is not None)
+    plan = algorithms.plan(problem, algo, prepared=prepared is not None, precision=precision)
     shape = (problem.batch, problem.groups * problem.outputs, *problem.out[3 - rank :])
     if b is not None and b.shape != (shape[1],):
         raise ValueError(
@@ -183,11 +184,17 @@ def convolve(
     return deliver(y, out, result_dtype)
 
 
-def _input_gradient(
-    problem: Conv, dy: Array, w: Array, algo: str, max_workspace: int | None
-) -> Array:
+class _Wanted(NamedTuple):
+    """How a gradient is to be computed, see conv2d."""
+
+    algo: str
+    precision: str
+    max_workspace: int | None
+
+
+def _input_gradient(problem: Conv, dy: Array, w: Array, how: _Wanted) -> Array:
     """dx of a zero-padded convolution, batched NCHW with three spatial axes."""
-    plan = algorithms.plan(problem, algo, gradient=True)
+    plan = algorithms.plan(problem, how.algo, gradient=True, precision=how.precision)
     dx: Array = result("dx", problem.x_shape, dy.dtype)
     if not problem.phases_cover_input or dy.size == 0:
         dx[...] = 0
@@ -198,7 +205,7 @@ def _input_gradient(
     def run() -> None:
         for lattice in plan.lattices:
             plan.algorithm.run(
-                lattice, dy, w, dx, problem.groups, True, None, None, -1, team, max_workspace
+                lattice, dy, w, dx, problem.groups, True, None, None, -1, team, how.max_workspace
             )
 
     runtime.traced(
@@ -213,7 +220,7 @@ def _input_gradient(
     return dx
 
 
-def _weight_gradient(problem: Conv, dy: Array, x: Array, max_workspace: int | None) -> Array:
+def _weight_gradient(problem: Conv, dy: Array, x: Array, how: _Wanted) -> Array:
     """dw as [group*output][channel][tap]."""
     taps = math.prod(problem.kernel)
     shape = (problem.groups * problem.outputs, problem.channels, taps)
@@ -222,17 +229,19 @@ def _weight_gradient(problem: Conv, dy: Array, x: Array, max_workspace: int | No
         dw[...] = 0
         return dw
     team = 1 if problem.flops < algorithms.SERIAL_FLOPS else runtime.get_num_threads()
+    products = algorithms.weight_gradient_products(problem, how.algo, how.precision)
+    linear = problem.is_linear and not products
 
     def run() -> None:
-        if problem.is_linear:
+        if linear:
             conv_linear.weight_gradient(x, dw, dy, team)
         else:
             lattice = algorithms.forward_lattice(problem)
-            conv_wgrad.run(lattice, x, dw, dy, problem.groups, team, max_workspace)
+            conv_wgrad.run(lattice, x, dw, dy, problem.groups, team, how.max_workspace, products)
 
     runtime.traced(
         f"conv{problem.rank}d_dw",
-        "linear" if problem.is_linear else "direct",
+        f"split_{products}" if products else "linear" if linear else "direct",
         problem.dtype,
         lambda: _describe(problem),
         problem.flops,
@@ -253,11 +262,11 @@ def _bias_gradient(dy: Array) -> Array:
 def _conv_backward(
     options: tuple[Any, ...], needs: Sequence[bool], dy: Any, x: Any, w: Any
 ) -> tuple[Array | None, Array | None, Array | None]:
-    rank, stride, padding, dilation, groups, padding_mode, layout, algo, _, max_workspace = options
+    rank, stride, padding, dilation, groups, padding_mode, layout, *how = options
     given = (dy, x, w)
     problem = conv_gradients.find(options, *given)
     if problem is not None:
-        dx, dw, db = _gradients(problem, dy, x, w, needed(needs), algo, max_workspace)
+        dx, dw, db = _gradients(problem, dy, x, w, needed(needs), _Wanted(*how))
         return (
             None if dx is None else dx.reshape(x.shape),
             None if dw is None else dw.reshape(w.shape),
@@ -266,6 +275,7 @@ def _conv_backward(
     dy, x, w = as_array("dy", dy), as_array("x", x), as_array("w", w)
     dtype, result_dtype = common_dtypes(dy=dy, x=x, w=w)
     flags = needed(needs)
+    algo, precision, max_workspace = how
     if max_workspace is not None:
         max_workspace = integer("max_workspace", max_workspace, 1)
     arrange = _Layout(layout, rank, x, w)
@@ -294,7 +304,7 @@ def _conv_backward(
     dyc = contiguous(arrange.inner(dy), dtype)
     xc = contiguous(arrange.x, dtype) if flags[1] else arrange.x
     wc = contiguous(arrange.w, dtype) if flags[0] else arrange.w
-    dx, dw, db = _gradients(problem, dyc, xc, wc, flags, algo, max_workspace)
+    dx, dw, db = _gradients(problem, dyc, xc, wc, flags, _Wanted(algo, precision, max_workspace))
     if dx is not None:
         dx = arrange.outer(dx.reshape(arrange.x.shape))
         dx = deliver(contiguous(dx, dtype) if arrange.last else dx, None, result_dtype)
@@ -316,28 +326,25 @@ def _gradients(
     x: Array,
     w: Array,
     needs: tuple[bool, bool, bool],
-    algo: str,
-    max_workspace: int | None,
+    how: _Wanted,
 ) -> tuple[Array | None, Array | None, Array | None]:
     """(dx, dw, db) of batched NCHW arrays that kernels take as they are; dx and dw with their elements in order."""
     dy = dy.reshape(problem.y_shape)
     dx = dw = db = None
     if needs[0]:
-        dx = _padded_input_gradient(problem, dy, w, algo, max_workspace)
+        dx = _padded_input_gradient(problem, dy, w, how)
     if needs[1]:
-        dw = _weight_gradient(problem, dy, x.reshape(problem.x_shape), max_workspace)
+        dw = _weight_gradient(problem, dy, x.reshape(problem.x_shape), how)
     if needs[2]:
         db = _bias_gradient(dy)
     return dx, dw, db
 
 
-def _padded_input_gradient(
-    problem: Conv, dy: Array, w: Array, algo: str, max_workspace: int | None
-) -> Array:
+def _padded_input_gradient(problem: Conv, dy: Array, w: Array, how: _Wanted) -> Array:
     """dx under any padding mode: that of the padded input, folded back where padding copies input cells."""
     w = w.reshape(w.shape[0], w.shape[1], -1)
     if problem.mode == "zeros" or not any(any(pair) for pair in problem.pads):
-        return _input_gradient(problem, dy, w, algo, max_workspace)
+        return _input_gradient(problem, dy, w, how)
     dx: Array = result("dx", problem.x_shape, dy.dtype)
     for part in slices(problem.batch, dx.nbytes // max(problem.batch, 1)):
         padded = conv_problem(
@@ -355,7 +362,7 @@ def _padded_input_gradient(
             "zeros",
             3,
         )
-        dxp = _input_gradient(padded, dy[part], w, algo, max_workspace)
+        dxp = _input_gradient(padded, dy[part], w, how)
         dx[part] = pad_backward(dxp, dx[part].shape, problem.pads, problem.mode)
     return dx
 

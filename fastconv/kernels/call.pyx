@@ -17,7 +17,7 @@ from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
 from fastconv.kernels.correlate cimport Weights
-from fastconv.kernels.isa cimport active_kernels
+from fastconv.kernels.isa cimport active_row
 from fastconv.kernels.memory cimport AXES_MAX, fresh
 
 cnp.import_array()
@@ -107,7 +107,7 @@ cdef bytes signature(tuple options, tuple arrays):
     """The key of a call; None when it has none."""
     cdef char buffer[SIGNATURE_MAX]
     cdef Signature s
-    cdef const void *kernels
+    cdef const void *row
     cdef int kind
     s.at, s.end = buffer, buffer + SIGNATURE_MAX
     if not cnp.PyArray_CheckExact(arrays[0]):
@@ -115,8 +115,9 @@ cdef bytes signature(tuple options, tuple arrays):
     kind = cnp.PyArray_TYPE(<cnp.ndarray>arrays[0])
     if kind != cnp.NPY_FLOAT32 and kind != cnp.NPY_FLOAT64:
         return None
-    kernels = active_kernels(8 if kind == cnp.NPY_FLOAT64 else 4)
-    put(&s, b"k", &kernels, sizeof(kernels))
+    row = active_row()
+    put(&s, b"r", &row, sizeof(row))
+    put(&s, b"k", &kind, sizeof(kind))
     for array in arrays:
         if not put_array(&s, array, kind):
             return None

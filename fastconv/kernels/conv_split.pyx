@@ -21,6 +21,7 @@ from fastconv.kernels.correlate cimport (
     Task,
     activate,
     band_budget,
+    count_rerun,
     decode,
     output_at,
     packed_panel,
@@ -255,5 +256,6 @@ def run(int products, Lattice lattice, x, w, y, Py_ssize_t groups, bint transpos
     finally:
         block_free(off)
     if g.failed:
+        count_rerun()
         conv_direct.run(lattice, x, w, y, groups, transposed, bias, residual, activation, threads, max_workspace)
     return workspace

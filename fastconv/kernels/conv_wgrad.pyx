@@ -11,7 +11,7 @@ from libc.math cimport isfinite
 from libc.stdint cimport uint32_t
 from libc.string cimport memset
 
-from fastconv.kernels.correlate cimport Job, set_blocks, start_job
+from fastconv.kernels.correlate cimport Job, count_rerun, set_blocks, start_job
 from fastconv.kernels.fastconv cimport (
     FC_DOT_A_MAX,
     FC_NV_MAX,
@@ -400,6 +400,7 @@ def run(Lattice lattice, x, dw, dy, Py_ssize_t groups, int threads, max_workspac
         block_free(off)
         block_free(g.sums)
     if g.failed:
+        count_rerun()
         run(lattice, x, dw, dy, groups, threads, max_workspace)
 
 

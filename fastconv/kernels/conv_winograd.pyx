@@ -16,6 +16,7 @@ from libc.string cimport memcpy, memset
 from fastconv.kernels.correlate cimport (
     Job,
     activate_rows,
+    count_rerun,
     packed_panel,
     panel_bounds,
     run_rounds,
@@ -319,5 +320,6 @@ def run(int kind, Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, 
     run_rounds(job, w, pack_task, 2 * job.w_taps * job.panel * job.itemsize, limit, g.row_blocks * g.col_blocks,
                task, workspace, threads)
     if g.nonfinite:
+        count_rerun()
         conv_direct.run(lattice, x, w, y, groups, transposed, bias, residual, activation, threads, max_workspace)
     return workspace

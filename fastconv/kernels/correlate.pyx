@@ -27,6 +27,19 @@ cdef enum:
     PACK_SERIAL = 128 << 10
 
 
+# Calls that a guard has made the direct kernel do again.
+cdef Py_ssize_t guarded = 0
+
+
+cdef void count_rerun() noexcept:
+    global guarded
+    guarded += 1
+
+
+def reruns() -> int:
+    return guarded
+
+
 cdef inline uint64_t mixed(uint64_t word) noexcept nogil:
     """A bijection. The product moves no bit down, so that alone two changed signs would cancel."""
     word *= <uint64_t>0x9E3779B97F4A7C15

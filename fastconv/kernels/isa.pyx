@@ -32,6 +32,11 @@ cdef const fc_kernels *active_kernels(Py_ssize_t itemsize) noexcept nogil:
     return active.f64 if itemsize == 8 else active.f32
 
 
+cdef const void *active_row() noexcept nogil:
+    """What tells rows apart; two rows may share kernels."""
+    return active
+
+
 cdef size_t cache_bytes(int level) noexcept nogil:
     return CACHES[level]
 
