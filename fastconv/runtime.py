@@ -106,7 +106,8 @@ _default_precision: str = choice(
 _precision: ContextVar[str | None] = ContextVar("fastconv_precision", default=None)
 _cache_bytes = _environment_integer("FASTCONV_CACHE_BYTES", 0, 2**62)
 _memory.set_cap(CACHE_BYTES if _cache_bytes is None else _cache_bytes)
-_verbose: TextIO | None = (
+# where calls print lines, if they do
+verbose: TextIO | None = (
     sys.stderr if os.environ.get("FASTCONV_VERBOSE", "0") not in ("", "0") else None
 )
 _header_printed = False
@@ -239,11 +240,6 @@ def show_config(file: TextIO | None = None) -> None:
     )
 
 
-def tracing() -> bool:
-    """Whether calls print lines."""
-    return _verbose is not None
-
-
 def traced(
     operation: str,
     algorithm: str,
@@ -255,16 +251,16 @@ def traced(
 ) -> Any:
     """What the kernel returns; with FASTCONV_VERBOSE=1 print one CSV line about it on standard error."""
     global _header_printed
-    if _verbose is None:
+    if verbose is None:
         return run()
     start = time.perf_counter()
     value = run()
     elapsed = 1e3 * (time.perf_counter() - start)
     if not _header_printed:
-        print(VERBOSE_HEADER, file=_verbose)
+        print(VERBOSE_HEADER, file=verbose)
         _header_printed = True
     print(
         f"fastconv,{operation},{algorithm},{isa()},{team},{np.dtype(dtype).name},{problem()},{flops},{elapsed:.3f}",
-        file=_verbose,
+        file=verbose,
     )
     return value
