@@ -107,7 +107,8 @@ _default_precision: str = choice(
 _precision: ContextVar[str | None] = ContextVar("fastconv_precision", default=None)
 _cache_bytes = _environment_integer("FASTCONV_CACHE_BYTES", 0, 2**62)
 _memory.set_cap(CACHE_BYTES if _cache_bytes is None else _cache_bytes)
-_verbose: TextIO | None = (
+# where calls print lines, if they do
+verbose: TextIO | None = (
     sys.stderr if os.environ.get("FASTCONV_VERBOSE", "0") not in ("", "0") else None
 )
 _header_printed = False
@@ -241,11 +242,6 @@ def show_config(file: TextIO | None = None) -> None:
     )
 
 
-def tracing() -> bool:
-    """Whether calls print lines."""
-    return _verbose is not None
-
-
 def traced(
     operation: str,
     algorithm: str,
@@ -260,7 +256,7 @@ def traced(
     Where a guard has made the direct kernel do the call again, the algorithm is printed as "winograd_4_3+direct", for example.
     """
     global _header_printed
-    if _verbose is None:
+    if verbose is None:
         return run()
     before = _correlate.reruns()
     start = time.perf_counter()
@@ -269,10 +265,10 @@ def traced(
     if _correlate.reruns() > before:
         algorithm += "+direct"
     if not _header_printed:
-        print(VERBOSE_HEADER, file=_verbose)
+        print(VERBOSE_HEADER, file=verbose)
         _header_printed = True
     print(
         f"fastconv,{operation},{algorithm},{isa()},{team},{np.dtype(dtype).name},{problem()},{flops},{elapsed:.3f}",
-        file=_verbose,
+        file=verbose,
     )
     return value

@@ -129,7 +129,7 @@ def test_explain_says_what_runs(
 
     from fastconv import runtime
 
-    monkeypatch.setattr(runtime, "_verbose", sys.stderr)
+    monkeypatch.setattr(runtime, "verbose", sys.stderr)
     for x, w in (
         ((1, 8, 20, 20), (64, 8, 3, 3)),
         ((1, 8, 20, 20), (2, 8, 3, 3)),

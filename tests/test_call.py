@@ -69,7 +69,7 @@ def short(call: Callable[[], Any]) -> Any:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(conv, "convolve", long_way)
-        patch.setattr(conv, "_problem", long_way)
+        patch.setattr(conv, "_Layout", long_way)
         patch.setattr(dense, "_linear", long_way)
         return call()
 
@@ -269,7 +269,7 @@ def test_lines_may_be_asked_for(
 ) -> None:
     fastconv.conv2d(X, W)
     fastconv.linear(X[0, 0], X[0, 0])
-    monkeypatch.setattr(runtime, "_verbose", sys.stderr)
+    monkeypatch.setattr(runtime, "verbose", sys.stderr)
     fastconv.conv2d(X, W)
     fastconv.linear(X[0, 0], X[0, 0])
     lines = capfd.readouterr().err.splitlines()[-2:]

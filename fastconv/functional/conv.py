@@ -26,7 +26,7 @@ from fastconv.functional._arrays import (
 )
 from fastconv.functional.shape import pad_backward
 from fastconv.kernels import conv_linear, conv_wgrad
-from fastconv.kernels.call import Call, frozen
+from fastconv.kernels.call import OPERANDS, RESULT, TEAM, WEIGHTS, Call, frozen
 from fastconv.kernels.correlate import Weights
 from fastconv.problem import ACTIVATIONS, LAYOUTS, Conv, choice, conv_problem, describe, integer
 
@@ -35,19 +35,19 @@ Spatial = int | Sequence[int]
 
 
 class _Layout:
-    """How the caller's arrays map to batched NCHW and OIHW."""
+    """How the caller's arrays map to batched NCHW and OIHW; `canonical` weights are OIHW in any layout."""
 
-    def __init__(self, layout: str, rank: int, x: Array, w: Array, prepared: bool = False) -> None:
+    def __init__(self, layout: str, rank: int, x: Array, w: Array, canonical: bool = False) -> None:
         choice("layout", layout, LAYOUTS)
         self.last = layout == "NHWC"
         self.rank = rank
         self.batched = x.ndim != rank + 1
+        self.x, self.w = x, w
         if w.ndim != rank + 2 or x.ndim not in (rank + 1, rank + 2):
             return  # conv_problem names what is wrong
-        if self.last and not prepared:
-            w = w.transpose(rank + 1, rank, *range(rank))
-        self.w = w
         self.x = self.inner(x)
+        if self.last and not canonical:
+            self.w = w.transpose(rank + 1, rank, *range(rank))
 
     def inner(self, a: Array) -> Array:
         """(N, ..., C) or unbatched -> (N, C, ...)."""
@@ -76,17 +76,6 @@ def _describe(p: Conv) -> str:
     )
 
 
-def _problem(layout: _Layout, x: Array, w: Array, dtype: Any, *options: Any) -> Conv:
-    """The checked problem; options are stride, padding, dilation, groups, mode and rank."""
-    known = hasattr(layout, "x")
-    return conv_problem(
-        "float64" if dtype.itemsize == 8 else "float32",
-        layout.x.shape if known else x.shape,
-        layout.w.shape if known else w.shape,
-        *options,
-    )
-
-
 def _image_parts(arrange: _Layout, problem: Conv) -> list[slice]:
     """Channels-last operands are copied: the slices of a batch to do that for, a few images at a time."""
     if not (arrange.last and arrange.batched and problem.batch):
@@ -103,85 +92,113 @@ def convolve(
         rank, stride, padding, dilation, groups, padding_mode, layout, activation, algo, precision,
         max_workspace,
     ) = options  # fmt: skip
-    given = (x, w, b, residual, out)
-    if layout == "NCHW":  # others are rearranged before they are packed
-        w = frozen(w)
-    prepared = w if isinstance(w, Weights) else None
-    x, w = as_array("x", x), as_array("w", w) if prepared is None else prepared.array
-    b = None if b is None else as_array("b", b)
-    residual = None if residual is None else as_array("residual", residual)
+    given = (x, w, b, residual)
+    x, weights, b, residual = _operands(layout, *given)
+    canonical = isinstance(weights, Weights)
+    w = weights.array if canonical else weights
     dtype, result_dtype = common_dtypes(x=x, w=w, b=b, residual=residual)
     if activation is not None:
         choice("activation", activation, ACTIVATIONS)
     if max_workspace is not None:
         max_workspace = integer("max_workspace", max_workspace, 1)
-    if prepared is not None and w.dtype != dtype:
-        prepared, w = None, w if layout == "NCHW" else np.moveaxis(w, (1, 0), (-2, -1))
-    arrange = _Layout(layout, rank, x, w, prepared is not None)
-    problem = _problem(arrange, x, w, dtype, stride, padding, dilation, groups, padding_mode, rank)
+    arrange = _Layout(layout, rank, x, w, canonical)
+    problem = conv_problem(
+        dtype.name, arrange.x.shape, arrange.w.shape, stride, padding, dilation, groups,
+        padding_mode, rank,
+    )  # fmt: skip
     choice("algo", algo, ("auto", *algorithms.NAMES))
-    plan = algorithms.plan(problem, algo, prepared=prepared is not None, precision=precision)
-    shape = (problem.batch, problem.groups * problem.outputs, *problem.out[3 - rank :])
-    if b is not None and b.shape != (shape[1],):
-        raise ValueError(
-            f"b: expected shape ({shape[1]},) for weights of shape {w.shape}, got {b.shape}"
-        )
-    outer = arrange.outer_shape(shape)
-    if residual is not None and residual.shape != outer:
-        raise ValueError(f"residual: expected the result's shape {outer}, got {residual.shape}")
-    check_out(out, outer, result_dtype)
+    packed = canonical and w.dtype == dtype
+    plan = algorithms.plan(problem, algo, prepared=packed, precision=precision)
+    shape = arrange.outer_shape(_result_shape(problem))
+    _check_epilogue(problem, shape, w, b, residual)
+    check_out(out, shape, result_dtype)
     parts = _image_parts(arrange, problem)
     if len(parts) > 1:
-        y = target(out, outer, result_dtype, x, w, b, residual)
+        y = target(out, shape, result_dtype, x, w, b, residual)
         for part in parts:
             rest = None if residual is None else residual[part]
-            convolve(options, x[part], w if prepared is None else prepared, b, rest, y[part])
+            convolve(options, x[part], weights, b, rest, y[part])
         return deliver(y, out, result_dtype)
-    code = -1 if activation is None else ACTIVATIONS.index(activation)
-    xc, wc = contiguous(arrange.x, dtype), contiguous(arrange.w, dtype)
-    bc = None if b is None else contiguous(b, dtype)
-    rc = None if residual is None else contiguous(arrange.inner(residual), dtype)
-    y = target(
-        None if arrange.last else out, outer if not arrange.last else shape, dtype, xc, wc, bc, rc
+    arrays = (
+        contiguous(arrange.x, dtype),
+        weights if packed else contiguous(arrange.w, dtype),
+        None if b is None else contiguous(b, dtype),
+        None if residual is None else contiguous(arrange.inner(residual), dtype),
     )
-    if y.size:
-        team = plan.threads(runtime.get_num_threads())
-        runtime.traced(
-            f"conv{rank}d",
-            plan.algorithm.name,
-            problem.dtype,
-            lambda: _describe(problem),
-            plan.flops,
-            team,
-            lambda: plan.algorithm.run(
-                plan.lattices[0],
-                xc,
-                wc if prepared is None else prepared,
-                y,
-                problem.groups,
-                False,
-                bc,
-                rc,
-                code,
-                team,
-                max_workspace,
-            ),
-        )
-        if not arrange.last:
-            threads = None if plan.serial else runtime.get_num_threads
-            call = Call(
-                plan.algorithm.run,
-                plan.lattices[0],
-                problem.groups,
-                code,
-                max_workspace,
-                threads,
-                y,
-            )
-            calls.remember(call, plan.nbytes, options, *given)
     if arrange.last:
-        y = contiguous(arrange.outer(y.reshape(shape)), dtype)
+        y = result("out", _result_shape(problem), dtype)
+        _run(plan, activation, max_workspace, arrays, y)
+        return deliver(contiguous(arrange.outer(y), dtype), out, result_dtype)
+    y = target(out, shape, dtype, arrays[0], w if packed else arrays[1], *arrays[2:])
+    call = _run(plan, activation, max_workspace, arrays, y)
+    if y.size:
+        calls.remember(call, plan.nbytes, options, given, out)
     return deliver(y, out, result_dtype)
+
+
+def _operands(layout: str, x: Any, w: Any, b: Any, residual: Any) -> tuple[Any, ...]:
+    """The operands as arrays of real numbers, but Weights where w is packed or may be."""
+    if layout == "NCHW":  # others are rearranged before they are packed
+        w = frozen(w)
+    return (
+        as_array("x", x),
+        w if isinstance(w, Weights) else as_array("w", w),
+        None if b is None else as_array("b", b),
+        None if residual is None else as_array("residual", residual),
+    )
+
+
+def _result_shape(problem: Conv) -> tuple[int, ...]:
+    """The result in batched NCHW."""
+    return problem.batch, problem.groups * problem.outputs, *problem.out[3 - problem.rank :]
+
+
+def _check_epilogue(
+    problem: Conv, shape: tuple[int, ...], w: Array, b: Array | None, residual: Array | None
+) -> None:
+    """Bias and residual fit the result, whose shape in the caller's layout is `shape`."""
+    outputs = problem.groups * problem.outputs
+    if b is not None and b.shape != (outputs,):
+        raise ValueError(
+            f"b: expected shape ({outputs},) for weights of shape {w.shape}, got {b.shape}"
+        )
+    if residual is not None and residual.shape != shape:
+        raise ValueError(f"residual: expected the result's shape {shape}, got {residual.shape}")
+
+
+def _run(
+    plan: algorithms.Plan,
+    activation: str | None,
+    max_workspace: int | None,
+    arrays: tuple[Any, ...],
+    y: Array,
+) -> Call:
+    """Compute y from (x, w, b, residual), which kernels take as they are. Returns the call, for other arrays like these."""
+    call = _call(plan, activation, max_workspace, y)
+    if y.size:
+        runtime.traced(
+            f"conv{plan.problem.rank}d",
+            plan.algorithm.name,
+            plan.problem.dtype,
+            lambda: _describe(plan.problem),
+            plan.flops,
+            call.team(),
+            lambda: call.apply(arrays, y),
+        )
+    return call
+
+
+def _call(
+    plan: algorithms.Plan, activation: str | None, max_workspace: int | None, y: Array
+) -> Call:
+    x, _, b, residual, *_ = OPERANDS
+    code = -1 if activation is None else ACTIVATIONS.index(activation)
+    arguments = (
+        plan.lattices[0], x, WEIGHTS, RESULT, plan.problem.groups, False, b, residual, code, TEAM,
+        max_workspace,
+    )  # fmt: skip
+    threads = None if plan.serial else runtime.get_num_threads
+    return Call(plan.algorithm.run, arguments, threads, y)
 
 
 class _Wanted(NamedTuple):
@@ -264,7 +281,7 @@ def _conv_backward(
 ) -> tuple[Array | None, Array | None, Array | None]:
     rank, stride, padding, dilation, groups, padding_mode, layout, *how = options
     given = (dy, x, w)
-    problem = conv_gradients.find(options, *given)
+    problem = conv_gradients.find(options, given)
     if problem is not None:
         dx, dw, db = _gradients(problem, dy, x, w, needed(needs), _Wanted(*how))
         return (
@@ -279,13 +296,14 @@ def _conv_backward(
     if max_workspace is not None:
         max_workspace = integer("max_workspace", max_workspace, 1)
     arrange = _Layout(layout, rank, x, w)
-    problem = _problem(arrange, x, w, dtype, stride, padding, dilation, groups, padding_mode, rank)
+    problem = conv_problem(
+        dtype.name, arrange.x.shape, arrange.w.shape, stride, padding, dilation, groups,
+        padding_mode, rank,
+    )  # fmt: skip
     choice("algo", algo, ("auto", *algorithms.NAMES))
-    shape = (problem.batch, problem.groups * problem.outputs, *problem.out[3 - rank :])
-    if dy.shape != arrange.outer_shape(shape):
-        raise ValueError(
-            f"dy: expected the output's shape {arrange.outer_shape(shape)}, got {dy.shape}"
-        )
+    shape = arrange.outer_shape(_result_shape(problem))
+    if dy.shape != shape:
+        raise ValueError(f"dy: expected the output's shape {shape}, got {dy.shape}")
     parts = _image_parts(arrange, problem)
     if len(parts) > 1:
         gradients: list[Any] = [
@@ -316,7 +334,7 @@ def _conv_backward(
     if db is not None:
         db = deliver(db, None, result_dtype)
     if not arrange.last:
-        conv_gradients.remember(problem, 0, options, *given)
+        conv_gradients.remember(problem, 0, options, given)
     return dx, dw, db
 
 
@@ -476,7 +494,7 @@ def _forward_of(rank: int):  # type: ignore[no-untyped-def]
             rank, stride, padding, dilation, groups, padding_mode, layout, activation, algo,
             runtime.resolve_precision(precision), max_workspace,
         )  # fmt: skip
-        y = None if runtime.tracing() else calls.call(options, x, w, b, residual, out)
+        y = None if runtime.verbose else calls.call(options, (x, w, b, residual), out)
         return convolve(options, x, w, b, residual, out) if y is None else y
 
     return public(conv, f"conv{rank}d", _FORWARD_DOC.format(**_document(rank)))

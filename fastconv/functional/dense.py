@@ -21,19 +21,17 @@ from fastconv.functional._arrays import (
     target,
 )
 from fastconv.kernels import conv_linear, gemm
-from fastconv.kernels.call import Call
+from fastconv.kernels.call import OPERANDS, RESULT, TEAM, Call
+
+
+def _describe(rows: int, columns: int, terms: int) -> str:
+    return f"m{rows}n{columns}k{terms}"
 
 
 def _multiply(
-    name: str,
-    a: Array,
-    a_transposed: bool,
-    b: Array,
-    b_transposed: bool,
-    bias: Array | None,
-    c: Array,
+    name: str, a: Array, a_transposed: bool, b: Array, b_transposed: bool, c: Array
 ) -> None:
-    """c = a @ b + bias; a and b contiguous matrices, stored transposed where said."""
+    """c = a @ b; a and b contiguous matrices, stored transposed where said."""
     rows, columns = c.shape
     terms = a.shape[0] if a_transposed else a.shape[1]
     flops = 2 * rows * columns * terms
@@ -43,10 +41,10 @@ def _multiply(
             name,
             "gemm",
             c.dtype,
-            lambda: f"m{rows}n{columns}k{terms}",
+            lambda: _describe(rows, columns, terms),
             flops,
             team,
-            lambda: gemm.multiply(a, a_transposed, b, b_transposed, bias, c, team),
+            lambda: gemm.multiply(a, a_transposed, b, b_transposed, None, c, team),
         )
 
 
@@ -84,13 +82,13 @@ def linear(
         Naming the argument, what was given and what was expected.
     """
     options = ("linear", runtime.resolve_precision(precision))
-    y = None if runtime.tracing() else calls.call(options, x, w, b, None, out)
+    y = None if runtime.verbose else calls.call(options, (x, w, b), out)
     return _linear(options, x, w, b, out) if y is None else y
 
 
 def _linear(options: tuple[str, str], x: Any, w: Any, b: Any, out: Array | None) -> Array:
     """Check everything and run; and remember it for the next call with the same signature."""
-    given = (x, w, b, None, out)
+    given = (x, w, b)
     x, w = as_array("x", x), as_array("w", w)
     b = None if b is None else as_array("b", b)
     dtype, result_dtype = common_dtypes(x=x, w=w, b=b)
@@ -99,16 +97,29 @@ def _linear(options: tuple[str, str], x: Any, w: Any, b: Any, out: Array | None)
         raise ValueError(f"b: expected shape ({w.shape[0]},), got {b.shape}")
     shape = (*x.shape[:-1], w.shape[0])
     check_out(out, shape, result_dtype)
-    xc, wc = contiguous(x, dtype), contiguous(w, dtype)
-    bc = None if b is None else contiguous(b, dtype)
-    y = target(out, shape, dtype, xc, wc, bc)
-    rows = math.prod(x.shape[:-1])
-    _multiply(
-        "linear", xc.reshape(rows, w.shape[1]), False, wc, True, bc, y.reshape(rows, w.shape[0])
+    arrays = (
+        contiguous(x, dtype),
+        contiguous(w, dtype),
+        None if b is None else contiguous(b, dtype),
     )
+    y = target(out, shape, dtype, *arrays)
     if y.size:
-        team = None if 2 * y.size * w.shape[1] < SERIAL_FLOPS else runtime.get_num_threads
-        calls.remember(Call(conv_linear.run, None, 1, -1, None, team, y), 0, options, *given)
+        flops = 2 * y.size * w.shape[1]
+        xs, ws, bs, *_ = OPERANDS
+        arguments = (None, xs, ws, RESULT, 1, False, bs, None, -1, TEAM, None)
+        call = Call(
+            conv_linear.run, arguments, None if flops < SERIAL_FLOPS else runtime.get_num_threads, y
+        )
+        runtime.traced(
+            "linear",
+            "gemm",
+            dtype,
+            lambda: _describe(math.prod(x.shape[:-1]), *w.shape),
+            flops,
+            call.team(),
+            lambda: call.apply(arrays, y),
+        )
+        calls.remember(call, 0, options, given, out)
     return deliver(y, out, result_dtype)
 
 
@@ -147,13 +158,13 @@ def linear_backward(
     if need_x:
         dx = result("dx", x.shape, dtype)
         _multiply(
-            "linear_dx", dy2, False, contiguous(w, dtype), False, None, dx.reshape(rows, w.shape[1])
+            "linear_dx", dy2, False, contiguous(w, dtype), False, dx.reshape(rows, w.shape[1])
         )
         dx = deliver(dx, None, result_dtype)
     if need_w:
         dw = result("dw", w.shape, dtype)
         x2 = contiguous(x, dtype).reshape(rows, w.shape[1])
-        _multiply("linear_dw", dy2, True, x2, False, None, dw)
+        _multiply("linear_dw", dy2, True, x2, False, dw)
         dw = deliver(dw, None, result_dtype)
     if need_b:
         db = dy2.sum(axis=0, dtype="float64").astype(result_dtype)

@@ -64,9 +64,9 @@ class PreparedConv:
             self._rank, o["stride"], o["padding"], o["dilation"], o["groups"], o["padding_mode"],
             o["layout"], o["activation"], o["algo"], runtime.resolve_precision(o["precision"]), None,
         )  # fmt: skip
-        given = (options, x, self._weights, self._bias, residual, out)
-        y = None if runtime.tracing() else calls.call(*given)
-        return convolve(*given) if y is None else y
+        arrays = (x, self._weights, self._bias, residual)
+        y = None if runtime.verbose else calls.call(options, arrays, out)
+        return convolve(options, *arrays, out) if y is None else y
 
     @property
     def nbytes(self) -> int:

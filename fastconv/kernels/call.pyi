@@ -4,8 +4,6 @@ from typing import Any
 
 import numpy as np
 
-from fastconv.kernels.lattice import Lattice
-
 Array = np.ndarray[Any, Any]
 
 class Memo:
@@ -17,25 +15,36 @@ class Memo:
     def clear(self) -> None: ...
     def get(self, key: Any) -> Any: ...
     def put(self, key: Any, value: Any, size: int) -> None: ...
-    def find(self, options: tuple[Any, ...], *arrays: Any) -> Any: ...
-    def remember(self, value: Any, size: int, options: tuple[Any, ...], *arrays: Any) -> None: ...
+    def find(self, options: tuple[Any, ...], arrays: tuple[Any, ...]) -> Any: ...
+    def remember(
+        self,
+        value: Any,
+        size: int,
+        options: tuple[Any, ...],
+        arrays: tuple[Any, ...],
+        out: Any = None,
+    ) -> None: ...
     def drop(self, key: Any) -> None: ...
-    def call(
-        self, options: tuple[Any, ...], x: Any, w: Any, b: Any, residual: Any, out: Any
-    ) -> Array | None: ...
+    def call(self, options: tuple[Any, ...], arrays: tuple[Any, ...], out: Any) -> Array | None: ...
 
 frozen_weights: Memo
 
 def frozen(w: Any) -> Any: ...
 
+class Place: ...
+
+OPERANDS: tuple[Place, Place, Place, Place, Place]
+WEIGHTS: Place
+RESULT: Place
+TEAM: Place
+
 class Call:
     def __init__(
         self,
-        run: Callable[..., Any],
-        lattice: Lattice | None,
-        groups: int,
-        activation: int,
-        max_workspace: int | None,
+        kernel: Callable[..., Any],
+        arguments: tuple[Any, ...],
         threads: Callable[[], int] | None,
         y: Array,
     ) -> None: ...
+    def team(self) -> int: ...
+    def apply(self, arrays: tuple[Any, ...], y: Array) -> None: ...

@@ -12,6 +12,7 @@ from threading import Lock
 
 cimport numpy as cnp
 from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.object cimport PyObject
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy
@@ -25,10 +26,18 @@ cnp.import_array()
 cdef extern from "Python.h":
     long long PyLong_AsLongLongAndOverflow(object number, int *overflow)
     bint PyUnicode_IS_COMPACT_ASCII(object text)
+    PyObject *PyTuple_GET_ITEM(object items, Py_ssize_t at)  # borrowed
+    object PyObject_Vectorcall(object function, PyObject **arguments, size_t count, PyObject *names)
 
 cdef enum:
     SIGNATURE_MAX = 512  # bytes; calls with longer ones take the long way
     NESTING = 3          # a pair of paddings, in the pairs of all axes, in the options
+    OPERANDS_MAX = 5     # arrays of a call but its result
+    ARGUMENTS_MAX = 16   # of a kernel
+    CONSTANT = -1        # an argument that is no Place; the others are numbers of Places
+    AT_WEIGHTS = OPERANDS_MAX
+    AT_RESULT = OPERANDS_MAX + 1
+    AT_TEAM = OPERANDS_MAX + 2
     FROZEN_LEAST = 4096  # bytes; smaller weights are packed as fast as they are looked up
 
 cdef struct Signature:
@@ -103,7 +112,7 @@ cdef inline bint put_array(Signature *s, object value, int kind) noexcept:
     )
 
 
-cdef bytes signature(tuple options, tuple arrays):
+cdef bytes signature(tuple options, tuple arrays, out):
     """The key of a call; None when it has none."""
     cdef char buffer[SIGNATURE_MAX]
     cdef Signature s
@@ -121,19 +130,24 @@ cdef bytes signature(tuple options, tuple arrays):
     for array in arrays:
         if not put_array(&s, array, kind):
             return None
-    if not put_option(&s, options, NESTING):
+    if not put_array(&s, out, kind) or not put_option(&s, options, NESTING):
         return None
     return PyBytes_FromStringAndSize(buffer, s.at - buffer)
 
 
-cdef inline bint apart(cnp.ndarray out, object operand) noexcept:
-    """Whether the bytes of a contiguous `out` and of `operand`, contiguous or None, do not overlap."""
-    if operand is None:
-        return True
-    cdef cnp.ndarray array = (<Weights>operand).array if type(operand) is Weights else operand
-    cdef char *a = <char *>cnp.PyArray_DATA(array)
+cdef bint apart(cnp.ndarray out, tuple arrays):
+    """Whether the bytes of a contiguous `out` overlap with those of none of `arrays`, each contiguous, Weights or None."""
+    cdef cnp.ndarray array
+    cdef char *a
     cdef char *b = <char *>cnp.PyArray_DATA(out)
-    return a + cnp.PyArray_NBYTES(array) <= b or b + cnp.PyArray_NBYTES(out) <= a
+    for each in arrays:
+        if each is None:
+            continue
+        array = (<Weights>each).array if type(each) is Weights else each
+        a = <char *>cnp.PyArray_DATA(array)
+        if a + cnp.PyArray_NBYTES(array) > b and b + cnp.PyArray_NBYTES(out) > a:
+            return False
+    return True
 
 
 cdef class Memo:
@@ -179,14 +193,14 @@ cdef class Memo:
         finally:
             self.changing.release()
 
-    def find(self, tuple options, *arrays):
+    def find(self, tuple options, tuple arrays):
         """The value that was put for this signature; None when there is none."""
-        key = signature(options, arrays)
+        key = signature(options, arrays, None)
         return None if key is None else self.values.get(key)
 
-    def remember(self, value, Py_ssize_t size, tuple options, *arrays):
+    def remember(self, value, Py_ssize_t size, tuple options, tuple arrays, out=None):
         """Keep `value` for this signature, if it is one."""
-        key = signature(options, arrays)
+        key = signature(options, arrays, out)
         if key is not None:
             self.put(key, value, size)
 
@@ -197,47 +211,88 @@ cdef class Memo:
                 self.bytes -= <Py_ssize_t>self.sizes.pop(key)
             self.changing.release()
 
-    def call(self, tuple options, x, w, b, residual, out):
-        """The result of the prepared Call of this signature; None when the long way must be taken."""
+    def call(self, tuple options, tuple arrays, out):
+        """The result of the Call that was put for this signature; None when the long way must be taken."""
         cdef Call call
-        key = signature(options, (x, w, b, residual, out))
+        key = signature(options, arrays, out)
         if key is None:
             return None
         call = self.values.get(key)
         if call is None:
             return None
         if out is None:
-            y = fresh(call.axes, call.shape, call.kind, call.itemsize)
-        elif (cnp.PyArray_ISWRITEABLE(<cnp.ndarray>out) and apart(out, x) and apart(out, w) and apart(out, b)
-              and apart(out, residual)):
-            y = out
-        else:
+            out = fresh(call.axes, call.shape, call.kind, call.itemsize)
+        elif not (cnp.PyArray_ISWRITEABLE(<cnp.ndarray>out) and apart(out, arrays)):
             return None
-        if freezable(w):
-            w = frozen(w)
-        threads = 1 if call.threads is None else call.threads()
-        call.run(call.lattice, x, w, y, call.groups, False, b, residual, call.activation, threads,
-                 call.max_workspace)
-        return y
+        call.apply(arrays, out)
+        return out
+
+
+cdef class Place:
+    """Stands for an argument that differs from call to call: an operand, by its number, the result or the team's size."""
+
+    cdef int number
+
+    def __init__(self, int number):
+        self.number = number
+
+
+OPERANDS = tuple([Place(i) for i in range(OPERANDS_MAX)])
+WEIGHTS = Place(AT_WEIGHTS)  # operand 1, or what was packed of it in an earlier call
+RESULT = Place(AT_RESULT)
+TEAM = Place(AT_TEAM)
 
 
 cdef class Call:
-    """A checked call of a convolution algorithm's `run`: all of its arguments but the arrays.
+    """A checked call whose arrays are still to come: a kernel, and its `arguments` with Places among them.
 
-    `threads` gives the team's size, or is None for one thread.
+    Results look like `y`. `threads` gives the team's size, or is None for one thread. No argument is an array of the caller.
     """
 
-    cdef object run, lattice, groups, activation, max_workspace, threads
-    cdef int axes, kind, itemsize
+    cdef object kernel, threads
+    cdef tuple arguments
+    cdef int place[ARGUMENTS_MAX]
+    cdef int count, axes, kind, itemsize
     cdef cnp.npy_intp shape[AXES_MAX]
 
-    def __init__(self, run, lattice, groups, activation, max_workspace, threads, cnp.ndarray y):
-        self.run, self.lattice, self.groups, self.activation = run, lattice, groups, activation
-        self.max_workspace, self.threads = max_workspace, threads
+    def __init__(self, kernel, tuple arguments, threads, cnp.ndarray y):
+        self.count = <int>len(arguments)
+        if self.count > ARGUMENTS_MAX:
+            raise ValueError(f"arguments: expected at most {ARGUMENTS_MAX}, got {self.count}")
+        self.kernel, self.arguments, self.threads = kernel, arguments, threads
+        for i, argument in enumerate(arguments):
+            self.place[i] = (<Place>argument).number if type(argument) is Place else CONSTANT
         self.axes, self.kind = cnp.PyArray_NDIM(y), cnp.PyArray_TYPE(y)
         self.itemsize = cnp.PyArray_ITEMSIZE(y)
         for i in range(self.axes):
             self.shape[i] = cnp.PyArray_DIM(y, i)
+
+    def team(self):
+        """The number of threads it takes here and now."""
+        return 1 if self.threads is None else self.threads()
+
+    cpdef apply(self, tuple arrays, y):
+        """Compute `y` from arrays that kernels take as they are, of the signature's shapes."""
+        cdef PyObject *arguments[ARGUMENTS_MAX]
+        cdef int i, place
+        threads = 1 if self.threads is None else self.threads()
+        weights = None
+        for i in range(self.count):
+            place = self.place[i]
+            if place == CONSTANT:
+                arguments[i] = PyTuple_GET_ITEM(self.arguments, i)
+            elif place == AT_RESULT:
+                arguments[i] = <PyObject *>y
+            elif place == AT_TEAM:
+                arguments[i] = <PyObject *>threads
+            elif place == AT_WEIGHTS:
+                weights = arrays[1]
+                if freezable(weights):
+                    weights = frozen(weights)
+                arguments[i] = <PyObject *>weights
+            else:
+                arguments[i] = PyTuple_GET_ITEM(arrays, place)
+        PyObject_Vectorcall(self.kernel, arguments, self.count, NULL)
 
 
 # id of a read-only array -> (weak reference to it, what was packed of it)

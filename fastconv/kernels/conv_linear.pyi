@@ -8,7 +8,7 @@ from fastconv.kernels.lattice import Lattice
 Array = np.ndarray[Any, Any]
 
 def run(
-    lattice: Lattice,
+    lattice: Lattice | None,
     x: Array,
     w: Array,
     y: Array,
