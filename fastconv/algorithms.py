@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -50,7 +51,7 @@ class Algorithm:
     `cannot(shape)` is the reason, or None, why this row is not able to run a problem; `inaccurate(shape)` the reason why the
     automatic choice does not take it although it could; nor does that take it where more than its `precision` is asked for.
     After what `guard` says the direct kernel does the call again. One that `joins` runs the phases of an input gradient together.
-    `error` names the tolerance class of tests/tolerance.py.
+    `run_linear` is for problems that are one matrix product. `error` names the tolerance class of tests/tolerance.py.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Algorithm:
     joins: bool = False
     precision: str = "highest"
     guard: str | None = None
+    run_linear: Callable[..., int] | None = None
 
     @property
     def general(self) -> bool:
@@ -110,6 +112,7 @@ def _split(products: int) -> Algorithm:
         f"split_{products}",
         partial(conv_split.run, products),
         cannot_split,
+        run_linear=partial(conv_linear.run, products),
         precision=dict(zip(SPLITS, PRECISIONS, strict=True))[products],
         guard="a sum that is not finite, or operands so small that their last bits would be lost",
     )
@@ -133,8 +136,9 @@ ALGORITHMS = (
         "linear",
         "one matrix product over flattened images",
         "direct",
-        conv_linear.run,
+        partial(conv_linear.run, 0),
         cannot=cannot_linear,
+        run_linear=partial(conv_linear.run, 0),
     ),
     Algorithm(
         "pixel",
@@ -176,6 +180,11 @@ class Plan:
     @property
     def flops(self) -> int:
         return self.problem.flops
+
+    @property
+    def run(self) -> Callable[..., int]:
+        """The kernel's driver."""
+        return _runs_linear(self.algorithm, self.problem) or self.algorithm.run
 
     @property
     def serial(self) -> bool:
@@ -232,9 +241,15 @@ def select(
     return best, tuple(reasons.items()), {a.name: weighed[a] for a in weighed}
 
 
-def _lattices(algorithm: Algorithm, specs: Sequence[LatticeSpec]) -> tuple[Lattice, ...]:
+def _runs_linear(algorithm: Algorithm, problem: Conv) -> Callable[..., int] | None:
+    return algorithm.run_linear if problem.is_linear else None
+
+
+def _lattices(
+    algorithm: Algorithm, problem: Conv, specs: Sequence[LatticeSpec]
+) -> tuple[Lattice, ...]:
     """One lattice a run; a linear layer is one product, whatever the stride."""
-    used = specs[:1] if algorithm.name == "linear" else specs
+    used = specs[:1] if _runs_linear(algorithm, problem) else specs
     lattices = tuple(Lattice(*spec) for spec in used)
     return (join(lattices),) if algorithm.joins and len(lattices) > 1 else lattices
 
@@ -243,7 +258,9 @@ def _make_plan(problem: Conv, algo: str, gradient: bool, prepared: bool, precisi
     shape = costs.shape_of(problem, gradient, prepared)
     algorithm, reasons, expected = select(algo, shape, precision)
     specs = problem.input_gradient_lattices() if gradient else [problem.forward_lattice()]
-    return Plan(problem, algorithm, reasons, expected, _lattices(algorithm, specs), gradient)
+    return Plan(
+        problem, algorithm, reasons, expected, _lattices(algorithm, problem, specs), gradient
+    )
 
 
 _plans = Memo(PLANS, PLAN_BYTES)
@@ -300,8 +317,22 @@ def _choose_products(shape: Shape, algo: str, precision: str) -> int:
         return int(algo.removeprefix("split_"))
     if algo != "auto" or reason is not None:
         return 0
-    allowed = [n for n, word in zip(SPLITS, PRECISIONS, strict=True) if not _less(word, precision)]
-    return min([0, *allowed], key=lambda n: costs.weight_gradient_seconds(n, shape))
+    return min(_allowed(precision), key=lambda n: costs.weight_gradient_seconds(n, shape))
+
+
+def _allowed(precision: str) -> list[int]:
+    """Numbers of products that are precise enough, and 0 for the other kernels."""
+    return [
+        0,
+        *(n for n, word in zip(SPLITS, PRECISIONS, strict=True) if not _less(word, precision)),
+    ]
+
+
+def gemm_products(dtype: np.dtype[Any], m: int, n: int, k: int, precision: str) -> int:
+    """The products of the split kernels that a matrix product of m rows, n columns and k terms takes; 0: the others."""
+    if dtype.itemsize != 4 or not isa.has_split():
+        return 0
+    return min(_allowed(precision), key=lambda products: costs.gemm_seconds(products, m, n, k))
 
 
 def workspace(found: Plan, max_workspace: int | None = None) -> int:
@@ -311,9 +342,7 @@ def workspace(found: Plan, max_workspace: int | None = None) -> int:
     w_shape = (problem.groups * problem.outputs, problem.channels, math.prod(problem.kernel))
     x, y, w = (np.broadcast_to(np.zeros(1, problem.dtype), s) for s in (*shapes, w_shape))
     sizes = [
-        found.algorithm.run(
-            lattice, x, w, y, problem.groups, gradient, None, None, -1, 0, max_workspace
-        )
+        found.run(lattice, x, w, y, problem.groups, gradient, None, None, -1, 0, max_workspace)
         for lattice in found.lattices
     ]
     return max(sizes, default=0)

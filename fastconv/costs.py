@@ -22,6 +22,7 @@ LATENCY = 8
 CHAIN = 256
 DIRECT_PIXELS, IM2COL_PIXELS, PIXEL_PIXELS = 784, 384, 4096
 WINOGRAD_TILES = 32
+GEMM_BLOCK = 192
 # Tile registers, see csrc/isa/tile.h: multiply-adds of a product of two tiles, and what a tile holds.
 TILE_PRODUCTS, TILE_SIDE, TILE_TERMS = 16 * 16 * 32, 16, 32
 # Of its time a split kernel with one tile of either operand loads this much more than with two.
@@ -253,7 +254,21 @@ def _tiles(count: float, size: int = TILE_SIDE) -> int:
     return math.ceil(count / size)
 
 
+def _split_gemm(products: int, m: int, n: int, k: int) -> Counts:
+    """c[m][n] = a[m][k] b[k][n] on tile registers."""
+    rows, columns, blocks = _tiles(m), _tiles(n), _tiles(k, TILE_TERMS)
+    single = SINGLE if min(rows, columns) == 1 else 1
+    packed = m * _tiles(n, GEMM_BLOCK) + n * _tiles(m, GEMM_BLOCK)
+    return {
+        "fma": products * rows * columns * blocks * TILE_PRODUCTS / isa.lanes(4) * single,
+        "elements": blocks * TILE_TERMS * packed + m * n,
+        "calls": 1,
+    }
+
+
 def _split(products: int, shape: Shape) -> Counts:
+    if shape.is_linear:
+        return _split_gemm(products, shape.images, shape.outputs, round(shape.terms))
     height, width = shape.size[1:]
     row = width + shape.halo[2] // shape.step[2]
     pixels = min(height * _tiles(width), _tiles((height - 1) * row + width))
@@ -407,13 +422,31 @@ def peak(itemsize: int) -> float:
 
 def seconds(name: str, shape: Shape) -> float:
     """Expected time on one core of the machine that the table of the active row comes from."""
+    memory = shape.bytes * _far(shape.bytes) / COSTS[isa.current()].bandwidth
+    return _seconds(family(name), count(name, shape), memory)
+
+
+def _seconds(of: str, counts: Counts, memory: float = 0.0) -> float:
+    """What was counted, with the constants of a family of algorithms; at least the nanoseconds that memory takes."""
     table = COSTS[isa.current()]
-    constants = table.ns[family(name)]
-    counts = dict(count(name, shape))
-    products = counts.pop("fma") * 2 * isa.lanes(4) / (constants["efficiency"] * table.peak)
-    memory = shape.bytes * _far(shape.bytes) / table.bandwidth
+    constants = table.ns[of]
+    products = counts["fma"] * 2 * isa.lanes(4) / (constants["efficiency"] * table.peak)
     rest = sum(n * constants.get(what, 0.0) for what, n in counts.items())
     return 1e-9 * (max(products, memory) + rest)
+
+
+def gemm_seconds(products: int, m: int, n: int, k: int) -> float:
+    """The same for a matrix product in float32, on tile registers or not."""
+    if products:
+        return _seconds("split", _split_gemm(products, m, n, k))
+    columns = math.ceil(n / isa.lanes(4))
+    counts = {
+        "fma": m * columns * k,
+        "pack": columns * k,
+        "input": m * k / isa.lanes(4),
+        "calls": 1,
+    }
+    return _seconds("linear", counts)
 
 
 # The direct weight gradient's share of the peak.
@@ -422,18 +455,16 @@ WEIGHT_GRADIENT_EFFICIENCY = 0.8
 
 def weight_gradient_seconds(products: int, shape: Shape) -> float:
     """The same for a weight gradient of a forward `shape`: with the direct kernel, or as products on tile registers."""
-    table = COSTS[isa.current()]
-    flops = 2 * shape.groups * shape.terms * shape.outputs * shape.pixels
     if not products:
-        return 1e-9 * flops / (WEIGHT_GRADIENT_EFFICIENCY * table.peak)
-    constants = table.ns["split"]
+        flops = 2 * shape.groups * shape.terms * shape.outputs * shape.pixels
+        return 1e-9 * flops / (WEIGHT_GRADIENT_EFFICIENCY * COSTS[isa.current()].peak)
     height, width = shape.size[1:]
     row = width + shape.halo[2] // shape.step[2]
     channels, outputs = _tiles(shape.channels), _tiles(shape.outputs)
     tiles = shape.images * _tiles(height * row, TILE_TERMS) * channels * outputs * shape.taps
-    dots = products * shape.groups * tiles * (SINGLE if min(channels, outputs) == 1 else 1)
-    elements = shape.groups * shape.images * height * row * TILE_SIDE * (channels + outputs)
-    return 1e-9 * (
-        2 * dots * TILE_PRODUCTS / (constants["efficiency"] * table.peak)
-        + elements * constants["elements"]
-    )
+    single = SINGLE if min(channels, outputs) == 1 else 1
+    counts = {
+        "fma": products * shape.groups * tiles * single * TILE_PRODUCTS / isa.lanes(4),
+        "elements": shape.groups * shape.images * height * row * TILE_SIDE * (channels + outputs),
+    }
+    return _seconds("split", counts)

@@ -198,7 +198,7 @@ def _call(
         max_workspace,
     )  # fmt: skip
     threads = None if plan.serial else runtime.get_num_threads
-    return Call(plan.algorithm.run, arguments, threads, y)
+    return Call(plan.run, arguments, threads, y)
 
 
 class _Wanted(NamedTuple):
@@ -221,7 +221,7 @@ def _input_gradient(problem: Conv, dy: Array, w: Array, how: _Wanted) -> Array:
 
     def run() -> None:
         for lattice in plan.lattices:
-            plan.algorithm.run(
+            plan.run(
                 lattice, dy, w, dx, problem.groups, True, None, None, -1, team, how.max_workspace
             )
 
@@ -247,18 +247,17 @@ def _weight_gradient(problem: Conv, dy: Array, x: Array, how: _Wanted) -> Array:
         return dw
     team = 1 if problem.flops < algorithms.SERIAL_FLOPS else runtime.get_num_threads()
     products = algorithms.weight_gradient_products(problem, how.algo, how.precision)
-    linear = problem.is_linear and not products
 
     def run() -> None:
-        if linear:
-            conv_linear.weight_gradient(x, dw, dy, team)
+        if problem.is_linear:
+            conv_linear.weight_gradient(products, x, dw, dy, team)
         else:
             lattice = algorithms.forward_lattice(problem)
             conv_wgrad.run(lattice, x, dw, dy, problem.groups, team, how.max_workspace, products)
 
     runtime.traced(
         f"conv{problem.rank}d_dw",
-        f"split_{products}" if products else "linear" if linear else "direct",
+        f"split_{products}" if products else "linear" if problem.is_linear else "direct",
         problem.dtype,
         lambda: _describe(problem),
         problem.flops,

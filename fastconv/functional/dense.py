@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastconv import runtime
-from fastconv.algorithms import SERIAL_FLOPS, calls
+from fastconv.algorithms import SERIAL_FLOPS, calls, gemm_products
 from fastconv.functional._arrays import (
     Array,
     as_array,
@@ -28,23 +28,34 @@ def _describe(rows: int, columns: int, terms: int) -> str:
     return f"m{rows}n{columns}k{terms}"
 
 
+def _algorithm(products: int) -> str:
+    return f"split_{products}" if products else "gemm"
+
+
 def _multiply(
-    name: str, a: Array, a_transposed: bool, b: Array, b_transposed: bool, c: Array
+    name: str,
+    a: Array,
+    a_transposed: bool,
+    b: Array,
+    b_transposed: bool,
+    c: Array,
+    precision: str,
 ) -> None:
     """c = a @ b; a and b contiguous matrices, stored transposed where said."""
     rows, columns = c.shape
     terms = a.shape[0] if a_transposed else a.shape[1]
     flops = 2 * rows * columns * terms
     team = 1 if flops < SERIAL_FLOPS else runtime.get_num_threads()
+    products = gemm_products(c.dtype, rows, columns, terms, precision)
     if c.size:
         runtime.traced(
             name,
-            "gemm",
+            _algorithm(products),
             c.dtype,
             lambda: _describe(rows, columns, terms),
             flops,
             team,
-            lambda: gemm.multiply(a, a_transposed, b, b_transposed, None, c, team),
+            lambda: gemm.multiply(a, a_transposed, b, b_transposed, None, c, team, products),
         )
 
 
@@ -105,16 +116,18 @@ def _linear(options: tuple[str, str], x: Any, w: Any, b: Any, out: Array | None)
     y = target(out, shape, dtype, *arrays)
     if y.size:
         flops = 2 * y.size * w.shape[1]
+        rows = math.prod(x.shape[:-1])
+        products = gemm_products(dtype, rows, *w.shape, options[1])
         xs, ws, bs, *_ = OPERANDS
-        arguments = (None, xs, ws, RESULT, 1, False, bs, None, -1, TEAM, None)
+        arguments = (products, None, xs, ws, RESULT, 1, False, bs, None, -1, TEAM, None)
         call = Call(
             conv_linear.run, arguments, None if flops < SERIAL_FLOPS else runtime.get_num_threads, y
         )
         runtime.traced(
             "linear",
-            "gemm",
+            _algorithm(products),
             dtype,
-            lambda: _describe(math.prod(x.shape[:-1]), *w.shape),
+            lambda: _describe(rows, *w.shape),
             flops,
             call.team(),
             lambda: call.apply(arrays, y),
@@ -147,7 +160,7 @@ def linear_backward(
     """
     dy, x, w = as_array("dy", dy), as_array("x", x), as_array("w", w)
     dtype, result_dtype = common_dtypes(dy=dy, x=x, w=w)
-    runtime.resolve_precision(precision)
+    word = runtime.resolve_precision(precision)
     _check(x, w)
     if dy.shape != (*x.shape[:-1], w.shape[0]):
         raise ValueError(f"dy: expected shape {(*x.shape[:-1], w.shape[0])}, got {dy.shape}")
@@ -158,13 +171,13 @@ def linear_backward(
     if need_x:
         dx = result("dx", x.shape, dtype)
         _multiply(
-            "linear_dx", dy2, False, contiguous(w, dtype), False, dx.reshape(rows, w.shape[1])
+            "linear_dx", dy2, False, contiguous(w, dtype), False, dx.reshape(rows, w.shape[1]), word
         )
         dx = deliver(dx, None, result_dtype)
     if need_w:
         dw = result("dw", w.shape, dtype)
         x2 = contiguous(x, dtype).reshape(rows, w.shape[1])
-        _multiply("linear_dw", dy2, True, x2, False, dw)
+        _multiply("linear_dw", dy2, True, x2, False, dw, word)
         dw = deliver(dw, None, result_dtype)
     if need_b:
         db = dy2.sum(axis=0, dtype="float64").astype(result_dtype)

@@ -8,6 +8,7 @@ from fastconv.kernels.lattice import Lattice
 Array = np.ndarray[Any, Any]
 
 def run(
+    products: int,
     lattice: Lattice | None,
     x: Array,
     w: Array,
@@ -20,4 +21,4 @@ def run(
     threads: int,
     max_workspace: int | None,
 ) -> int: ...
-def weight_gradient(x: Array, dw: Array, dy: Array, threads: int) -> None: ...
+def weight_gradient(products: int, x: Array, dw: Array, dy: Array, threads: int) -> None: ...

@@ -14,10 +14,13 @@ cdef matrix(array, rows, columns):
     return array if array.ndim == 2 and array.shape[1] == columns else array.reshape(rows, columns)
 
 
-def run(lattice, x, w, y, groups, transposed, bias, residual, activation, threads, max_workspace):
-    """As in the other algorithms, for problems with problem.Conv.is_linear and linear layers; `lattice` is not needed."""
+def run(products, lattice, x, w, y, groups, transposed, bias, residual, activation, threads, max_workspace):
+    """As in the other algorithms, for problems with problem.Conv.is_linear and linear layers; `lattice` is not needed.
+
+    `products`: see gemm.multiply.
+    """
     if threads == 0:
-        return gemm.workspace(y.itemsize)
+        return gemm.workspace(y.itemsize, products)
     if isinstance(w, Weights):
         w = w.array
     if w.ndim != 2:
@@ -26,14 +29,15 @@ def run(lattice, x, w, y, groups, transposed, bias, residual, activation, thread
     rows = (x if transposed else y).size // outputs
     a = matrix(x, rows, outputs if transposed else inputs)
     c = matrix(y, rows, inputs if transposed else outputs)
-    gemm.multiply(a, False, w, not transposed, bias, c, threads)
+    gemm.multiply(a, False, w, not transposed, bias, c, threads, products)
     if residual is not None:
         c += residual.reshape(c.shape)
     if activation >= 0:
         elementwise.activation(activation, c, c, None, threads)
-    return gemm.workspace(y.itemsize)
+    return gemm.workspace(y.itemsize, products)
 
 
-def weight_gradient(x, dw, dy, threads):
+def weight_gradient(products, x, dw, dy, threads):
     """dw[o][...] = sum over n of dy[n][o] * x[n][...]."""
-    gemm.multiply(dy.reshape(len(dy), -1), True, x.reshape(len(x), -1), False, None, dw.reshape(len(dw), -1), threads)
+    gemm.multiply(dy.reshape(len(dy), -1), True, x.reshape(len(x), -1), False, None, dw.reshape(len(dw), -1), threads,
+                  products)

@@ -7,7 +7,6 @@ from fastconv.kernels.lattice import Lattice
 
 Array = np.ndarray[Any, Any]
 
-
 def run(
     products: int,
     lattice: Lattice,

@@ -3,11 +3,16 @@
 
 A task owns one block of c. For each CHAIN rows of K it packs its part of a into panels and of b into aligned rows, and adds
 their product to c; CHAIN is a constant, so the bits depend on the problem and the ISA alone. Few rows times a transposed b
-(a linear layer on a small batch) are dot products instead: b is read once and nothing is packed.
+(a linear layer on a small batch) are dot products instead: b is read once and nothing is packed. With `products` a task splits
+its parts of a and b for tile registers instead, see conv_split.
 """
 
 cimport numpy as cnp
+from libc.math cimport isfinite
+from libc.stdint cimport uint32_t
 from libc.string cimport memset
+
+from fastconv.kernels.correlate cimport count_rerun
 
 from fastconv.kernels.fastconv cimport (
     FC_DOT_B_MAX,
@@ -18,8 +23,11 @@ from fastconv.kernels.fastconv cimport (
     fc_dot_tile,
     fc_kernels,
     fc_gemm_tile,
+    fc_split_kernels,
+    fc_split_tile,
 )
-from fastconv.kernels.isa cimport active_kernels
+from fastconv.kernels.isa cimport active_kernels, active_split
+from fastconv.kernels.split cimport NOTHING, SIDE, TERMS, lost, parts_of, whole
 from fastconv.kernels.team cimport run_tasks
 
 cnp.import_array()
@@ -38,6 +46,8 @@ cdef struct Job:
     char *c
     Py_ssize_t m, n, k, a_row, a_col, b_row, b_col, itemsize
     Py_ssize_t m_block, n_block, n_blocks, pitch
+    const fc_split_kernels *split
+    int products, parts, failed
 
 
 cdef void pack_a(const Job *job, Py_ssize_t m, Py_ssize_t rows, Py_ssize_t k, Py_ssize_t count, char *to) noexcept nogil:
@@ -100,6 +110,117 @@ cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogi
         k += tile.channels
 
 
+cdef uint32_t split_a(const Job *job, Py_ssize_t m, Py_ssize_t rows, Py_ssize_t k, Py_ssize_t count, char *scratch,
+                      char *to) noexcept nogil:
+    """to[block of TERMS][part][row][TERMS] of rows m.., terms k.. of a, zero beyond the last term."""
+    cdef Py_ssize_t terms, pitch = whole(rows) * TERMS
+    cdef const char *a = job.a + (m * job.a_row + k * job.a_col) * 4
+    cdef uint32_t least = NOTHING
+    while count > 0:
+        terms = min(count, <Py_ssize_t>TERMS)
+        if job.a_col == 1:
+            job.kernels.copy_rows(scratch, TERMS, a, job.a_row, rows, 0, terms, TERMS - terms, 1)
+        else:
+            job.kernels.transpose(scratch, TERMS, a, job.a_col, terms, rows, TERMS)
+        least = min(least, job.split.rows(to, pitch, <const float *>scratch, rows * TERMS, job.parts))
+        a += TERMS * job.a_col * 4
+        to += 2 * pitch * job.parts
+        count -= TERMS
+    return least
+
+
+cdef uint32_t split_b(const Job *job, Py_ssize_t n, Py_ssize_t columns, Py_ssize_t k, Py_ssize_t count, char *scratch,
+                      char *to) noexcept nogil:
+    """to[block of TERMS][part][pair of terms][column][2] of terms k.., columns n.. of b, zero beyond the last term."""
+    cdef Py_ssize_t terms, i, p, pitch = 2 * whole(columns), b_row
+    cdef const char *b = job.b + (n * job.b_col + k * job.b_row) * 4
+    cdef const char *rows
+    cdef char *at
+    cdef uint32_t least = NOTHING
+    while count > 0:
+        terms = min(count, <Py_ssize_t>TERMS)
+        rows = b
+        b_row = job.b_row
+        if job.b_col != 1:
+            b_row = columns
+            rows = scratch
+            job.kernels.transpose(scratch, columns, b, job.b_col, columns, terms, columns)
+        for i in range(SIDE):
+            at = to + 2 * i * pitch
+            if 2 * i < terms:
+                least = min(least, job.split.pairs(
+                    at, SIDE * pitch, <const float *>rows + 2 * i * b_row,
+                    NULL if 2 * i + 1 == terms else <const float *>rows + (2 * i + 1) * b_row, columns, job.parts))
+            else:
+                for p in range(job.parts):
+                    memset(at + 2 * p * SIDE * pitch, 0, 2 * pitch)
+        b += TERMS * job.b_row * 4
+        to += 2 * SIDE * pitch * job.parts
+        count -= TERMS
+    return least
+
+
+cdef void multiply_split(const Job *job, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t terms, bint first, const char *a,
+                         const char *b, char *acc) noexcept nogil:
+    """acc[row][whole(columns)] (+)= a b, as split_a and split_b leave them."""
+    cdef fc_split_tile tile
+    cdef Py_ssize_t zero = 0, m, n = 0, pitch = whole(columns)
+    cdef int nb
+    tile.off = &zero
+    tile.taps = 1
+    tile.channels = (terms + TERMS - 1) // TERMS
+    tile.a_part = whole(rows) * TERMS
+    tile.a_tile = SIDE * TERMS
+    tile.a_row = TERMS
+    tile.a_c = tile.a_part * job.parts
+    tile.b_row = 2 * pitch
+    tile.b_part = SIDE * tile.b_row
+    tile.b_tile = 2 * SIDE
+    tile.b_k = tile.b_part * job.parts
+    tile.acc_row = pitch
+    tile.flags = FC_FIRST if first else 0
+    while n < columns:
+        nb = 1 if columns - n <= SIDE else 2
+        tile.b = b + 4 * n
+        m = 0
+        while m < rows:
+            tile.a = a + 2 * m * TERMS
+            tile.acc = acc + 4 * (m * pitch + n)
+            job.split.tile[job.products][1 if rows - m <= SIDE else 2][nb](&tile)
+            m += 2 * SIDE
+        n += 2 * SIDE
+
+
+cdef void split_task(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
+    cdef Job *job = <Job *>argument
+    cdef Py_ssize_t m0 = number // job.n_blocks * job.m_block, n0 = number % job.n_blocks * job.n_block
+    cdef Py_ssize_t rows = min(job.m_block, job.m - m0), columns = min(job.n_block, job.n - n0)
+    cdef Py_ssize_t k = 0, count, i
+    cdef char *b = workspace + 2 * CHAIN * job.parts * whole(job.m_block)
+    cdef char *acc = b + 2 * CHAIN * job.parts * whole(job.n_block)
+    cdef char *scratch = acc + 4 * whole(job.m_block) * whole(job.n_block)
+    cdef char *c
+    cdef uint32_t least, least_b
+    if job.failed:
+        return  # the other kernels will do it all again
+    job.split.begin()
+    while k < job.k:
+        count = min(<Py_ssize_t>CHAIN, job.k - k)
+        least = split_a(job, m0, rows, k, count, scratch, workspace)
+        least_b = split_b(job, n0, columns, k, count, scratch, b)
+        job.failed = job.failed or lost(job.parts, least, least_b)
+        multiply_split(job, rows, columns, count, k == 0, workspace, b, acc)
+        k += count
+    job.split.end()
+    for i in range(rows):
+        c = job.c + ((m0 + i) * job.n + n0) * 4
+        job.kernels.copy_strided(c, acc + i * whole(columns) * 4, columns, 1)
+        if not isfinite(job.kernels.sum(c, columns)):
+            job.failed = True
+        if job.bias != NULL:
+            job.kernels.add(c, job.bias + n0 * 4, columns)
+
+
 cdef void dot_task(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
     cdef const Job *job = <const Job *>argument
     cdef Py_ssize_t item = job.itemsize, n = number * DOT_COLUMNS, stop = min(job.n, (number + 1) * DOT_COLUMNS)
@@ -137,8 +258,11 @@ cdef void fill_task(void *argument, Py_ssize_t row, char *workspace) noexcept no
 
 
 def multiply(cnp.ndarray a, bint a_transposed, cnp.ndarray b, bint b_transposed, cnp.ndarray bias, cnp.ndarray c,
-             int threads):
-    """c = a @ b + bias for contiguous matrices; a_transposed: a is stored [K][M], b_transposed: b is stored [N][K]."""
+             int threads, int products=0):
+    """c = a @ b + bias for contiguous matrices; a_transposed: a is stored [K][M], b_transposed: b is stored [N][K].
+
+    With `products`, of the bfloat16 parts of a and b on tile registers, and again without where those are not exact enough.
+    """
     cdef Job job
     cdef Py_ssize_t m_blocks, wanted
     job.itemsize = cnp.PyArray_ITEMSIZE(c)
@@ -155,10 +279,12 @@ def multiply(cnp.ndarray a, bint a_transposed, cnp.ndarray b, bint b_transposed,
     job.bias = NULL
     if bias is not None:
         job.bias = <const char *>cnp.PyArray_DATA(bias)
+    job.split = active_split()
+    job.products, job.parts, job.failed = products, parts_of(products), False
     if job.k == 0:
         run_tasks(fill_task, &job, job.m, 0, 1)
         return
-    if job.m <= DOT_ROWS and b_transposed and not a_transposed:
+    if not products and job.m <= DOT_ROWS and b_transposed and not a_transposed:
         run_tasks(dot_task, &job, (job.n + DOT_COLUMNS - 1) // DOT_COLUMNS, 0, threads)
         return
     job.m_block = min(job.m, <Py_ssize_t>BLOCK)
@@ -167,13 +293,27 @@ def multiply(cnp.ndarray a, bint a_transposed, cnp.ndarray b, bint b_transposed,
     job.n_block = max(FC_NV_MAX * job.kernels.lanes, min(<Py_ssize_t>BLOCK, (job.n + wanted - 1) // wanted))
     job.n_block = min(job.n, job.n_block)
     job.n_blocks = (job.n + job.n_block - 1) // job.n_block
+    if products:
+        run_tasks(split_task, &job, m_blocks * job.n_blocks, split_workspace(job.m_block, job.n_block, job.parts), threads)
+        if job.failed:
+            count_rerun()
+            multiply(a, a_transposed, b, b_transposed, bias, c, threads)
+        return
     # an odd number of cache lines from row to row: no power-of-two stride that maps all rows to one set of the cache
     job.pitch = ((job.n_block * job.itemsize + 63) // 64 | 1) * 64 // job.itemsize
     run_tasks(task, &job, m_blocks * job.n_blocks,
               (CHAIN * (FC_MR_MAX + job.pitch) + FC_NV_MAX * job.kernels.lanes) * job.itemsize, threads)
 
 
-def workspace(int itemsize) -> int:
+cdef Py_ssize_t split_workspace(Py_ssize_t m_block, Py_ssize_t n_block, int parts) noexcept:
+    """a and b in parts, the sums of a block, and TERMS terms of a or b."""
+    cdef Py_ssize_t m = whole(m_block), n = whole(n_block)
+    return 2 * CHAIN * parts * (m + n) + 4 * m * n + 4 * TERMS * max(m, n)
+
+
+def workspace(int itemsize, int products=0) -> int:
     """Most bytes of workspace a thread needs, for any product."""
+    if products:
+        return split_workspace(BLOCK, BLOCK, parts_of(products))
     cdef Py_ssize_t lanes = active_kernels(itemsize).lanes
     return (CHAIN * (FC_MR_MAX + BLOCK + 128 // itemsize) + FC_NV_MAX * lanes) * itemsize
