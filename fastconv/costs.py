@@ -22,7 +22,6 @@ LATENCY = 8
 CHAIN = 256
 DIRECT_PIXELS, IM2COL_PIXELS, PIXEL_PIXELS = 784, 384, 4096
 WINOGRAD_TILES = 32
-GEMM_BLOCK = 192
 # Tile registers, see csrc/isa/tile.h: multiply-adds of a product of two tiles, and what a tile holds.
 TILE_PRODUCTS, TILE_SIDE, TILE_TERMS = 16 * 16 * 32, 16, 32
 # Of its time a split kernel with one tile of either operand loads this much more than with two.
@@ -258,10 +257,9 @@ def _split_gemm(products: int, m: int, n: int, k: int) -> Counts:
     """c[m][n] = a[m][k] b[k][n] on tile registers."""
     rows, columns, blocks = _tiles(m), _tiles(n), _tiles(k, TILE_TERMS)
     single = SINGLE if min(rows, columns) == 1 else 1
-    packed = m * _tiles(n, GEMM_BLOCK) + n * _tiles(m, GEMM_BLOCK)
     return {
         "fma": products * rows * columns * blocks * TILE_PRODUCTS / isa.lanes(4) * single,
-        "elements": blocks * TILE_TERMS * packed + m * n,
+        "elements": blocks * TILE_TERMS * (m + n) + m * n,
         "calls": 1,
     }
 
@@ -396,8 +394,8 @@ _AVX2 = Costs(
     },
 )
 # The other rows were not measured. The model counts vectors, so the same constants stand for as many times more or fewer elements
-# as the lanes of the row: twice on avx512; the plain C of `scalar` has one. Of the software model of tile registers in `scalar` it
-# is enough that it is never the fastest.
+# as the lanes of the row: twice on avx512; the plain C of `scalar` has one. The software model of tile registers in `scalar` only
+# has to be never the fastest.
 _SPLIT_MODEL = {"calls": 5000, "efficiency": 0.1, "elements": 50, "pack": 50}
 # Of amx: prototypes of the split kernels on one core of an Intel Xeon with tile registers took 6.4 ns a tile product (16 cycles
 # are 5.3), and 0.55 ns for each float converted or stored, for 3x3 kernels of 64 channels at 56x56 to 256 at 14x14.

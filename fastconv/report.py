@@ -46,7 +46,7 @@ class Explanation:
         lines += [f"  not {name}: {reason}" for name, reason in self.passed_by.items()]
         if self.guard:
             lines.append(
-                f"  done again on direct after {self.guard}; {self.reruns} calls of this process so far were"
+                f"  done again on direct after {self.guard}; in this process {self.reruns} calls so far"
             )
         return "\n".join(lines)
 
@@ -123,10 +123,10 @@ def explain(
     -------
     Explanation
         With fields algorithm, passed_by (name -> reason), flops, bytes (each operand once), workspace (bytes a thread), threads,
-        isa, candidates (name -> expected seconds of each that could be taken) and expected_seconds, that of the algorithm; guard, what
-        in the data makes the direct kernel do the call again, and reruns, the calls of this process that were. The seconds
-        come from the model by which it was chosen (costs.py), scaled by the multiply-add peak measured here and divided by the
-        threads.
+        isa, precision, candidates (name -> expected seconds of each that could be taken) and expected_seconds, that of the
+        algorithm; guard, what in the data makes the direct kernel do the call again, and reruns, how many calls of this process
+        were done again. The seconds come from the model by which it was chosen (costs.py), scaled by the multiply-add peak
+        measured here and divided by the threads.
 
     Examples
     --------

@@ -113,17 +113,24 @@ static inline float f_flush(float x) {
 }
 static inline float f_of_h(uint16_t h) { return f_flush(f_of_bits((uint32_t)h << 16)); }
 
-/* Products of bfloat16 are exact in float, so a product and a sum are a fused multiply-add. */
+/* Products of bfloat16 are exact in float, so a product and a sum are a fused multiply-add. The
+ * inner loops run over j, which compilers turn into vectors. */
 static inline void t_model_dot(fc_tile_model *c, const fc_tile_model *a, const fc_tile_model *b) {
-    for (int i = 0; i < 16; i++)
-        for (int j = 0; j < 16; j++) {
-            float even = 0, odd = 0;
-            for (int k = 0; k < 16; k++) {
-                even = f_flush(even + f_of_h(a->h[i][2 * k]) * f_of_h(b->h[k][2 * j]));
-                odd = f_flush(odd + f_of_h(a->h[i][2 * k + 1]) * f_of_h(b->h[k][2 * j + 1]));
+    float terms[2][16][16]; /* of b: [parity of k][k / 2][j] */
+    for (int k = 0; k < 16; k++)
+        for (int j = 0; j < 16; j++)
+            for (int odd = 0; odd < 2; odd++) terms[odd][k][j] = f_of_h(b->h[k][2 * j + odd]);
+    for (int i = 0; i < 16; i++) {
+        float sums[2][16] = {{0}};
+        for (int k = 0; k < 16; k++)
+            for (int odd = 0; odd < 2; odd++) {
+                const float factor = f_of_h(a->h[i][2 * k + odd]);
+                for (int j = 0; j < 16; j++)
+                    sums[odd][j] = f_flush(sums[odd][j] + factor * terms[odd][k][j]);
             }
-            c->f[i][j] = f_flush(f_flush(c->f[i][j]) + f_flush(even + odd));
-        }
+        for (int j = 0; j < 16; j++)
+            c->f[i][j] = f_flush(f_flush(c->f[i][j]) + f_flush(sums[0][j] + sums[1][j]));
+    }
 }
 
 typedef struct {

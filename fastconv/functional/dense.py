@@ -117,7 +117,7 @@ def _linear(options: tuple[str, str], x: Any, w: Any, b: Any, out: Array | None)
     if y.size:
         flops = 2 * y.size * w.shape[1]
         rows = math.prod(x.shape[:-1])
-        products = gemm_products(dtype, rows, *w.shape, options[1])
+        products = gemm_products(dtype, rows, w.shape[0], w.shape[1], options[1])
         xs, ws, bs, *_ = OPERANDS
         arguments = (products, None, xs, ws, RESULT, 1, False, bs, None, -1, TEAM, None)
         call = Call(

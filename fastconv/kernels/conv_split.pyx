@@ -4,7 +4,8 @@
 A task owns one block of output pixels of one image and group. It splits the block's band once, to rows of 32 channels for each
 pixel, so that any 16 neighbouring pixels are a tile, whatever the tap; then for each panel of output channels and each block of
 channels runs the tiles along the band. The rows of a block are one long row where that takes fewer tiles: the sums between the
-rows proper are thrown away.
+rows proper are thrown away. A 1x1 kernel of stride 1 without padding is a matrix product instead, of the weights with the
+pixels, which are split where they lie, channels in pairs: its sums come out as planes.
 
 Tile products count denormals as zero, and the parts of very large and very small floats are no longer exact. Two guards find
 the calls that this may touch, and the direct kernel does those again: a sum that is not finite, and a pair of the least input
@@ -33,9 +34,26 @@ from fastconv.kernels.correlate cimport (
 )
 from fastconv.kernels.fastconv cimport FC_FIRST, fc_pixel_store, fc_split_kernels, fc_split_tile
 from fastconv.kernels.isa cimport active_split
-from fastconv.kernels.lattice cimport Lattice, band_layout, band_offsets, choose_block, fill_band
+from fastconv.kernels.lattice cimport (
+    Axis,
+    Lattice,
+    band_layout,
+    band_offsets,
+    choose_block,
+    fill_band,
+)
 from fastconv.kernels.memory cimport block_alloc, block_free
-from fastconv.kernels.split cimport NOTHING, SIDE, TERMS, lost, parts_of, whole
+from fastconv.kernels.split cimport (
+    NOTHING,
+    SIDE,
+    TERMS,
+    Operand,
+    lost,
+    parts_of,
+    split_a,
+    split_b,
+    whole,
+)
 
 from fastconv.kernels import conv_direct
 
@@ -54,14 +72,35 @@ cdef struct Split:
     Job job                     # first: tasks get a pointer to it
     const fc_split_kernels *kernels
     int products, parts, failed
+    bint pointwise              # a 1x1 kernel of stride 1 without padding
     Py_ssize_t blocks           # of TERMS channels
     Py_ssize_t used, positions  # pixels of a band, and with those that the last tile reads beyond
     Py_ssize_t sums_m           # elements from output to output of the sums
     size_t planes_bytes, acc_bytes
 
 
+cdef Operand operand_of(const Split *g, Py_ssize_t row, Py_ssize_t col) noexcept nogil:
+    cdef Operand operand
+    operand.kernels = g.job.kernels
+    operand.split = g.kernels
+    operand.parts = g.parts
+    operand.row = row
+    operand.col = col
+    return operand
+
+
+cdef void set_least(const Job *job, char *panel, Py_ssize_t width, uint32_t least) noexcept nogil:
+    """Keep the least magnitude of a packed panel in what job.column has room for."""
+    (<uint32_t *>(panel + (<Py_ssize_t>job.column - 4) * width))[0] = least
+
+
+cdef uint32_t get_least(const Job *job, const char *panel, Py_ssize_t width) noexcept nogil:
+    return (<const uint32_t *>(panel + (<Py_ssize_t>job.column - 4) * width))[0]
+
+
 cdef void pack_task(void *argument, Py_ssize_t task, char *workspace) noexcept nogil:
-    """One panel as [channel block][tap][part][pair of channels][width][2], and the least magnitude of its weights."""
+    """One panel as [channel block][tap][part][pair of channels][width][2], or pointwise as [channel block][part][width][TERMS];
+    and the least magnitude of its weights."""
     cdef const Split *g = <const Split *>argument
     cdef const Job *job = &g.job
     cdef Py_ssize_t panels = job.panel1 - job.panel0, group = job.group0 + task // panels, start, size, width, c, i, t
@@ -71,9 +110,14 @@ cdef void pack_task(void *argument, Py_ssize_t task, char *workspace) noexcept n
     cdef const float *odd
     cdef char *to
     cdef char *at
+    cdef Operand operand
     panel_bounds(job, job.panel0 + task % panels, &start, &size, &width)
     to = <char *>packed_panel(job, group, start)
     w = job.w + (group * job.w_g + start * job.w_o) * 4
+    if g.pointwise:
+        operand = operand_of(g, job.w_o, job.w_c)
+        set_least(job, to, width, split_a(&operand, w, size, job.channels, workspace, to))
+        return
     for c in range(0, g.blocks * TERMS, 2):
         for i in range(min(<Py_ssize_t>2, job.channels - c)):
             job.kernels.transpose(workspace + i * job.w_taps * width * 4, width, w + (c + i) * job.w_c * 4, job.w_o, size,
@@ -87,7 +131,7 @@ cdef void pack_task(void *argument, Py_ssize_t task, char *workspace) noexcept n
             even = <const float *>workspace + job.tap_index[t] * width
             odd = NULL if c + 1 == job.channels else even + job.w_taps * width
             least = min(least, g.kernels.pairs(at, TERMS * width, even, odd, width, g.parts))
-    (<uint32_t *>(to + (<Py_ssize_t>job.column - 4) * width))[0] = least
+    set_least(job, to, width, least)
 
 
 cdef uint32_t split_band(const Split *g, const Task *t, char *planes, char *band) noexcept nogil:
@@ -123,44 +167,93 @@ cdef bint finite(const Split *g, const fc_pixel_store *store) noexcept nogil:
     return isfinite(total)
 
 
-cdef bint run_panel(const Split *g, const Task *t, Py_ssize_t panel, const char *planes, char *acc,
-                    uint32_t least) noexcept nogil:
-    """One panel of outputs of a task; False when the direct kernel must do it."""
+cdef void sum_panel(const Split *g, const Task *t, const char *weights, Py_ssize_t width, Py_ssize_t d, const char *planes,
+                    char *acc, fc_pixel_store *store) noexcept nogil:
+    """store.sums[output][pixel] of a panel of `width` outputs, for one d of a block."""
     cdef const Job *job = &g.job
     cdef fc_split_tile tile
-    cdef fc_pixel_store store
-    cdef Py_ssize_t start, size, width, rows = t.count[1], run = t.count[2], pitch, d, c, r, first, at
+    cdef Py_ssize_t rows = t.count[1], run = t.count[2], pitch = whole(run), c = 0, r, first, at
     cdef Py_ssize_t joined = (rows - 1) * job.band.width + run
-    cdef int na, nb
-    cdef const char *weights
-    panel_bounds(job, panel, &start, &size, &width)
-    weights = packed_panel(job, t.group, start)
-    if lost(g.parts, least, (<const uint32_t *>(weights + (<Py_ssize_t>job.column - 4) * width))[0]):
-        return False
-    pitch = whole(run)
     store.s_row = pitch
     if whole(joined) <= rows * pitch:
         rows = 1
         run = joined
         store.s_row = job.band.width
         pitch = whole(run)
-    nb = <int>(width // SIDE)
     tile.off = job.off
     tile.taps = job.taps
     tile.a_part = g.positions * TERMS
     tile.a_tile = SIDE * TERMS
     tile.a_row = TERMS
-    tile.a_c = g.positions * TERMS * g.parts
+    tile.a_c = tile.a_part * g.parts
     tile.b_part = TERMS * width
     tile.b_tile = 2 * SIDE
     tile.b_row = 2 * width
-    tile.b_k = TERMS * width * g.parts
+    tile.b_k = tile.b_part * g.parts
     tile.acc_row = width
+    while c < g.blocks:
+        tile.channels = min(job.channel_block, g.blocks - c)
+        tile.flags = FC_FIRST if c == 0 else 0
+        tile.b = weights + 2 * tile.b_k * job.taps * c
+        for r in range(rows):
+            first = 0
+            while first < run:
+                at = (d * job.band.rows + r) * job.band.width + first
+                tile.a = planes + 2 * (c * tile.a_c + at * TERMS)
+                tile.acc = acc + 4 * width * (r * pitch + first)
+                g.kernels.tile[g.products][1 if run - first <= SIDE else 2][width // SIDE](&tile)
+                first += 2 * SIDE
+        c += job.channel_block
+    job.kernels.transpose(<char *>store.sums, store.s_m, acc, width, rows * pitch, store.outputs, rows * pitch)
+
+
+cdef void sum_pointwise(const Split *g, Py_ssize_t pixels, const char *weights, Py_ssize_t width, const char *planes,
+                        char *sums) noexcept nogil:
+    """sums[output][whole(pixels)] of a panel of `width` outputs, for all pixels of a block."""
+    cdef const Job *job = &g.job
+    cdef fc_split_tile tile
+    cdef Py_ssize_t zero = 0, c = 0, first
+    tile.off = &zero
+    tile.taps = 1
+    tile.a_part = width * TERMS
+    tile.a_tile = SIDE * TERMS
+    tile.a_row = TERMS
+    tile.a_c = tile.a_part * g.parts
+    tile.b_row = 2 * whole(pixels)
+    tile.b_part = SIDE * tile.b_row
+    tile.b_tile = 2 * SIDE
+    tile.b_k = tile.b_part * g.parts
+    tile.acc_row = whole(pixels)
+    while c < g.blocks:
+        tile.channels = min(job.channel_block, g.blocks - c)
+        tile.flags = FC_FIRST if c == 0 else 0
+        tile.a = weights + 2 * c * tile.a_c
+        first = 0
+        while first < pixels:
+            tile.b = planes + 2 * (c * tile.b_k + 2 * first)
+            tile.acc = sums + 4 * first
+            g.kernels.tile[g.products][width // SIDE][1 if pixels - first <= SIDE else 2](&tile)
+            first += 2 * SIDE
+        c += job.channel_block
+
+
+cdef bint run_panel(const Split *g, const Task *t, Py_ssize_t panel, const char *planes, char *acc,
+                    uint32_t least) noexcept nogil:
+    """One panel of outputs of a task; False when the direct kernel must do it."""
+    cdef const Job *job = &g.job
+    cdef fc_pixel_store store
+    cdef Py_ssize_t start, size, width, d, at, pixels = t.count[1] * t.count[2]
+    cdef const char *weights
+    panel_bounds(job, panel, &start, &size, &width)
+    weights = packed_panel(job, t.group, start)
+    if lost(g.parts, least, get_least(job, weights, width)):
+        return False
     store.sums = acc + g.acc_bytes
+    store.s_m = g.sums_m
+    store.s_row = t.count[2]
     store.odd = NULL
     store.rows = t.count[1]
     store.cols = t.count[2]
-    store.s_m = g.sums_m
     store.outputs = <int>size
     store.y_m = job.y_c
     store.y_row = job.axis[1].y_step * job.axis[2].y_size
@@ -168,23 +261,14 @@ cdef bint run_panel(const Split *g, const Task *t, Py_ssize_t panel, const char 
     store.relu = job.relu
     start += t.group * job.outputs
     store.bias = NULL if job.bias == NULL else job.bias + start * 4
+    if g.pointwise:
+        store.s_m = whole(t.count[0] * pixels)
+        sum_pointwise(g, t.count[0] * pixels, weights, width, planes, <char *>store.sums)
     for d in range(t.count[0]):
-        c = 0
-        while c < g.blocks:
-            tile.channels = min(job.channel_block, g.blocks - c)
-            tile.flags = FC_FIRST if c == 0 else 0
-            tile.b = weights + 2 * tile.b_k * job.taps * c
-            for r in range(rows):
-                first = 0
-                while first < run:
-                    na = 1 if run - first <= SIDE else 2
-                    at = (d * job.band.rows + r) * job.band.width + first
-                    tile.a = planes + 2 * (c * tile.a_c + at * TERMS)
-                    tile.acc = acc + 4 * width * (r * pitch + first)
-                    g.kernels.tile[g.products][na][nb](&tile)
-                    first += 2 * SIDE
-            c += job.channel_block
-        job.kernels.transpose(<char *>store.sums, store.s_m, acc, width, rows * pitch, size, rows * pitch)
+        if g.pointwise:
+            store.sums = acc + g.acc_bytes + 4 * d * pixels
+        else:
+            sum_panel(g, t, weights, width, d, planes, acc, &store)
         if not finite(g, &store):
             return False
         at = t.n * job.y_n + start * job.y_c + output_at(job, t.origin[0] + d, t.origin[1], t.origin[2])
@@ -192,6 +276,20 @@ cdef bint run_panel(const Split *g, const Task *t, Py_ssize_t panel, const char 
         store.residual = NULL if job.residual == NULL else job.residual + at * 4
         job.kernels.pixel_store(&store)
     return True
+
+
+cdef uint32_t split_input(const Split *g, const Task *t, char *workspace) noexcept nogil:
+    """What sum_panel or sum_pointwise needs of a task's input; the least magnitude in it."""
+    cdef const Job *job = &g.job
+    cdef const Axis *axis = job.axis
+    cdef Operand operand
+    cdef Py_ssize_t at
+    if not g.pointwise:
+        return split_band(g, t, workspace, workspace + g.planes_bytes)
+    operand = operand_of(g, 1, job.x_c)
+    at = (t.origin[0] * axis[1].size + t.origin[1]) * axis[2].size + t.origin[2]
+    return split_b(&operand, source_plane(job, t) + 4 * at, t.count[0] * t.count[1] * t.count[2], job.channels, NULL,
+                   workspace)
 
 
 cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
@@ -203,7 +301,7 @@ cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogi
     if g.failed:
         return  # the direct kernel will do it all again
     decode(job, number, &t)
-    least = split_band(g, &t, workspace, workspace + g.planes_bytes)
+    least = split_input(g, &t, workspace)
     g.kernels.begin()
     for panel in range(t.panel0, t.panel1):
         if not run_panel(g, &t, panel, workspace, workspace + g.planes_bytes, least):
@@ -211,6 +309,20 @@ cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogi
             break
     g.kernels.end()
     activate(job, &t)
+
+
+cdef bint is_pointwise(const Job *job) noexcept:
+    """Whether every output reads the one input at its own place."""
+    cdef const Axis *axis
+    if job.taps != 1:
+        return False
+    for i in range(3):
+        axis = &job.axis[i]
+        if axis.step != 1 or axis.out != axis.size or axis.offset[0] != 0:
+            return False
+        if axis.inner_start != 0 or axis.inner_shift != 0 or axis.inner_stop < axis.out:
+            return False
+    return True
 
 
 def run(int products, Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, residual, int activation,
@@ -235,9 +347,13 @@ def run(int products, Lattice lattice, x, w, y, Py_ssize_t groups, bint transpos
     job.column = g.blocks * job.taps * g.parts * TERMS * 2 + 4
     choose_block(job.axis, g.blocks * TERMS * g.parts // 2, 4, band_budget(max_workspace), PIXELS, block)
     band_layout(job.axis, block, 4, &job.band)
+    g.pointwise = is_pointwise(job)
     g.used = job.axis[0].phases * (block[0] + job.axis[0].shift_max) * job.band.rows * job.band.width
     g.positions = g.used + SIDE
     most = max(block[1] * whole(block[2]), whole((block[1] - 1) * job.band.width + block[2]))
+    if g.pointwise:
+        most = whole(block[0] * block[1] * block[2])
+        g.positions = most
     g.sums_m = most + SIDE
     g.planes_bytes = g.blocks * g.parts * g.positions * TERMS * 2
     g.acc_bytes = most * PANEL * 4
@@ -252,7 +368,8 @@ def run(int products, Lattice lattice, x, w, y, Py_ssize_t groups, bint transpos
         band_offsets(job.axis, &job.band, off)
         job.off = off
         tasks = set_blocks(job)
-        run_rounds(job, w, pack_task, 2 * job.w_taps * PANEL * 4, PACKED_LIMIT, tasks, task, workspace, threads)
+        run_rounds(job, w, pack_task, max(2 * job.w_taps, <Py_ssize_t>TERMS) * PANEL * 4, PACKED_LIMIT, tasks, task,
+                   workspace, threads)
     finally:
         block_free(off)
     if g.failed:

@@ -15,5 +15,6 @@ def run(
     groups: int,
     threads: int,
     max_workspace: int | None,
+    products: int = 0,
 ) -> None: ...
 def bias_gradient(dy: Array, db: Array, threads: int) -> None: ...

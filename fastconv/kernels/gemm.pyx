@@ -3,8 +3,8 @@
 
 A task owns one block of c. For each CHAIN rows of K it packs its part of a into panels and of b into aligned rows, and adds
 their product to c; CHAIN is a constant, so the bits depend on the problem and the ISA alone. Few rows times a transposed b
-(a linear layer on a small batch) are dot products instead: b is read once and nothing is packed. With `products` a task splits
-its parts of a and b for tile registers instead, see conv_split.
+(a linear layer on a small batch) are dot products instead: b is read once and nothing is packed. With `products` a and b are split
+for tile registers first, see conv_split.
 """
 
 cimport numpy as cnp
@@ -27,7 +27,8 @@ from fastconv.kernels.fastconv cimport (
     fc_split_tile,
 )
 from fastconv.kernels.isa cimport active_kernels, active_split
-from fastconv.kernels.split cimport NOTHING, SIDE, TERMS, lost, parts_of, whole
+from fastconv.kernels.memory cimport block_alloc, block_free
+from fastconv.kernels.split cimport SIDE, TERMS, Operand, lost, parts_of, split_a, split_b, whole
 from fastconv.kernels.team cimport run_tasks
 
 cnp.import_array()
@@ -37,6 +38,7 @@ cdef enum:
     BLOCK = 192        # rows and columns of a block of c: its packed b is 192 KiB in float
     DOT_ROWS = 4       # up to this many rows are dot products
     DOT_COLUMNS = 64   # columns of a task of dot products
+    SPLIT_LIMIT = 48 << 20  # bytes of split matrices at a time; more terms go through in rounds
 
 cdef struct Job:
     const fc_kernels *kernels
@@ -45,9 +47,13 @@ cdef struct Job:
     const char *bias
     char *c
     Py_ssize_t m, n, k, a_row, a_col, b_row, b_col, itemsize
-    Py_ssize_t m_block, n_block, n_blocks, pitch
+    Py_ssize_t m_block, m_blocks, n_block, n_blocks, pitch
+    # Split products: the parts of terms k0.. of all blocks of a, then of b, and the least magnitude in each
     const fc_split_kernels *split
     int products, parts, failed
+    Py_ssize_t k0, terms
+    char *packed
+    uint32_t *least
 
 
 cdef void pack_a(const Job *job, Py_ssize_t m, Py_ssize_t rows, Py_ssize_t k, Py_ssize_t count, char *to) noexcept nogil:
@@ -110,59 +116,38 @@ cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogi
         k += tile.channels
 
 
-cdef uint32_t split_a(const Job *job, Py_ssize_t m, Py_ssize_t rows, Py_ssize_t k, Py_ssize_t count, char *scratch,
-                      char *to) noexcept nogil:
-    """to[block of TERMS][part][row][TERMS] of rows m.., terms k.. of a, zero beyond the last term."""
-    cdef Py_ssize_t terms, pitch = whole(rows) * TERMS
-    cdef const char *a = job.a + (m * job.a_row + k * job.a_col) * 4
-    cdef uint32_t least = NOTHING
-    while count > 0:
-        terms = min(count, <Py_ssize_t>TERMS)
-        if job.a_col == 1:
-            job.kernels.copy_rows(scratch, TERMS, a, job.a_row, rows, 0, terms, TERMS - terms, 1)
-        else:
-            job.kernels.transpose(scratch, TERMS, a, job.a_col, terms, rows, TERMS)
-        least = min(least, job.split.rows(to, pitch, <const float *>scratch, rows * TERMS, job.parts))
-        a += TERMS * job.a_col * 4
-        to += 2 * pitch * job.parts
-        count -= TERMS
-    return least
+cdef Py_ssize_t unit(const Job *job, Py_ssize_t block) noexcept nogil:
+    """Bytes of the parts of a block of a or b, for the terms of one round."""
+    return 2 * job.parts * whole(block) * ((job.terms + TERMS - 1) // TERMS * TERMS)
 
 
-cdef uint32_t split_b(const Job *job, Py_ssize_t n, Py_ssize_t columns, Py_ssize_t k, Py_ssize_t count, char *scratch,
-                      char *to) noexcept nogil:
-    """to[block of TERMS][part][pair of terms][column][2] of terms k.., columns n.. of b, zero beyond the last term."""
-    cdef Py_ssize_t terms, i, p, pitch = 2 * whole(columns), b_row
-    cdef const char *b = job.b + (n * job.b_col + k * job.b_row) * 4
-    cdef const char *rows
-    cdef char *at
-    cdef uint32_t least = NOTHING
-    while count > 0:
-        terms = min(count, <Py_ssize_t>TERMS)
-        rows = b
-        b_row = job.b_row
-        if job.b_col != 1:
-            b_row = columns
-            rows = scratch
-            job.kernels.transpose(scratch, columns, b, job.b_col, columns, terms, columns)
-        for i in range(SIDE):
-            at = to + 2 * i * pitch
-            if 2 * i < terms:
-                least = min(least, job.split.pairs(
-                    at, SIDE * pitch, <const float *>rows + 2 * i * b_row,
-                    NULL if 2 * i + 1 == terms else <const float *>rows + (2 * i + 1) * b_row, columns, job.parts))
-            else:
-                for p in range(job.parts):
-                    memset(at + 2 * p * SIDE * pitch, 0, 2 * pitch)
-        b += TERMS * job.b_row * 4
-        to += 2 * SIDE * pitch * job.parts
-        count -= TERMS
-    return least
+cdef void split_block(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
+    """The parts of one block of rows of a, or after those of columns of b, for the terms of this round."""
+    cdef const Job *job = <const Job *>argument
+    cdef Operand operand
+    cdef Py_ssize_t first
+    operand.kernels = job.kernels
+    operand.split = job.split
+    operand.parts = job.parts
+    if number < job.m_blocks:
+        operand.row = job.a_row
+        operand.col = job.a_col
+        first = number * job.m_block
+        job.least[number] = split_a(
+            &operand, job.a + 4 * (first * job.a_row + job.k0 * job.a_col), min(job.m_block, job.m - first), job.terms,
+            workspace, job.packed + number * unit(job, job.m_block))
+        return
+    operand.row = job.b_col
+    operand.col = job.b_row
+    first = (number - job.m_blocks) * job.n_block
+    job.least[number] = split_b(
+        &operand, job.b + 4 * (first * job.b_col + job.k0 * job.b_row), min(job.n_block, job.n - first), job.terms,
+        workspace, job.packed + job.m_blocks * unit(job, job.m_block) + (number - job.m_blocks) * unit(job, job.n_block))
 
 
 cdef void multiply_split(const Job *job, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t terms, bint first, const char *a,
                          const char *b, char *acc) noexcept nogil:
-    """acc[row][whole(columns)] (+)= a b, as split_a and split_b leave them."""
+    """acc[row][whole(columns)] (+)= a b, as split_block leaves them."""
     cdef fc_split_tile tile
     cdef Py_ssize_t zero = 0, m, n = 0, pitch = whole(columns)
     cdef int nb
@@ -191,34 +176,59 @@ cdef void multiply_split(const Job *job, Py_ssize_t rows, Py_ssize_t columns, Py
         n += 2 * SIDE
 
 
-cdef void split_task(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
+cdef void split_task(void *argument, Py_ssize_t number, char *acc) noexcept nogil:
+    """One block of c, for the terms of this round; c holds the sums of the rounds before."""
     cdef Job *job = <Job *>argument
-    cdef Py_ssize_t m0 = number // job.n_blocks * job.m_block, n0 = number % job.n_blocks * job.n_block
-    cdef Py_ssize_t rows = min(job.m_block, job.m - m0), columns = min(job.n_block, job.n - n0)
-    cdef Py_ssize_t k = 0, count, i
-    cdef char *b = workspace + 2 * CHAIN * job.parts * whole(job.m_block)
-    cdef char *acc = b + 2 * CHAIN * job.parts * whole(job.n_block)
-    cdef char *scratch = acc + 4 * whole(job.m_block) * whole(job.n_block)
-    cdef char *c
-    cdef uint32_t least, least_b
+    cdef Py_ssize_t m = number // job.n_blocks, n = number % job.n_blocks, k = 0, count, i
+    cdef Py_ssize_t rows = min(job.m_block, job.m - m * job.m_block), columns = min(job.n_block, job.n - n * job.n_block)
+    cdef const char *a = job.packed + m * unit(job, job.m_block)
+    cdef const char *b = job.packed + job.m_blocks * unit(job, job.m_block) + n * unit(job, job.n_block)
+    cdef char *c = job.c + (m * job.m_block * job.n + n * job.n_block) * 4
+    if lost(job.parts, job.least[m], job.least[job.m_blocks + n]):
+        job.failed = True
     if job.failed:
         return  # the other kernels will do it all again
+    if job.k0:
+        for i in range(rows):
+            job.kernels.copy_strided(acc + i * whole(columns) * 4, c + i * job.n * 4, columns, 1)
     job.split.begin()
-    while k < job.k:
-        count = min(<Py_ssize_t>CHAIN, job.k - k)
-        least = split_a(job, m0, rows, k, count, scratch, workspace)
-        least_b = split_b(job, n0, columns, k, count, scratch, b)
-        job.failed = job.failed or lost(job.parts, least, least_b)
-        multiply_split(job, rows, columns, count, k == 0, workspace, b, acc)
+    while k < job.terms:
+        count = min(<Py_ssize_t>CHAIN, job.terms - k)
+        multiply_split(job, rows, columns, count, job.k0 == k == 0, a, b, acc)
+        a += 2 * job.parts * whole(rows) * count
+        b += 2 * job.parts * whole(columns) * count
         k += count
     job.split.end()
     for i in range(rows):
-        c = job.c + ((m0 + i) * job.n + n0) * 4
         job.kernels.copy_strided(c, acc + i * whole(columns) * 4, columns, 1)
         if not isfinite(job.kernels.sum(c, columns)):
             job.failed = True
-        if job.bias != NULL:
-            job.kernels.add(c, job.bias + n0 * 4, columns)
+        if job.bias != NULL and job.k0 + job.terms == job.k:
+            job.kernels.add(c, job.bias + n * job.n_block * 4, columns)
+        c += job.n * 4
+
+
+cdef int run_split(Job *job, int threads) except -1:
+    """c on tile registers: a and b are split once, as many terms at a time as SPLIT_LIMIT allows."""
+    cdef Py_ssize_t each = 2 * job.parts * (job.m_blocks * whole(job.m_block) + job.n_blocks * whole(job.n_block))
+    # rounds must not depend on the blocks, and so on the threads: both guards look at one round at a time
+    cdef Py_ssize_t most = max(1, SPLIT_LIMIT // (2 * job.parts * (job.m + job.n) * CHAIN)) * CHAIN
+    cdef Py_ssize_t blocks = job.m_blocks + job.n_blocks
+    job.packed = <char *>block_alloc(each * min(most, (job.k + TERMS - 1) // TERMS * TERMS))
+    job.least = <uint32_t *>block_alloc(blocks * sizeof(uint32_t))
+    try:
+        if job.packed == NULL or job.least == NULL:
+            raise MemoryError(f"fastconv: no memory for {each * most} bytes of split matrices")
+        job.k0 = 0
+        while job.k0 < job.k:
+            job.terms = min(most, job.k - job.k0)
+            run_tasks(split_block, job, blocks, 4 * TERMS * max(job.m_block, job.n_block), threads)
+            run_tasks(split_task, job, job.m_blocks * job.n_blocks, 4 * whole(job.m_block) * whole(job.n_block), threads)
+            job.k0 += job.terms
+    finally:
+        block_free(job.packed)
+        block_free(job.least)
+    return 0
 
 
 cdef void dot_task(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
@@ -264,7 +274,7 @@ def multiply(cnp.ndarray a, bint a_transposed, cnp.ndarray b, bint b_transposed,
     With `products`, of the bfloat16 parts of a and b on tile registers, and again without where those are not exact enough.
     """
     cdef Job job
-    cdef Py_ssize_t m_blocks, wanted
+    cdef Py_ssize_t wanted
     job.itemsize = cnp.PyArray_ITEMSIZE(c)
     job.kernels = active_kernels(job.itemsize)
     job.m, job.n = cnp.PyArray_DIM(c, 0), cnp.PyArray_DIM(c, 1)
@@ -288,32 +298,26 @@ def multiply(cnp.ndarray a, bint a_transposed, cnp.ndarray b, bint b_transposed,
         run_tasks(dot_task, &job, (job.n + DOT_COLUMNS - 1) // DOT_COLUMNS, 0, threads)
         return
     job.m_block = min(job.m, <Py_ssize_t>BLOCK)
-    m_blocks = (job.m + job.m_block - 1) // job.m_block
-    wanted = max(1, 2 * threads // m_blocks)
+    job.m_blocks = (job.m + job.m_block - 1) // job.m_block
+    wanted = max(1, 2 * threads // job.m_blocks)
     job.n_block = max(FC_NV_MAX * job.kernels.lanes, min(<Py_ssize_t>BLOCK, (job.n + wanted - 1) // wanted))
     job.n_block = min(job.n, job.n_block)
     job.n_blocks = (job.n + job.n_block - 1) // job.n_block
     if products:
-        run_tasks(split_task, &job, m_blocks * job.n_blocks, split_workspace(job.m_block, job.n_block, job.parts), threads)
+        run_split(&job, threads)
         if job.failed:
             count_rerun()
             multiply(a, a_transposed, b, b_transposed, bias, c, threads)
         return
     # an odd number of cache lines from row to row: no power-of-two stride that maps all rows to one set of the cache
     job.pitch = ((job.n_block * job.itemsize + 63) // 64 | 1) * 64 // job.itemsize
-    run_tasks(task, &job, m_blocks * job.n_blocks,
+    run_tasks(task, &job, job.m_blocks * job.n_blocks,
               (CHAIN * (FC_MR_MAX + job.pitch) + FC_NV_MAX * job.kernels.lanes) * job.itemsize, threads)
-
-
-cdef Py_ssize_t split_workspace(Py_ssize_t m_block, Py_ssize_t n_block, int parts) noexcept:
-    """a and b in parts, the sums of a block, and TERMS terms of a or b."""
-    cdef Py_ssize_t m = whole(m_block), n = whole(n_block)
-    return 2 * CHAIN * parts * (m + n) + 4 * m * n + 4 * TERMS * max(m, n)
 
 
 def workspace(int itemsize, int products=0) -> int:
     """Most bytes of workspace a thread needs, for any product."""
     if products:
-        return split_workspace(BLOCK, BLOCK, parts_of(products))
+        return 4 * BLOCK * BLOCK
     cdef Py_ssize_t lanes = active_kernels(itemsize).lanes
     return (CHAIN * (FC_MR_MAX + BLOCK + 128 // itemsize) + FC_NV_MAX * lanes) * itemsize
