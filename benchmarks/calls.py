@@ -19,6 +19,7 @@ from benchmarks.problems import (
     AvgPool,
     BatchNorm,
     BatchNormEval,
+    Block,
     Conv,
     MaxPool,
     Problem,
@@ -43,6 +44,8 @@ def fastconv_call(p: Problem, what: str, a: Arrays, algo: str = "auto") -> Call:
     """What fastconv's user would write. `a` holds the problem's arrays."""
     import fastconv as fc
 
+    if isinstance(p, Block):
+        return _block(p, a, algo)
     if algo != "auto" and (not isinstance(p, Conv) or what == "dw"):
         raise Unsupported("there is one algorithm")
     x, dy = a["x"], a["dy"]
@@ -81,6 +84,32 @@ def fastconv_call(p: Problem, what: str, a: Arrays, algo: str = "auto") -> Call:
     return (lambda: function(x)) if forward else (lambda: backward(dy, x))
 
 
+def _block(p: Block, a: Arrays, variant: str) -> Call:
+    """The prepared model; or, as variant "layers", its layers one after another."""
+    from fastconv import nn
+
+    conv = nn.Conv2d(p.channels, p.outputs, p.kernel, **p.options, dtype=a["w"].dtype)
+    norm = nn.BatchNorm2d(p.outputs, dtype=a["w"].dtype)
+    model, x = nn.Sequential(conv, norm, nn.ReLU()).eval(), a["x"]
+    model.load_state_dict(_state(p, a), strict=False)
+    if variant == "auto":
+        prepared = model.prepare(x.shape)
+        return lambda: prepared(x)
+    if variant != "layers":
+        raise Unsupported("there are the prepared model and its layers")
+
+    def layers() -> Array:
+        with nn.no_grad():
+            return model(x)
+
+    return layers
+
+
+def _state(p: Block, a: Arrays) -> Arrays:
+    """The parameters by the names that both libraries give those of a Sequential."""
+    return {"0.weight": a["w"], "0.bias": a["b"], **{f"1.{name}": a[name] for name in p.norm}}
+
+
 def start_fastconv(threads: int) -> str:
     import fastconv
 
@@ -104,6 +133,13 @@ def torch_call(p: Problem, what: str, a: Arrays, form: str = "contiguous") -> Ca
     }
     x, dy = t["x"], t["dy"]
     forward = what == "forward"
+    if isinstance(p, Block):
+        conv = torch.nn.Conv2d(p.channels, p.outputs, p.kernel, **p.options)
+        model = torch.nn.Sequential(conv, torch.nn.BatchNorm2d(p.outputs), torch.nn.ReLU()).eval()
+        state = {name: torch.from_numpy(v) for name, v in _state(p, a).items()}
+        model.to(x.dtype).load_state_dict(state, strict=False)
+        model.to(memory_format=memory)
+        return lambda: model(x)
     if isinstance(p, Conv):
         w, b, options = t["w"], t["b"], p.options
         if forward:
@@ -168,7 +204,7 @@ def onnxruntime_call(p: Problem, what: str, a: Arrays, variant: str = "") -> Cal
 
     if what != "forward":
         raise Unsupported("ONNX Runtime computes no gradients")
-    if isinstance(p, BatchNorm):
+    if isinstance(p, (BatchNorm, Block)):
         raise Unsupported("ONNX Runtime is not asked for batch normalisation")
     kind = {"max_pool": "MaxPool", "avg_pool": "AveragePool"}.get(p.op, p.op.capitalize())
     names = ["w", "b"] if isinstance(p, Conv) else []

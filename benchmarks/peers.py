@@ -9,7 +9,8 @@ A worker says once what it is ({"version": ...} or {"missing": ...}) and then an
     {"do": "time", "repeat": 5}                    -> {"seconds": [...]}
 
 What is timed is what a user would call: fresh outputs, weights packed in the call. ONNX Runtime is
-the exception: its weights are constants of the model, packed beforehand, as its users have them.
+the exception: its weights are constants of the model, packed beforehand, as its users have them; and so
+are those of a prepared model (problems.Block), "fastconv:layers" being its layers one by one.
 `part` is the problem that was really run: SciPy's loops take too long for whole layers and run on
 a few images and output channels.
 

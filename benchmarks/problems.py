@@ -2,10 +2,10 @@
 """The named problems that tests and benchmarks share: layers of well-known networks.
 
 PROBLEMS lists the convolutions; OVERHEAD one that costs the call alone; POOLS, NORMS and
-ELEMENTWISE the operations that memory bounds; SETS the lists that have a name. A problem is a small
-frozen value: it knows shapes, flops, the bytes it cannot avoid, its operands (the same in every
-process) and a `reduced()` variant for tests. This file imports NumPy only, so that a peer's
-interpreter can read it.
+ELEMENTWISE the operations that memory bounds; BLOCKS convolutions with what follows them; SETS the
+lists that have a name. A problem is a small frozen value: it knows shapes, flops, the bytes it
+cannot avoid, its operands (the same in every process) and a `reduced()` variant for tests. This
+file imports NumPy only, so that a peer's interpreter can read it.
 """
 
 from __future__ import annotations
@@ -107,8 +107,8 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Conv(Problem):
-    """A convolution. `channels` and `outputs` count all groups, as PyTorch does."""
+class _Convolving(Problem):
+    """With a convolution. `channels` and `outputs` count all groups, as PyTorch does."""
 
     outputs: int
     kernel: int
@@ -116,9 +116,6 @@ class Conv(Problem):
     padding: int = 0
     groups: int = 1
     dilation: int = 1
-
-    op: ClassVar[str] = "conv"
-    passes: ClassVar[tuple[str, ...]] = ("forward", "dx", "dw")
 
     @property
     def out(self) -> int:
@@ -173,6 +170,31 @@ class Conv(Problem):
         extras = {"s": self.stride, "g": self.groups, "d": self.dilation}
         tail = "".join(f" {letter}{value}" for letter, value in extras.items() if value > 1)
         return f"{super().label} → {self.outputs}, {self.kernel}x{self.kernel}{tail}"
+
+
+@dataclass(frozen=True)
+class Conv(_Convolving):
+    """A convolution with a bias."""
+
+    op: ClassVar[str] = "conv"
+    passes: ClassVar[tuple[str, ...]] = ("forward", "dx", "dw")
+
+
+@dataclass(frozen=True)
+class Block(_Convolving):
+    """A convolution, batch normalisation with given statistics and ReLU: layers of a network in use."""
+
+    op: ClassVar[str] = "block"
+    passes: ClassVar[tuple[str, ...]] = ("forward",)
+    norm: ClassVar[tuple[str, ...]] = ("running_mean", "running_var", "weight", "bias")
+
+    @property
+    def operands(self) -> dict[str, Shape]:
+        return {**super().operands, **dict.fromkeys(self.norm, (self.outputs,))}
+
+    def _operand(self, name: str, shape: Shape, dtype: str, rng: np.random.Generator) -> Array:
+        array = super()._operand(name, shape, dtype, rng)
+        return array * array + array.dtype.type(0.1) if name == "running_var" else array
 
 
 @dataclass(frozen=True)
@@ -291,7 +313,18 @@ class Softmax(Elementwise):
 
 KINDS = {
     kind.op: kind
-    for kind in (Conv, MaxPool, AvgPool, BatchNorm, BatchNormEval, Relu, Tanh, Sigmoid, Softmax)
+    for kind in (
+        Conv,
+        Block,
+        MaxPool,
+        AvgPool,
+        BatchNorm,
+        BatchNormEval,
+        Relu,
+        Tanh,
+        Sigmoid,
+        Softmax,
+    )
 }
 
 
@@ -404,7 +437,17 @@ ELEMENTWISE: tuple[Problem, ...] = (
     Softmax("softmax_rows_112", "attention", 16, 64, 112, 3),
 )
 MEMORY_BOUND = POOLS + NORMS + ELEMENTWISE
-ALL: tuple[Problem, ...] = PROBLEMS + OVERHEAD + MEMORY_BOUND
+# Of ResNet-50 and MobileNet.
+BLOCKS = tuple(
+    Block(**{**vars(p), "name": f"{p.name}_bn_relu"})
+    for p in PROBLEMS
+    if p.name
+    in (
+        *("resnet_7x7s2_224", "resnet_3x3_56", "resnet_1x1_64_256_56", "resnet_3x3s2_56"),
+        *("resnet_1x1_1024_256_14", "resnet_3x3_14", "resnet_3x3_7", "depthwise_3x3_56"),
+    )
+)
+ALL: tuple[Problem, ...] = PROBLEMS + OVERHEAD + MEMORY_BOUND + BLOCKS
 
 
 def find(pattern: str) -> list[Problem]:
@@ -419,8 +462,8 @@ def _set(names: str, **batches: int) -> tuple[Problem, ...]:
     return tuple(known[n].with_batch(batches.get(n, known[n].batch)) for n in names.split())
 
 
-# The layers, of every kind that common networks have, by which one library is compared with another; six of them; and the
-# operations that memory bounds, all at 16x64x112x112.
+# The layers, of every kind that common networks have, by which one library is compared with another; six of them; the
+# operations that memory bounds, all at 16x64x112x112; and inference.
 SETS = {
     "layers": _set(
         "lenet1 lenet2 alexnet_conv1 alexnet_conv2 alexnet_conv3 vgg1_1 vgg1_2 vgg2_2 vgg3_2 vgg4_2 vgg5 "
@@ -435,4 +478,5 @@ SETS = {
     "memory": _set(
         "resnet_max_3x3s2 max_2x2_112 avg_3x3s2_112 avg_2x2_112 batch_norm_112 batch_norm_eval_112 relu_112"
     ),
+    "blocks": BLOCKS,
 }

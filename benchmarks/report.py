@@ -27,6 +27,8 @@ from benchmarks.runner import compare, geometric_mean, start_workers
 OURS = "fastconv"
 Table = tuple[str, list[dict[str, Any]]]  # a title and its results
 PASSES = ("forward", "dx", "dw")
+TITLES = {"conv": "Convolution", "block": "Prepared convolution, batch normalisation and ReLU"}
+OTHERS = "Memory-bound operations"
 QUICK = (
     "lenet1,lenet2,alexnet_conv1,alexnet_conv2,vgg1_2,vgg3_2,vgg5,googlenet_5x5_28,"
     "resnet_7x7s2_224,resnet_3x3_56,resnet_1x1_64_256_56,resnet_3x3s2_56,resnet_1x1_1024_256_14,"
@@ -216,7 +218,8 @@ times the bytes that cannot be avoided (operands read once, results written once
 could have moved in that time; what stays in cache can be below 1. A peer's column is its time over
 ours: above 1, fastconv is faster. Peers run in processes of their own, with as many threads, and
 take turns; each result was verified before it was timed. `*`: measured on some of the images and
-output channels and scaled. ONNX Runtime packs weights beforehand, when its session is built."""
+output channels and scaled. ONNX Runtime packs weights beforehand, when its session is built. Prepared
+models pack theirs beforehand too; PyTorch runs the Sequential in evaluation mode, `fastconv:layers` ours."""
 
 
 def markdown(report: dict[str, Any], peers: Sequence[str]) -> str:
@@ -250,19 +253,15 @@ def markdown(report: dict[str, Any], peers: Sequence[str]) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+def _title(result: dict[str, Any]) -> str:
+    return f"{TITLES.get(result['problem']['op'], OTHERS)}: {result['pass']}"
+
+
 def _split(results: Sequence[dict[str, Any]]) -> list[Table]:
-    """The results of convolutions and of the other operations, pass by pass."""
-    tables = []
-    for title, of_convolutions in (("Convolution", True), ("Memory-bound operations", False)):
-        for what in PASSES:
-            rows = [
-                r
-                for r in results
-                if r["pass"] == what and (r["problem"]["op"] == "conv") == of_convolutions
-            ]
-            if rows:
-                tables.append((f"{title}: {what}", rows))
-    return tables
+    """The results by operation and pass."""
+    titles = [f"{title}: {what}" for title in (*TITLES.values(), OTHERS) for what in PASSES]
+    tables = [(title, [r for r in results if _title(r) == title]) for title in titles]
+    return [(title, rows) for title, rows in tables if rows]
 
 
 def _failures(results: Sequence[dict[str, Any]]) -> Iterator[str]:

@@ -18,6 +18,7 @@ from benchmarks.problems import (
     AvgPool,
     BatchNorm,
     BatchNormEval,
+    Block,
     Conv,
     MaxPool,
     Problem,
@@ -98,6 +99,9 @@ def _reference(
 ) -> Array:
     x, dy = arrays["x"], arrays["dy"]
     forward = what == "forward"
+    if isinstance(problem, Block):
+        y = reference.conv(x, arrays["w"], arrays["b"], **problem.options)
+        return reference.relu(reference.batch_norm(y, *(arrays[name] for name in problem.norm)))
     if isinstance(problem, MaxPool):
         window = (problem.kernel, problem.stride, problem.padding)
         y, index = reference.max_pool(2, x, *window, return_indices=True)

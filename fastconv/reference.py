@@ -874,6 +874,34 @@ def batch_norm_backward(
     return (dx if weight is None else dx * _per_channel(weight, x.ndim)), dweight, dbias
 
 
+@_ieee
+def fold_batch_norm(
+    w: ArrayLike,
+    b: ArrayLike | None,
+    running_mean: ArrayLike,
+    running_var: ArrayLike,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    eps: float = 1e-5,
+    *,
+    layout: str = "NCHW",
+) -> tuple[Array, Array]:
+    """Weights and bias of the convolution that equals one with (w, b) and `batch_norm` after it.
+
+    ``scale = weight / sqrt(var + eps)``; ``w[o] * scale[o]`` and ``(b - mean) * scale + bias``.
+
+    Parameters
+    ----------
+    w : (O, C/groups, *K), with layout "NHWC" (*K, C/groups, O)
+    b, running_mean, running_var, weight, bias : (O,)
+    """
+    w, mean = _weights_first(w, layout), _f64(running_mean)
+    scale = (1.0 if weight is None else _f64(weight)) / np.sqrt(_f64(running_var) + eps)
+    folded = w * scale.reshape(-1, *(1,) * (w.ndim - 1))
+    shift = ((0.0 if b is None else _f64(b)) - mean) * scale
+    return _weights_back(folded, layout), shift if bias is None else shift + _f64(bias)
+
+
 def _all_but_channels(x: Array) -> tuple[tuple[int, ...], int]:
     """Return the axes of (N, C, *S) without C, and how many values they hold."""
     axes = (0, *range(2, x.ndim))

@@ -33,6 +33,17 @@ def test_calls_of_memory_bound_problems(problem: problems.Problem) -> None:
         verify.check(small, what, "float32", result)
 
 
+@pytest.mark.parametrize("variant", ["auto", "layers"])
+@pytest.mark.parametrize("problem", problems.BLOCKS, ids=lambda p: p.name)
+def test_blocks(problem: problems.Block, variant: str) -> None:
+    small = problem.reduced()
+    for dtype in ("float32", "float64"):
+        result = calls.fastconv_call(small, "forward", small.arrays(dtype), variant)()
+        verify.check(small, "forward", dtype, result)
+    with pytest.raises(calls.Unsupported):
+        calls.fastconv_call(small, "forward", small.arrays("float32"), "direct")
+
+
 def test_peers_are_held_to_our_instruction_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASTCONV_ISA", "avx512")
     assert peers.caps() == {}

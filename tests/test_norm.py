@@ -506,3 +506,94 @@ def test_out_over_the_parameters(name):
     wanted = F.batch_norm(x, **options | {name: memory[:-1].copy()})
     got = F.batch_norm(x, **options | {name: memory[:-1]}, out=memory[1:].reshape(x.shape))
     assert_array_equal(got, wanted)
+
+
+# ------------------------------------------------------------------------------------ folding
+
+
+FOLDED = {"1d": (6, 3, 5), "2d": (6, 2, 3, 1), "3d": (5, 3, 2, 1, 3)}
+
+
+def statistics(channels: int, seed: int) -> tuple[Array, Array, Array, Array]:
+    """Mean, variance, weight and bias, far from 0 and 1."""
+    made = rng(seed)
+    mean, bias = made.standard_normal((2, channels))
+    return mean, made.uniform(0.01, 9, channels), made.uniform(-2, 2, channels), bias
+
+
+@pytest.mark.parametrize("name", FOLDED)
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_folded_weights_are_rounded_once(name: str, layout: str, dtype: str) -> None:
+    made, shape = rng(21), FOLDED[name]
+    w, b = reals(made, shape, dtype), reals(made, shape[:1], dtype)
+    if layout == "NHWC":
+        w = np.ascontiguousarray(np.moveaxis(w, (0, 1), (-1, -2)))
+    mean, var, weight, bias = (v.astype(dtype) for v in statistics(len(b), 22))
+    for b_, weight_, bias_ in ((b, weight, bias), (None, None, None), (b, None, bias)):
+        arguments = (w, b_, mean, var, weight_, bias_, 1e-3)
+        found = F.fold_batch_norm(*arguments, layout=layout)
+        wanted = ref.fold_batch_norm(*arguments, layout=layout)
+        for f, r in zip(found, wanted, strict=True):
+            assert f.dtype == dtype
+            assert_array_equal(f, r.astype(dtype))
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_convolution_with_folded_weights_is_both_steps(
+    groups: int, dtype: str, isa_row: str
+) -> None:
+    made = rng(23)
+    x, w = reals(made, (2, 6, 9, 11), dtype), reals(made, (8, 6 // groups, 3, 3), dtype)
+    b, norm, options = reals(made, (8,), dtype), statistics(8, 24), {"padding": 1, "groups": groups}
+    folded = F.fold_batch_norm(w, b, *norm)
+    y = F.conv2d(x, *folded, **options, algo="direct")
+    wanted = ref.batch_norm(ref.conv2d(x, w, b, **options), *norm)
+    mean, var, weight, bias = norm
+    scale = ref.abs_conv(x, w, np.abs(b) + np.abs(mean), **options)
+    scale = scale * per_channel(np.abs(weight) / np.sqrt(var + EPS), x) + per_channel(
+        np.abs(bias), x
+    )
+    assert_close(y, wanted, scale)
+
+
+def test_folding_half_precision_and_integers() -> None:
+    ones = np.ones(2)
+    w, b = F.fold_batch_norm(np.ones((2, 1, 3), "f2"), None, ones, 3 * ones, eps=1)
+    assert (w.dtype, b.dtype) == (np.float16, np.float16)
+    assert_array_equal(w, np.full((2, 1, 3), 0.5))
+    assert_array_equal(b, [-0.5, -0.5])
+    w, _ = F.fold_batch_norm(np.ones((2, 1, 3), int), None, ones, 3 * ones, eps=1)
+    assert (w.dtype, w[0, 0, 0]) == (np.float64, 0.5)
+
+
+def test_folding_a_variance_of_zero_follows_ieee() -> None:
+    w, b = F.fold_batch_norm(np.ones((1, 1, 1)), None, [0.0], [0.0], eps=0)
+    assert np.isinf(w[0, 0, 0])
+    assert np.isnan(b[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "bad"),
+    [
+        ("w", np.ones((4, 2))),
+        ("w", np.ones((4, 2, 1, 1, 1, 1))),
+        ("w", np.ones((4, 2, 3), complex)),
+        ("b", np.ones(3)),
+        ("running_mean", np.ones(2)),
+        ("running_mean", None),
+        ("running_var", np.ones((4, 1))),
+        ("running_var", "a"),
+        ("weight", np.ones(())),
+        ("bias", np.ones(5)),
+        ("eps", -1),
+        ("eps", math.nan),
+        ("layout", "HWIO"),
+    ],
+)
+def test_folding_names_what_is_wrong(name: str, bad: Any) -> None:
+    good = {
+        "w": np.ones((4, 2, 3)),
+        **dict.fromkeys(("b", "running_mean", "running_var"), np.ones(4)),
+    }
+    with named(name):
+        F.fold_batch_norm(**{**good, name: bad})

@@ -527,6 +527,33 @@ def test_batch_norm_by_hand():
         ref.batch_norm_train(np.zeros((1, 3)), None, None)
 
 
+def test_fold_batch_norm_by_hand():
+    w, b = ref.fold_batch_norm([[[1, 2]], [[3, 4]]], [5, 6], [1, 2], [4, 0.25], [2, 1], [0, -1], 0)
+    assert_array_equal(w, [[[1, 2]], [[6, 8]]])
+    assert_array_equal(b, [4, 7])
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_fold_batch_norm_is_both_steps(layout, rng):
+    x, w, b = (rng.standard_normal(s) for s in ((2, 4, 6, 5), (3, 3, 5, 7), 7))
+    if layout == "NCHW":
+        x, w = x.transpose(0, 3, 1, 2), w.transpose(3, 2, 0, 1)
+    norm = (
+        rng.standard_normal(7),
+        rng.uniform(0.1, 2, 7),
+        rng.standard_normal(7),
+        rng.standard_normal(7),
+    )
+    for b_, norm_ in ((b, norm), (None, norm[:2])):
+        y = ref.conv2d(x, w, b_, padding=1, layout=layout)
+        wanted = ref.batch_norm(y if layout == "NCHW" else np.moveaxis(y, -1, 1), *norm_)
+        found = ref.conv2d(
+            x, *ref.fold_batch_norm(w, b_, *norm_, layout=layout), padding=1, layout=layout
+        )
+        found = found if layout == "NCHW" else np.moveaxis(found, -1, 1)
+        assert_allclose(found, wanted, rtol=1e-12, atol=1e-12)
+
+
 # ------------------------------------------------------------------------- activations, dense
 
 

@@ -23,7 +23,12 @@ from fastconv.functional.conv import (
 )
 from fastconv.functional.dense import linear, linear_backward
 from fastconv.functional.loss import cross_entropy, cross_entropy_backward
-from fastconv.functional.norm import batch_norm, batch_norm_backward, batch_norm_train
+from fastconv.functional.norm import (
+    batch_norm,
+    batch_norm_backward,
+    batch_norm_train,
+    fold_batch_norm,
+)
 from fastconv.functional.pool import (
     adaptive_avg_pool1d,
     adaptive_avg_pool1d_backward,
@@ -104,6 +109,7 @@ __all__ = [
     "flatten_backward",
     "fold",
     "fold_backward",
+    "fold_batch_norm",
     "linear",
     "linear_backward",
     "log_softmax",

@@ -21,7 +21,7 @@ from fastconv.functional._arrays import (
 )
 from fastconv.functional.shape import launch
 from fastconv.kernels import norm as _norm
-from fastconv.problem import finite, flag, is_sequence
+from fastconv.problem import LAYOUTS, choice, finite, flag, is_sequence
 
 Saved = tuple[Array, Array]
 
@@ -40,6 +40,15 @@ def _parameter(name: str, value: Any, channels: int) -> Array | None:
     if array.shape != (channels,):
         raise ValueError(f"{name}: expected shape ({channels},), got {array.shape}")
     return contiguous(array, np.dtype(np.float64))
+
+
+def _statistics(running_mean: Any, running_var: Any, channels: int) -> tuple[Array, Array]:
+    """The running statistics of evaluation as contiguous float64 (C,)."""
+    mean = _parameter("running_mean", running_mean, channels)
+    var = _parameter("running_var", running_var, channels)
+    if mean is None or var is None:
+        raise ValueError("running_mean, running_var: evaluation needs both, got None")
+    return mean, var
 
 
 def _planes(shape: tuple[int, ...]) -> tuple[int, int, int]:
@@ -168,10 +177,7 @@ def batch_norm(
     """
     x = as_array("x", x)
     channels = _channels(x)
-    mean = _parameter("running_mean", running_mean, channels)
-    var = _parameter("running_var", running_var, channels)
-    if mean is None or var is None:
-        raise ValueError("running_mean, running_var: evaluation needs both, got None")
+    mean, var = _statistics(running_mean, running_var, channels)
     w, b = _parameter("weight", weight, channels), _parameter("bias", bias, channels)
     dtype, result_dtype = common_dtypes(x=x)
     check_out(out, x.shape, result_dtype)
@@ -193,6 +199,70 @@ def batch_norm(
         invstd,
     )
     return deliver(y, out, result_dtype)
+
+
+def fold_batch_norm(
+    w: Any,
+    b: Any,
+    running_mean: Any,
+    running_var: Any,
+    weight: Any = None,
+    bias: Any = None,
+    eps: float = 1e-5,
+    *,
+    layout: str = "NCHW",
+) -> tuple[Array, Array]:
+    """Fold a batch normalisation in evaluation mode into the convolution before it: one call in place of two.
+
+    With scale_o = weight_o / sqrt(running_var_o + eps):
+    w'[o] = w[o] * scale_o, b'[o] = (b_o - running_mean_o) * scale_o + bias_o
+
+    Up to rounding ``conv2d(x, w', b')`` is then ``batch_norm(conv2d(x, w, b), running_mean, running_var, weight, bias)``.
+    w' and b' are computed in float64 and rounded once.
+
+    Parameters
+    ----------
+    w : array (O, C/groups, ...), or with layout "NHWC" (..., C/groups, O)
+        Of a convolution in any dimension.
+    b : array (O,) or None
+    running_mean, running_var, weight, bias, eps
+        As in :func:`batch_norm`, with C = O.
+    layout : {"NCHW", "NHWC"}
+        As in :func:`fastconv.conv2d`.
+
+    Returns
+    -------
+    (w', b') : arrays of the shapes of w and (O,), in the type that w and b promote to
+
+    Raises
+    ------
+    ValueError, TypeError
+        Naming the argument, what was given and what was expected.
+
+    Examples
+    --------
+    >>> import numpy as np, fastconv
+    >>> w, mean, var = np.ones((2, 3, 3, 3)), np.zeros(2), np.array([1.0, 4.0])
+    >>> folded = fastconv.fold_batch_norm(w, None, mean, var, eps=0)
+    >>> fastconv.conv2d(np.ones((1, 3, 3, 3)), *folded).ravel()
+    array([27. , 13.5])
+    """
+    w = as_array("w", w)
+    last = choice("layout", layout, LAYOUTS) == "NHWC"
+    if not 3 <= w.ndim <= 5:
+        raise ValueError(f"w: expected 3 to 5 axes, got shape {w.shape}")
+    outputs = w.shape[-1 if last else 0]
+    b = None if b is None else as_array("b", b)
+    _, dtype = common_dtypes(w=w, b=b)
+    shift = _parameter("b", b, outputs)
+    mean, var = _statistics(running_mean, running_var, outputs)
+    gain, offset = _parameter("weight", weight, outputs), _parameter("bias", bias, outputs)
+    with np.errstate(all="ignore"):
+        scale = (1.0 if gain is None else gain) / np.sqrt(var + finite("eps", eps, 0))
+        folded = w * (scale if last else scale.reshape(-1, *(1,) * (w.ndim - 1)))
+        shift = ((0.0 if shift is None else shift) - mean) * scale
+        shift = shift if offset is None else shift + offset
+        return folded.astype(dtype, copy=False), shift.astype(dtype, copy=False)
 
 
 def batch_norm_backward(

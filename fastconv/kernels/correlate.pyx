@@ -201,6 +201,9 @@ cdef void activate_rows(const Job *job, char *y, Py_ssize_t outputs, Py_ssize_t 
     cdef char *row
     if job.activation < 0:
         return
+    if y_row == cols:  # one stretch: short rows would be mostly tails
+        cols *= rows
+        rows = 1
     for o in range(outputs):
         for i in range(rows):
             row = y + (o * job.y_c + i * y_row) * job.itemsize

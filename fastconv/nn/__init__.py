@@ -2,7 +2,7 @@
 """Layers with state, named and shaped as in ``torch.nn``: arrays are NumPy, gradients are explicit.
 
 ``y = layer(x)`` keeps what the gradient needs; ``dx = layer.backward(dy)`` adds to the ``.grad`` of
-every parameter.
+every parameter. ``model.prepare(x.shape)`` freezes a model for inference.
 """
 
 from fastconv.nn import init

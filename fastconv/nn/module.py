@@ -3,16 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, ClassVar, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from fastconv.functional._arrays import as_array, plain
 from fastconv.problem import flag
+
+if TYPE_CHECKING:
+    from fastconv.nn.prepared import PreparedModule
 
 Array = npt.NDArray[Any]
 T = TypeVar("T")
@@ -28,6 +31,11 @@ def no_grad() -> Iterator[None]:
         yield
     finally:
         _recording.reset(token)
+
+
+def recording() -> bool:
+    """Whether layers keep what ``backward`` needs: outside ``no_grad()``."""
+    return _recording.get()
 
 
 class Parameter:
@@ -133,7 +141,7 @@ class Module:
 
     def _keep(self, *values: Any) -> None:
         """Keep `values` for ``backward``, unless in ``no_grad()``."""
-        self._kept = values if _recording.get() else None
+        self._kept = values if recording() else None
 
     def _take(self) -> tuple[Any, ...]:
         """Hand out what the last call kept, once."""
@@ -269,6 +277,36 @@ class Module:
     def eval(self) -> Self:
         """Leave training mode, here and below."""
         return self.train(False)
+
+    def prepare(self, input_shape: Sequence[int], precision: str | None = None) -> PreparedModule:
+        """Freeze a copy of the model for inference: ``prepared(x)`` has the values of ``model.eval()(x)``.
+
+        Weights are packed now, for inputs of this shape. In every :class:`Sequential`, dropout is gone, and a convolution takes
+        the batch normalisation after it into its weights (:func:`fastconv.fold_batch_norm`: they are rounded once more, in their
+        own type) and the ReLU, Tanh or Sigmoid after it into its call. Modules with a `forward` of their own run it, with
+        prepared layers; all other layers run as they are. Nothing is kept for ``backward``.
+
+        Parameters
+        ----------
+        input_shape : tuple (N, ...)
+            Of the inputs to come. The model runs once on zeros of this shape and of its parameters' type. Later calls may have
+            another batch size N, for which weights may be packed once more.
+        precision : {None, "highest", "high", "medium"}
+            For layers that have none of their own; None takes the surrounding :func:`fastconv.precision`.
+
+        Returns
+        -------
+        PreparedModule
+            Call it with ``(x)``. Later changes of the model do not show.
+
+        Raises
+        ------
+        ValueError, TypeError
+            Naming the argument; `prepared` names `x` when it has another shape. And what the model raises.
+        """
+        from fastconv.nn.prepared import PreparedModule  # which imports the layers
+
+        return PreparedModule(self, input_shape, precision)
 
     def zero_grad(self) -> None:
         """Forget the gradients: every ``.grad`` becomes None."""

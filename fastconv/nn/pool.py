@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastconv import functional as F
-from fastconv.nn.module import Array, Module
+from fastconv.nn.module import Array, Module, recording
 from fastconv.problem import adaptive_sizes, flag, pool_divisor, pool_windows
 
 
@@ -41,6 +41,9 @@ class MaxPool2d(Module):
         self.ceil_mode = flag("ceil_mode", ceil_mode)
 
     def forward(self, x: Any) -> Array:
+        if not recording():
+            self._keep()
+            return F.max_pool2d(x, **self._options())  # type: ignore[no-any-return]
         y, indices = F.max_pool2d(x, return_indices=True, **self._options())
         self._keep(indices, np.shape(x))
         return y  # type: ignore[no-any-return]
@@ -123,6 +126,9 @@ class AdaptiveMaxPool2d(_AdaptivePool2d):
     """
 
     def forward(self, x: Any) -> Array:
+        if not recording():
+            self._keep()
+            return F.adaptive_max_pool2d(x, self.output_size)  # type: ignore[no-any-return]
         y, indices = F.adaptive_max_pool2d(x, self.output_size, return_indices=True)
         self._keep(indices, np.shape(x))
         return y  # type: ignore[no-any-return]
