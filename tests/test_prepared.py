@@ -15,7 +15,7 @@ import pytest
 import fastconv
 from benchmarks.problems import PROBLEMS
 from fastconv import algorithms, nn
-from fastconv.kernels.call import frozen_weights
+from fastconv.kernels.call import frozen, frozen_weights
 from fastconv.kernels.correlate import Weights
 from tests.conftest import THREADS
 from tests.data import reals, rng
@@ -224,6 +224,23 @@ def test_read_only_weights_are_packed_once() -> None:
     assert len(frozen_weights) <= frozen_weights.entries_max
     fastconv.empty_cache()
     assert len(frozen_weights) == 0
+
+
+def test_packed_forms_of_read_only_weights_are_bounded() -> None:
+    """They take no more bytes than the cache counts for them, and the latest one is kept."""
+    fastconv.empty_cache()
+    w = reals(rng(7), (64, 64, 3, 3), "float32")
+    w.flags.writeable = False
+    sizes = set()
+    for groups in (1, 2, 4, 8, 16, 32):
+        for algo in algorithms.GENERAL_NAMES:
+            x = reals(rng(8), (1, 64 * groups, 5, 5), "float32")
+            y = fastconv.conv2d(x, w, groups=groups, algo=algo)
+            assert np.array_equal(fastconv.conv2d(x, w, groups=groups, algo=algo), y)
+            packed = frozen(w).nbytes
+            assert 0 < packed <= frozen_weights.bytes
+            sizes.add(packed)
+    assert max(sizes) > frozen_weights.bytes / 2
 
 
 def test_every_changed_byte_is_noticed() -> None:

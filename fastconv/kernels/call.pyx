@@ -39,6 +39,10 @@ cdef enum:
     AT_RESULT = OPERANDS_MAX + 1
     AT_TEAM = OPERANDS_MAX + 2
     FROZEN_LEAST = 4096  # bytes; smaller weights are packed as fast as they are looked up
+    # The packed forms of read-only weights may take this many times their bytes, and a little: the largest, Winograd's of 3x3
+    # kernels, takes four times; forms of few outputs are filled up to whole vectors.
+    FORMS = 5
+    FORMS_LEAST = 1 << 20
 
 cdef struct Signature:
     char *at
@@ -206,9 +210,12 @@ cdef class Memo:
 
     def drop(self, key):
         """Forget one entry; like `put`, not while somebody else is at it."""
-        if self.changing.acquire(False):
+        if not self.changing.acquire(False):
+            return
+        try:
             if self.values.pop(key, None) is not None:
                 self.bytes -= <Py_ssize_t>self.sizes.pop(key)
+        finally:
             self.changing.release()
 
     def call(self, tuple options, tuple arrays, out):
@@ -307,10 +314,10 @@ def frozen(w):
     if not freezable(w):
         return w
     key = id(w)
+    cdef Py_ssize_t limit = FORMS * cnp.PyArray_NBYTES(<cnp.ndarray>w) + FORMS_LEAST
     found = frozen_weights.get(key)
     if found is None or found[0]() is not w:
         frozen_weights.drop(key)
         found = (weakref.ref(w, lambda _: frozen_weights.drop(key)), {})
-        # the largest packed form, Winograd's of 3x3 kernels, has four times the bytes
-        frozen_weights.put(key, found, 5 * cnp.PyArray_NBYTES(<cnp.ndarray>w))
-    return Weights(w, found[1])
+        frozen_weights.put(key, found, limit)
+    return Weights(w, found[1], limit)
