@@ -3,8 +3,8 @@
 
 All that a function checks, and all it decides, follows from the signature of a call: the types and shapes of its arrays, the
 values of its options and the instruction set. A call with a known signature allocates its result and runs. Only exact ndarrays
-that kernels take as they are, prepared weights, and exact ints, strings, None and tuples of these have a signature; every other
-call, and every wrong one, takes the long way.
+that kernels take as they are, prepared weights, and exact ints, floats, bools, strings, None and tuples of these have a
+signature; every other call, and every wrong one, takes the long way.
 """
 
 import weakref
@@ -61,11 +61,17 @@ cdef inline bint put(Signature *s, char tag, const void *value, Py_ssize_t size)
 cdef bint put_option(Signature *s, object value, int nesting) except -1:
     """Whether `value` has a signature. Equal ones are the same value: 1, 1.0 and True are not."""
     cdef int64_t number
+    cdef double real
     cdef int overflow
     cdef Py_ssize_t size
     cdef const char *text
     if value is None:
         return put(s, b"n", NULL, 0)
+    if type(value) is bool:
+        return put(s, b"T" if value else b"F", NULL, 0)
+    if type(value) is float:
+        real = value
+        return put(s, b"f", &real, sizeof(real))
     if type(value) is int:
         number = PyLong_AsLongLongAndOverflow(value, &overflow)
         return not overflow and put(s, b"i", &number, sizeof(number))
