@@ -325,7 +325,7 @@ def test_unfold_refuses_huge_windows(huge):
         F.unfold(x, huge)
     with named("kernel_size"):
         F.unfold(x, 2, dilation=huge)
-    with named("(kernel_size|padding)"):
+    with named("padding"):
         F.unfold(x, 2, padding=huge)
     assert_array_equal(F.unfold(x + 1, 2, stride=huge), np.ones((1, 4, 1)))
 

@@ -29,6 +29,7 @@ from fastconv.kernels import unfold as _unfold
 from fastconv.kernels.lattice import Lattice
 from fastconv.problem import (
     AXES,
+    ELEMENTS_MAX,
     PADDING_MODES,
     Conv,
     Pairs,
@@ -173,7 +174,8 @@ def _windows(
 ) -> tuple[Lattice, tuple[int, ...], int]:
     """(lattice, output sizes, taps) of unfold's sliding windows over the trailing `sizes`."""
     windows = sliding_windows(sizes, kernel_size, stride, padding, dilation)
-    elements("kernel_size", (*windows.out, *windows.kernel))
+    fits = math.prod((*sizes, *windows.kernel)) <= ELEMENTS_MAX  # but for the padding
+    elements("padding" if fits else "kernel_size", (*windows.out, *windows.kernel))
     lattice = _unfold_lattice(
         _three(sizes, 1),
         _three(windows.kernel, 1),
