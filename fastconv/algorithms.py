@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,6 +30,9 @@ from fastconv.kernels import (
 from fastconv.kernels.call import Memo
 from fastconv.kernels.lattice import Lattice, join
 from fastconv.problem import PRECISIONS, Conv, LatticeSpec, choice
+
+if TYPE_CHECKING:
+    from fastconv.kernels.correlate import Run
 
 # Below this many flops one thread is faster: waking a team costs microseconds, the work takes as long.
 SERIAL_FLOPS = 2.5e6
@@ -57,7 +60,7 @@ class Algorithm:
     name: str
     summary: str
     error: str
-    run: Callable[..., int]
+    run: Run
     cannot: Callable[[Shape], str | None] = nothing
     inaccurate: Callable[[Shape], str | None] = nothing
     joins: bool = False

@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 import fastconv
 from benchmarks.problems import OVERHEAD, PROBLEMS
 from fastconv import algorithms, runtime
-from fastconv.functional import conv, dense
+from fastconv.functional import activation, conv, dense, norm, pool
 from fastconv.kernels import isa
 from fastconv.kernels.call import Memo
-from tests.conftest import DEFAULT_ROW, ROWS
+from tests.conftest import DEFAULT_ROW, ROWS, THREADS
 from tests.data import Array, hostile, integers, reals, rng
 from tests.test_conv import CASES, FORWARD, MODES
 
@@ -71,6 +71,8 @@ def short(call: Callable[[], Any]) -> Any:
         patch.setattr(conv, "convolve", long_way)
         patch.setattr(conv, "_Layout", long_way)
         patch.setattr(dense, "_linear", long_way)
+        for module in (activation, norm, pool):
+            patch.setattr(module, "as_array", long_way)
         return call()
 
 
@@ -99,8 +101,8 @@ def test_cases(name: str, mode: str, algo: str, isa_row: str) -> None:
     plain = f(x, w, **options)
     residual = reals(rng(4), plain.shape, "float32")
     assert same(plain, short(lambda: f(x, w, **options)))
-    for activation in (None, "relu", "tanh"):
-        more = {**options, "activation": activation, "residual": residual}
+    for fused in (None, "relu", "tanh"):
+        more = {**options, "activation": fused, "residual": residual}
         forget()
         expected = f(x, w, b, **more)
         assert same(expected, short(lambda more=more: f(x, w, b, **more)))
@@ -126,6 +128,69 @@ def test_linear_of_many_axes() -> None:
     for axes in range(1, 45):
         x = np.ones((1,) * axes + (9,), "float32")
         assert short(lambda x=x: fastconv.linear(x, w)).shape == (1,) * axes + (5,)
+
+
+OTHERS: dict[str, Callable[..., Any]] = {
+    "relu": fastconv.relu,
+    "tanh": fastconv.tanh,
+    "sigmoid_backward": lambda x, **o: fastconv.sigmoid_backward(x[::-1].copy(), x, **o),
+    "softmax": lambda x, **o: fastconv.softmax(x, 1, **o),
+    "log_softmax": fastconv.log_softmax,
+    "softmax_backward": lambda x, **o: fastconv.softmax_backward(x[::-1].copy(), x, **o),
+    "max_pool2d": lambda x, **o: fastconv.max_pool2d(x, 3, 2, (1, 0), ceil_mode=True, **o),
+    "avg_pool2d": lambda x, **o: fastconv.avg_pool2d(x, (2, 3), divisor_override=5, **o),
+    "adaptive_max_pool2d": lambda x, **o: fastconv.adaptive_max_pool2d(x, (4, 3), **o),
+    "adaptive_avg_pool2d": lambda x, **o: fastconv.adaptive_avg_pool2d(x, None, **o),
+    "batch_norm": lambda x, **o: fastconv.batch_norm(
+        x, x[0, :, 0, 0].copy(), x[1, :, 0, 1] ** 2, **o
+    ),
+    "batch_norm affine": lambda x, **o: fastconv.batch_norm(
+        x, *(np.ascontiguousarray(abs(x[0, :, 0, i])) for i in range(4)), 1e-3, **o
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_functions(name: str, dtype: str, isa_row: str) -> None:
+    call, g = OTHERS[name], rng(11)
+    for shape in ((2, 3, 9, 10), (2, 3, 150, 120)):  # on one thread, and on as many as are wanted
+        x, other = reals(g, shape, dtype), reals(g, shape, dtype)
+        expected, differs = call(x), call(other)
+        assert not same(expected, differs)
+        algorithms.clear_plans()
+        assert same(differs, call(other))
+        for threads in THREADS:
+            with fastconv.threads(threads):
+                assert same(expected, short(lambda x=x: call(x)))
+        out = np.full_like(expected, np.nan)
+        assert short(lambda x=x, out=out: call(x, out=out)) is out
+        assert same(expected, out)
+        if expected.shape == x.shape:  # the result may be the operand itself
+            call(x, out=x)
+            assert same(expected, x)
+
+
+@pytest.mark.parametrize("option", [True, 1, 1.0, np.True_, "1", (1,), None, 2])
+def test_flags_are_not_numbers(option: Any) -> None:
+    """Calls that differ in the type of an option are different calls."""
+    x = reals(rng(12), (1, 2, 7, 7), "float32")
+    for remembered in (False, True, 0, 1):
+        forget()
+        first = outcome(lambda: fastconv.avg_pool2d(x, 2, 2, 1, option, False))
+        forget()
+        fastconv.avg_pool2d(x, 2, 2, 1, remembered, False)
+        for _ in range(2):
+            assert same(first, outcome(lambda: fastconv.avg_pool2d(x, 2, 2, 1, option, False)))
+
+
+def test_eps_counts() -> None:
+    x, ones = np.ones((1, 2, 3, 3), "float32"), np.ones(2, "float32")
+    found = [
+        fastconv.batch_norm(x, 0 * ones, ones, eps=eps)[0, 0, 0, 0] for eps in (0, 0.0, 3, 3.0)
+    ]
+    assert found == [1, 1, 0.5, 0.5]
+    with pytest.raises(ValueError, match="eps"):
+        fastconv.batch_norm(x, 0 * ones, ones, eps=-1.0)
 
 
 # Each: changes to the call conv2d(X, W) that was made before.
@@ -269,11 +334,13 @@ def test_lines_may_be_asked_for(
 ) -> None:
     fastconv.conv2d(X, W)
     fastconv.linear(X[0, 0], X[0, 0])
+    fastconv.relu(X)
     monkeypatch.setattr(runtime, "verbose", sys.stderr)
     fastconv.conv2d(X, W)
     fastconv.linear(X[0, 0], X[0, 0])
-    lines = capfd.readouterr().err.splitlines()[-2:]
-    assert [line.split(",")[1] for line in lines] == ["conv2d", "linear"]
+    fastconv.relu(X)
+    lines = capfd.readouterr().err.splitlines()[-3:]
+    assert [line.split(",")[1] for line in lines] == ["conv2d", "linear", "relu"]
 
 
 def test_arrays_are_not_kept() -> None:

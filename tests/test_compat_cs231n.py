@@ -365,7 +365,7 @@ def test_bad_values_are_named(rng):
     with pytest.raises(ValueError, match="mode"):
         cs231n.spatial_batchnorm_forward(x, np.ones(1), np.ones(1), {"mode": "eval"})
     _, cache = cs231n.conv_forward_fast(x, w, b, {"stride": 1, "pad": 0})
-    with pytest.raises(ValueError, match="dy"):
+    with pytest.raises(ValueError, match="dout"):
         cs231n.conv_backward_fast(np.ones((1, 1, 4, 4)), cache)
 
 
@@ -481,6 +481,21 @@ def test_a_cache_of_another_function_is_named(cache):
     ):
         with pytest.raises(TypeError, match=r"^cache: "):
             backward(np.ones((1, 1, 2, 2)), cache)
+
+
+@pytest.mark.parametrize(
+    "bad", [np.ones(3), np.ones((1, 1, 5, 6)), None, np.ones((1, 1, 5, 5), complex)]
+)
+def test_a_bad_gradient_is_named(bad):
+    x, w, one = np.ones((1, 1, 5, 5)), np.ones((1, 1, 3, 3)), np.ones(1)
+    pool_param = {"pool_height": 2, "pool_width": 2, "stride": 1}
+    for backward, (_, cache) in (
+        (cs231n.conv_backward_fast, cs231n.conv_forward_fast(x, w, one, {"stride": 1, "pad": 1})),
+        (cs231n.max_pool_backward_fast, cs231n.max_pool_forward_fast(x, pool_param)),
+        (cs231n.batchnorm_backward, cs231n.batchnorm_forward(x, one, one, {"mode": "train"})),
+    ):
+        with pytest.raises((TypeError, ValueError), match=r"^dout: expected"):
+            backward(bad, cache)
 
 
 @pytest.mark.parametrize("key", ["eps", "momentum", "running_mean", "running_var"])

@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import fastconv.functional as F
 from fastconv import reference as ref
-from fastconv.functional.shape import SERIAL_ELEMENTS
+from fastconv.functional._calls import SERIAL_ELEMENTS
 from tests.checks import (
     BAD_ARRAYS,
     SEEDS,

@@ -13,7 +13,7 @@ from numpy.testing import assert_array_equal
 
 import fastconv.functional as F
 from fastconv import reference as ref
-from fastconv.functional.shape import SERIAL_ELEMENTS
+from fastconv.functional._calls import SERIAL_ELEMENTS
 from tests.checks import (
     BAD_ARRAYS,
     BAD_INTS,
@@ -325,7 +325,7 @@ def test_unfold_refuses_huge_windows(huge):
         F.unfold(x, huge)
     with named("kernel_size"):
         F.unfold(x, 2, dilation=huge)
-    with named("(kernel_size|padding)"):
+    with named("padding"):
         F.unfold(x, 2, padding=huge)
     assert_array_equal(F.unfold(x + 1, 2, stride=huge), np.ones((1, 4, 1)))
 

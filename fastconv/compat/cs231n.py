@@ -78,6 +78,14 @@ def _kept(cache: Any, count: int) -> Cache:
     return cache
 
 
+def _of_shape(dout: Any, shape: tuple[int, ...]) -> Array:
+    """`dout` as an array of out's shape; the functions below would call it dy."""
+    array = as_array("dout", dout)
+    if array.shape != shape:
+        raise ValueError(f"dout: expected the shape of out {shape}, got {array.shape}")
+    return array
+
+
 def _conv_numbers(conv_param: Mapping[str, Any]) -> tuple[int, int]:
     """(stride, pad)."""
     stride = integer("conv_param['stride']", _parameter("conv_param", conv_param, "stride"), 1)
@@ -144,7 +152,12 @@ def conv_backward_fast(dout: Any, cache: Cache) -> tuple[Array, Array, Array]:
         When dout has not the shape of out.
     """
     x, w, _, conv_param = _kept(cache, 4)
-    gradients: Any = functional.conv2d_backward(dout, x, w, *_conv_numbers(conv_param))
+    stride, pad = _conv_numbers(conv_param)
+    x, w = as_array("x", x), as_array("w", w)
+    sizes = zip(x.shape[2:], w.shape[2:], strict=False)
+    plane = (output_size(size, kernel, stride, (pad, pad), 1) for size, kernel in sizes)
+    dout = _of_shape(dout, (*x.shape[:1], *w.shape[:1], *plane))
+    gradients: Any = functional.conv2d_backward(dout, x, w, stride, pad)
     return gradients
 
 
@@ -203,6 +216,7 @@ def max_pool_backward_fast(dout: Any, cache: Cache) -> Array:
         When dout has not the shape of out.
     """
     indices, x_shape, pool_param = _kept(cache, 3)
+    dout = _of_shape(dout, np.shape(indices))
     return functional.max_pool2d_backward(dout, indices, x_shape, *_pool_numbers(pool_param))
 
 
@@ -285,6 +299,7 @@ def spatial_batchnorm_backward(dout: Any, cache: Cache) -> tuple[Array, Array, A
         When dout has not the shape of out.
     """
     x, gamma, saved, training = _kept(cache, 4)
+    dout = _of_shape(dout, np.shape(x))
     return functional.batch_norm_backward(dout, x, gamma, saved, training=training)
 
 

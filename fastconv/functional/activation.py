@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from fastconv import runtime
+from fastconv.algorithms import calls
 from fastconv.functional._arrays import (
     Array,
     as_array,
@@ -18,8 +20,9 @@ from fastconv.functional._arrays import (
     deliver,
     target,
 )
-from fastconv.functional.shape import launch
+from fastconv.functional._calls import launch, launch_first
 from fastconv.kernels import elementwise
+from fastconv.kernels.call import OPERANDS, RESULT, TEAM
 from fastconv.problem import ACTIVATIONS
 
 
@@ -38,6 +41,11 @@ _FORWARD = object()  # what stands for dy in a forward call: None is a mistake
 
 def _activation(name: str, x: Any, dy: Any = _FORWARD, out: Array | None = None) -> Array:
     """f(x), or with dy the gradient dy * f'(x)."""
+    operation = name if dy is _FORWARD else f"{name}_dx"
+    given = (operation,), (x, None if dy is _FORWARD else dy), out
+    y = None if runtime.verbose else calls.call(*given)
+    if y is not None:
+        return y
     x = as_array("x", x)
     dy = None if dy is _FORWARD else as_array("dy", dy)
     if dy is not None and dy.shape != x.shape:
@@ -50,8 +58,8 @@ def _activation(name: str, x: Any, dy: Any = _FORWARD, out: Array | None = None)
     if y is None:
         y = target(out, x.shape, dtype, xc, dyc)
     if y.size:
-        operation = name if dy is None else f"{name}_dx"
-        launch(operation, xc, y.size, elementwise.activation, ACTIVATIONS.index(name), y, xc, dyc)
+        arguments = (ACTIVATIONS.index(name), RESULT, *OPERANDS[:2], TEAM)
+        launch_first(given, operation, y.size, elementwise.activation, arguments, (xc, dyc), y)
     return deliver(y, out, result_dtype)
 
 
@@ -87,6 +95,11 @@ def sigmoid_backward(dy: Any, x: Any, *, out: Array | None = None) -> Array:
 
 def _softmax(log: bool, x: Any, axis: int, dy: Any = _FORWARD, out: Array | None = None) -> Array:
     """softmax or log_softmax of x; with dy the gradient, x being the forward result."""
+    operation = ("log_softmax" if log else "softmax") + ("" if dy is _FORWARD else "_dx")
+    given = (operation, axis), (x, None if dy is _FORWARD else dy), out
+    found = None if runtime.verbose else calls.call(*given)
+    if found is not None:
+        return found
     name = "x" if dy is _FORWARD else "y"
     x = as_array(name, x)
     if x.ndim == 0:
@@ -100,18 +113,22 @@ def _softmax(log: bool, x: Any, axis: int, dy: Any = _FORWARD, out: Array | None
     xc = contiguous(x, dtype)
     dyc = None if dy is None else contiguous(dy, dtype)
     y = target(out, x.shape, dtype, xc, dyc)
-    softmax_along(log, xc, dyc, y, at)
+    if y.size:
+        arguments = (log, RESULT, *OPERANDS[:2], None, *_blocks(x.shape, at), TEAM)
+        launch_first(given, operation, y.size, elementwise.softmax, arguments, (xc, dyc), y)
     return deliver(y, out, result_dtype)
 
 
-def softmax_along(
-    log: bool, x: Array, dy: Array | None, y: Array, axis: int, factor: Array | None = None
-) -> None:
-    """The kernel, on contiguous arrays; `factor` scales the softmax and has x's shape without the axis."""
+def scaled_softmax(x: Array, factor: Array, y: Array, axis: int) -> None:
+    """y = softmax(x) along the axis, times `factor`, which has x's shape without the axis; all are contiguous."""
     if y.size:
-        operation = ("log_softmax" if log else "softmax") + ("" if dy is None else "_dx")
-        sizes = math.prod(x.shape[:axis]), x.shape[axis], math.prod(x.shape[axis + 1 :])
-        launch(operation, x, y.size, elementwise.softmax, log, y, x, dy, factor, *sizes)
+        arguments = False, y, x, None, factor, *_blocks(x.shape, axis)
+        launch("softmax", x, y.size, elementwise.softmax, *arguments)
+
+
+def _blocks(shape: tuple[int, ...], axis: int) -> tuple[int, int, int]:
+    """The shape as [outer][n][inner], n being the axis."""
+    return math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
 
 
 def softmax(x: Any, axis: int = -1, *, out: Array | None = None) -> Array:

@@ -16,7 +16,7 @@ from fastconv.functional._arrays import (
     result,
     slices,
 )
-from fastconv.functional.activation import log_softmax, softmax_along
+from fastconv.functional.activation import log_softmax, scaled_softmax
 from fastconv.problem import choice, integer, number
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -118,7 +118,7 @@ class _CrossEntropy:
             total = self.onehot + self.everywhere.sum() * self.kept
         factor = contiguous(np.broadcast_to(total * scale, self.outer), self.dtype)
         dz = result("logits", self.shape, self.dtype)
-        softmax_along(False, self.logits, None, dz, self.axis, factor)
+        scaled_softmax(self.logits, factor, dz, self.axis)
         if self.t is not None:
             dz -= self.t * (np.expand_dims(scale, self.axis) if scale.ndim else scale)
             return dz

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from fastconv import runtime
+from fastconv.algorithms import calls
 from fastconv.functional._arrays import (
     Array,
     as_array,
@@ -22,8 +24,9 @@ from fastconv.functional._arrays import (
     shape_of,
     target,
 )
-from fastconv.functional.shape import launch
+from fastconv.functional._calls import launch, launch_first
 from fastconv.kernels import pool as _pool
+from fastconv.kernels.call import OPERANDS, RESULT, TEAM
 from fastconv.problem import AXES, Pool, adaptive_pool_problem, flag, pool_divisor, pool_problem
 
 # Whether padded cells count, and the divisor that is used instead of counting cells.
@@ -60,18 +63,30 @@ def _shapes(x_shape: Sequence[int], problem: Pool) -> tuple[tuple[int, ...], int
     return lead + problem.out[3 - problem.rank :], math.prod(lead)
 
 
-def _max(x: Any, find: Callable[[tuple[int, ...]], Pool], indices: bool, out: Array | None) -> Any:
+def _max(find: Callable[..., Pool], options: tuple[Any, ...], x: Any, out: Array | None) -> Any:
+    """Max pooling; `options` are its name, return_indices, and what `find` takes after the shape."""
+    given = options, (x,), out
+    y = None if runtime.verbose else calls.call(*given)
+    if y is not None:
+        return y
     x = as_array("x", x)
     dtype, result_dtype = common_dtypes(x=x)
-    problem = find(x.shape)
-    indices = flag("return_indices", indices)
+    problem = find(x.shape, *options[2:])
+    indices = flag("return_indices", options[1])
     shape, planes = _shapes(x.shape, problem)
     check_out(out, shape, result_dtype)
     xc = contiguous(x, dtype)
     y = target(out, shape, dtype, xc)
     index = result("x", shape, np.dtype(np.int64)) if indices else None
     if y.size:
-        launch("max_pool", xc, x.size, _pool.max_pool, _windows(problem), xc, y, index, planes)
+        windows = _windows(problem)
+        if indices:
+            launch("max_pool", xc, x.size, _pool.max_pool, windows, xc, y, index, planes)
+        else:
+            arguments = windows, OPERANDS[0], RESULT, None, planes, TEAM
+            launch_first(
+                given, "max_pool", x.size, _pool.max_pool, arguments, (xc,), y, windows.nbytes
+            )
     y = deliver(y, out, result_dtype)
     return (y, index) if indices else y
 
@@ -111,7 +126,16 @@ def _max_backward(dy: Any, indices: Any, x_shape: Sequence[int], rank: int) -> A
     return deliver(dx, None, result_dtype)
 
 
-def _avg(x: Array, problem: Pool, divide: Divide, out: Array | None) -> Array:
+def _avg(
+    find: Callable[..., tuple[Pool, Divide]], options: tuple[Any, ...], x: Any, out: Array | None
+) -> Array:
+    """Average pooling; `options` are its name and what `find` takes after the shape."""
+    given = options, (x,), out
+    y = None if runtime.verbose else calls.call(*given)
+    if y is not None:
+        return y
+    x = as_array("x", x)
+    problem, divide = find(x.shape, *options[1:])
     dtype, result_dtype = common_dtypes(x=x)
     shape, planes = _shapes(x.shape, problem)
     check_out(out, shape, result_dtype)
@@ -119,7 +143,8 @@ def _avg(x: Array, problem: Pool, divide: Divide, out: Array | None) -> Array:
     y = target(out, shape, dtype, xc)
     if y.size:
         windows = _windows(problem, *divide)
-        launch("avg_pool", xc, x.size, _pool.avg_pool, windows, xc, y, planes)
+        arguments = windows, OPERANDS[0], RESULT, planes, TEAM
+        launch_first(given, "avg_pool", x.size, _pool.avg_pool, arguments, (xc,), y, windows.nbytes)
     return deliver(y, out, result_dtype)
 
 
@@ -168,6 +193,10 @@ def _average_windows(
     """The windows, and what their sums are divided by."""
     problem = pool_problem(x_shape, rank, kernel_size, stride, padding, 1, ceil_mode)
     return problem, (flag("count_include_pad", count_include_pad), pool_divisor(divisor_override))
+
+
+def _adaptive_windows(x_shape: tuple[int, ...], rank: int, output_size: Any) -> tuple[Pool, Divide]:
+    return adaptive_pool_problem(x_shape, rank, output_size), BY_CELLS
 
 
 def _words(rank: int) -> dict[str, Any]:
@@ -236,10 +265,10 @@ def _max_pool_of(rank: int):  # type: ignore[no-untyped-def]
         *,
         out: Array | None = None,
     ) -> Any:
-        def find(shape: tuple[int, ...]) -> Pool:
-            return pool_problem(shape, rank, kernel_size, stride, padding, dilation, ceil_mode)
-
-        return _max(x, find, return_indices, out)
+        options = (
+            "max_pool", return_indices, rank, kernel_size, stride, padding, dilation, ceil_mode,
+        )  # fmt: skip
+        return _max(pool_problem, options, x, out)
 
     return public(max_pool, f"max_pool{rank}d", _MAX_DOC.format(**_words(rank)))
 
@@ -279,18 +308,11 @@ def _avg_pool_of(rank: int):  # type: ignore[no-untyped-def]
         *,
         out: Array | None = None,
     ) -> Array:
-        x = as_array("x", x)
-        windows = _average_windows(
-            x.shape,
-            rank,
-            kernel_size,
-            stride,
-            padding,
-            ceil_mode,
-            count_include_pad,
+        options = (
+            "avg_pool", rank, kernel_size, stride, padding, ceil_mode, count_include_pad,
             divisor_override,
-        )
-        return _avg(x, *windows, out)
+        )  # fmt: skip
+        return _avg(_average_windows, options, x, out)
 
     return public(avg_pool, f"avg_pool{rank}d", _AVG_DOC.format(**_words(rank)))
 
@@ -330,9 +352,8 @@ def _adaptive_max_pool_of(rank: int):  # type: ignore[no-untyped-def]
     def adaptive_max_pool(
         x: Any, output_size: Any, return_indices: bool = False, *, out: Array | None = None
     ) -> Any:
-        return _max(
-            x, lambda shape: adaptive_pool_problem(shape, rank, output_size), return_indices, out
-        )
+        options = ("adaptive_max_pool", return_indices, rank, output_size)
+        return _max(adaptive_pool_problem, options, x, out)
 
     return public(
         adaptive_max_pool,
@@ -354,9 +375,7 @@ def _adaptive_max_pool_backward_of(rank: int):  # type: ignore[no-untyped-def]
 
 def _adaptive_avg_pool_of(rank: int):  # type: ignore[no-untyped-def]
     def adaptive_avg_pool(x: Any, output_size: Any, *, out: Array | None = None) -> Array:
-        x = as_array("x", x)
-        problem = adaptive_pool_problem(x.shape, rank, output_size)
-        return _avg(x, problem, BY_CELLS, out)
+        return _avg(_adaptive_windows, ("adaptive_avg_pool", rank, output_size), x, out)
 
     return public(
         adaptive_avg_pool,

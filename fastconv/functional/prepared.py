@@ -12,6 +12,7 @@ from fastconv.algorithms import calls
 from fastconv.functional._arrays import Array, as_array, common_dtypes, public
 from fastconv.functional.conv import Padding, Spatial, convolve
 from fastconv.kernels.correlate import Weights
+from fastconv.kernels.memory import is_plain
 from fastconv.problem import ACTIVATIONS, LAYOUTS, PRECISIONS, choice, conv_problem, integer
 
 # Any size that every kernel fits in: it serves to check the options before there is an input.
@@ -29,10 +30,10 @@ class PreparedConv:
         given = as_array("w", w)
         dtype = common_dtypes(w=given)[0]
         self._rank, self._options = rank, options
-        self._last = choice("layout", options["layout"], LAYOUTS) == "NHWC"
+        last = choice("layout", options["layout"], LAYOUTS) == "NHWC"
         if given.ndim != rank + 2:
             raise ValueError(f"w: expected {rank + 2} axes, got shape {given.shape}")
-        oihw = np.moveaxis(given, (-1, -2), (0, 1)) if self._last else given
+        oihw = np.moveaxis(given, (-1, -2), (0, 1)) if last else given
         self._weights = Weights(np.array(oihw, dtype, order="C"))
         groups = integer("groups", options["groups"], 1)
         conv_problem(
@@ -80,9 +81,7 @@ class PreparedConv:
 
 def kept(found: Weights | None, w: Array) -> Weights | None:
     """For layers: the weights' packed forms, forgotten when `w` has changed since. None when no kernel takes `w` as it is."""
-    if w.dtype not in (np.float32, np.float64) or not (
-        w.flags.c_contiguous and w.flags.aligned and w.dtype.isnative
-    ):
+    if w.dtype not in (np.float32, np.float64) or not is_plain(w, w.dtype):
         return None
     if found is None:
         return Weights(w)

@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from fastconv import runtime
 from fastconv.functional._arrays import (
     Array,
     as_array,
@@ -25,16 +24,17 @@ from fastconv.functional._arrays import (
     slices,
     target,
 )
+from fastconv.functional._calls import launch
 from fastconv.kernels import unfold as _unfold
 from fastconv.kernels.lattice import Lattice
 from fastconv.problem import (
     AXES,
+    ELEMENTS_MAX,
     PADDING_MODES,
     Conv,
     Pairs,
     check_padding_mode,
     choice,
-    describe,
     elements,
     flag,
     integers,
@@ -44,23 +44,6 @@ from fastconv.problem import (
     number,
     sliding_windows,
 )
-
-# Elements below which one thread moves them faster than a team wakes up.
-SERIAL_ELEMENTS = 1 << 16
-
-
-def launch(operation: str, x: Array, size: int, kernel: Callable[..., Any], *arguments: Any) -> Any:
-    """kernel(*arguments, threads) with a team fit for `size` elements; traced under the operation's name."""
-    team = runtime.get_num_threads() if size >= SERIAL_ELEMENTS else 1
-    return runtime.traced(
-        operation,
-        "kernel",
-        x.dtype,
-        lambda: describe(x.shape),
-        size,
-        team,
-        lambda: kernel(*arguments, team),
-    )
 
 
 def _three(values: Sequence[Any], fill: Any) -> tuple[Any, Any, Any]:
@@ -191,7 +174,8 @@ def _windows(
 ) -> tuple[Lattice, tuple[int, ...], int]:
     """(lattice, output sizes, taps) of unfold's sliding windows over the trailing `sizes`."""
     windows = sliding_windows(sizes, kernel_size, stride, padding, dilation)
-    elements("kernel_size", (*windows.out, *windows.kernel))
+    fits = math.prod((*sizes, *windows.kernel)) <= ELEMENTS_MAX  # but for the padding
+    elements("padding" if fits else "kernel_size", (*windows.out, *windows.kernel))
     lattice = _unfold_lattice(
         _three(sizes, 1),
         _three(windows.kernel, 1),

@@ -3,8 +3,8 @@
 
 All that a function checks, and all it decides, follows from the signature of a call: the types and shapes of its arrays, the
 values of its options and the instruction set. A call with a known signature allocates its result and runs. Only exact ndarrays
-that kernels take as they are, prepared weights, and exact ints, strings, None and tuples of these have a signature; every other
-call, and every wrong one, takes the long way.
+that kernels take as they are, prepared weights, and exact ints, floats, bools, strings, None and tuples of these have a
+signature; every other call, and every wrong one, takes the long way.
 """
 
 import weakref
@@ -39,6 +39,10 @@ cdef enum:
     AT_RESULT = OPERANDS_MAX + 1
     AT_TEAM = OPERANDS_MAX + 2
     FROZEN_LEAST = 4096  # bytes; smaller weights are packed as fast as they are looked up
+    # The packed forms of read-only weights may take this many times their bytes, and a little: the largest, Winograd's of 3x3
+    # kernels, takes four times; forms of few outputs are filled up to whole vectors.
+    FORMS = 5
+    FORMS_LEAST = 1 << 20
 
 cdef struct Signature:
     char *at
@@ -57,11 +61,17 @@ cdef inline bint put(Signature *s, char tag, const void *value, Py_ssize_t size)
 cdef bint put_option(Signature *s, object value, int nesting) except -1:
     """Whether `value` has a signature. Equal ones are the same value: 1, 1.0 and True are not."""
     cdef int64_t number
+    cdef double real
     cdef int overflow
     cdef Py_ssize_t size
     cdef const char *text
     if value is None:
         return put(s, b"n", NULL, 0)
+    if type(value) is bool:
+        return put(s, b"T" if value else b"F", NULL, 0)
+    if type(value) is float:
+        real = value
+        return put(s, b"f", &real, sizeof(real))
     if type(value) is int:
         number = PyLong_AsLongLongAndOverflow(value, &overflow)
         return not overflow and put(s, b"i", &number, sizeof(number))
@@ -206,9 +216,12 @@ cdef class Memo:
 
     def drop(self, key):
         """Forget one entry; like `put`, not while somebody else is at it."""
-        if self.changing.acquire(False):
+        if not self.changing.acquire(False):
+            return
+        try:
             if self.values.pop(key, None) is not None:
                 self.bytes -= <Py_ssize_t>self.sizes.pop(key)
+        finally:
             self.changing.release()
 
     def call(self, tuple options, tuple arrays, out):
@@ -307,10 +320,10 @@ def frozen(w):
     if not freezable(w):
         return w
     key = id(w)
+    cdef Py_ssize_t limit = FORMS * cnp.PyArray_NBYTES(<cnp.ndarray>w) + FORMS_LEAST
     found = frozen_weights.get(key)
     if found is None or found[0]() is not w:
         frozen_weights.drop(key)
         found = (weakref.ref(w, lambda _: frozen_weights.drop(key)), {})
-        # the largest packed form, Winograd's of 3x3 kernels, has four times the bytes
-        frozen_weights.put(key, found, 5 * cnp.PyArray_NBYTES(<cnp.ndarray>w))
-    return Weights(w, found[1])
+        frozen_weights.put(key, found, limit)
+    return Weights(w, found[1], limit)

@@ -1,24 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Concatenate
 
 import numpy as np
 
-from fastconv.kernels.lattice import Lattice
-
 Array = np.ndarray[Any, Any]
 
-def run(
-    products: int,
-    lattice: Lattice | None,
-    x: Array,
-    w: Array,
-    y: Array,
-    groups: int,
-    transposed: bool,
-    bias: Array | None,
-    residual: Array | None,
-    activation: int,
-    threads: int,
-    max_workspace: int | None,
-) -> int: ...
+# with the number of products before it, a correlate.Run
+run: Callable[Concatenate[int, ...], int]
+
 def weight_gradient(products: int, x: Array, dw: Array, dy: Array, threads: int) -> None: ...

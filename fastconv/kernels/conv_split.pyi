@@ -1,23 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-from typing import Any
+from collections.abc import Callable
+from typing import Concatenate
 
-import numpy as np
-
-from fastconv.kernels.lattice import Lattice
-
-Array = np.ndarray[Any, Any]
-
-def run(
-    products: int,
-    lattice: Lattice,
-    x: Array,
-    w: Array,
-    y: Array,
-    groups: int,
-    transposed: bool,
-    bias: Array | None,
-    residual: Array | None,
-    activation: int,
-    threads: int,
-    max_workspace: int | None,
-) -> int: ...
+# with the number of products before it, a correlate.Run
+run: Callable[Concatenate[int, ...], int]

@@ -1,25 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-from typing import Any
-
-import numpy as np
-
-from fastconv.kernels.lattice import Lattice
-
-Array = np.ndarray[Any, Any]
+from collections.abc import Callable
+from typing import Concatenate
 
 KINDS: tuple[tuple[int, int], ...]
 
-def run(
-    kind: int,
-    lattice: Lattice,
-    x: Array,
-    w: Array,
-    y: Array,
-    groups: int,
-    transposed: bool,
-    bias: Array | None,
-    residual: Array | None,
-    activation: int,
-    threads: int,
-    max_workspace: int | None,
-) -> int: ...
+# with a number of KINDS before it, a correlate.Run
+run: Callable[Concatenate[int, ...], int]

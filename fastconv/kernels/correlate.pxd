@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What the convolution algorithms share: the job, weight packing, and the order of the work."""
 
+cimport numpy as cnp
+
 from fastconv.kernels.fastconv cimport fc_kernels
 from fastconv.kernels.lattice cimport Axis, Band, Lattice
 from fastconv.kernels.team cimport task_fn
@@ -8,6 +10,8 @@ from fastconv.kernels.team cimport task_fn
 cdef class Weights:
     cdef readonly object array
     cdef dict packed  # (kernels, packing) -> packed weights, and "source" -> what they were packed from
+    cdef Py_ssize_t limit
+    cdef keep(self, key, cnp.ndarray form)
 
 cdef struct Job:
     const fc_kernels *kernels

@@ -4,6 +4,8 @@
 Packed weights are [group][panel][channel][tap][width]: the micro-kernels read them in one sequential stream.
 """
 
+import sys
+
 import numpy as np
 
 cimport numpy as cnp
@@ -66,11 +68,13 @@ cdef class Weights:
     """Contiguous weights [output][channel][taps...], and what algorithms made of them: packed at most once for each instruction
     set and algorithm.
 
-    Whoever changes the array calls `refresh` before the next use. Weights of the same array may share `packed`.
+    Whoever changes the array calls `refresh` before the next use. Weights of the same array may share `packed`. All forms
+    together take at most `limit` bytes.
     """
 
-    def __init__(self, cnp.ndarray array, dict packed=None):
+    def __init__(self, cnp.ndarray array, dict packed=None, Py_ssize_t limit=sys.maxsize):
         self.packed = {} if packed is None else packed
+        self.limit = limit
         self.refresh(array)
 
     def __reduce__(self):
@@ -80,6 +84,18 @@ cdef class Weights:
     def nbytes(self):
         """Bytes of all packed forms."""
         return sum([form.nbytes for key, form in self.packed.items() if key != "source"])
+
+    cdef keep(self, key, cnp.ndarray form):
+        """Keep a packed form; the oldest ones make room for it."""
+        cdef Py_ssize_t size = cnp.PyArray_NBYTES(form)
+        if size > self.limit:
+            return
+        for old in list(self.packed):
+            if self.nbytes + size <= self.limit:
+                break
+            if old != "source":
+                self.packed.pop(old, None)
+        self.packed[key] = form
 
     def refresh(self, cnp.ndarray array):
         """Forget what was packed unless `array` has the bytes it was packed from."""
@@ -273,7 +289,7 @@ cdef object packed_once(Job *job, Weights w, task_fn pack, size_t pack_workspace
         job.group1, job.panel1 = job.groups, job.panels
         run_tasks(pack, job, job.groups * job.panels, pack_workspace, threads)
         if w.array is array and w.packed["source"] is source:
-            w.packed[key] = packed
+            w.keep(key, packed)
     return packed
 
 

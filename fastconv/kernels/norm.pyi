@@ -18,11 +18,12 @@ def train(
 ) -> None: ...
 def evaluate(
     x: Array,
-    y: Array,
+    mean: Array,
+    var: Array,
     weight: Array | None,
     bias: Array | None,
-    mean: Array,
-    invstd: Array,
+    eps: float,
+    y: Array,
     threads: int,
 ) -> None: ...
 def backward(

@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Batch normalisation, channel-major: all planes of a few channels pass while they are in the cache.
 
-Arrays are contiguous [n][channel][plane]; per-channel parameters are float64. Every sum has one fixed order.
+Arrays are contiguous [n][channel][plane...]; per-channel parameters are float64. Every sum has one fixed order.
 """
 
+cimport numpy as cnp
 from libc.math cimport sqrt
 
 from fastconv.kernels.fastconv cimport FC_COLUMNS, fc_kernels
 from fastconv.kernels.isa cimport active_kernels
-from fastconv.kernels.memory cimport address
+from fastconv.kernels.memory cimport address, block_alloc, block_free
 from fastconv.kernels.team cimport run_tasks
+
+cnp.import_array()
 
 cdef enum:
     TASK = 1 << 11  # elements of a task's planes in one image, or one plane
@@ -113,7 +116,10 @@ cdef void backward_task(void *argument, Py_ssize_t number, char *workspace) noex
 cdef start(Job *job, object x, object y, object weight, object bias, object mean, object invstd):
     job.itemsize = x.itemsize
     job.kernels = active_kernels(job.itemsize)
-    job.batch, job.channels, job.plane = x.shape[0], x.shape[1], x.shape[2]
+    cdef cnp.npy_intp *shape = cnp.PyArray_DIMS(<cnp.ndarray>x)
+    job.batch, job.channels, job.plane = shape[0], shape[1], 1
+    for i in range(2, cnp.PyArray_NDIM(<cnp.ndarray>x)):
+        job.plane *= shape[i]
     job.x, job.y = address(x), address(y)
     job.weight, job.bias = <const double *>address(weight), <const double *>address(bias)
     job.mean, job.invstd = <double *>address(mean), <double *>address(invstd)
@@ -135,11 +141,37 @@ def train(x, y, weight, bias, double eps, mean, var, invstd, int threads):
     run_tasks(train_task, &job, tasks(&job), 0, threads)
 
 
-def evaluate(x, y, weight, bias, mean, invstd, int threads):
-    """Write y for given mean and invstd."""
+cdef const double *doubles(object values, Py_ssize_t channels, double *room):
+    """A per-channel array as float64; float32 is widened, to `room`."""
+    cdef Py_ssize_t c
+    if values is None or cnp.PyArray_ITEMSIZE(<cnp.ndarray>values) == sizeof(double):
+        return <const double *>address(values)
+    for c in range(channels):
+        room[c] = (<const float *>address(values))[c]
+    return room
+
+
+def evaluate(x, mean, var, weight, bias, double eps, y, int threads):
+    """Write y for given mean and variance; the per-channel arrays may be float32 too."""
     cdef Job job
-    start(&job, x, y, weight, bias, mean, invstd)
-    run_tasks(evaluate_task, &job, tasks(&job), 0, threads)
+    cdef double *room
+    cdef const double *variance
+    cdef Py_ssize_t c
+    start(&job, x, y, None, None, None, None)
+    room = <double *>block_alloc(5 * job.channels * sizeof(double))
+    if room == NULL:
+        raise MemoryError("fastconv: no memory for the channels' statistics")
+    variance = doubles(var, job.channels, room)
+    job.mean = <double *>doubles(mean, job.channels, room + job.channels)
+    job.weight = doubles(weight, job.channels, room + 2 * job.channels)
+    job.bias = doubles(bias, job.channels, room + 3 * job.channels)
+    job.invstd = room + 4 * job.channels
+    for c in range(job.channels):
+        job.invstd[c] = 1 / sqrt(variance[c] + eps)
+    try:
+        run_tasks(evaluate_task, &job, tasks(&job), 0, threads)
+    finally:
+        block_free(room)
 
 
 def backward(dy, x, dx, weight, mean, invstd, dweight, dbias, bint constant, int threads):

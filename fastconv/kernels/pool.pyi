@@ -8,6 +8,7 @@ Array = np.ndarray[Any, Any]
 class Windows:
     cells: int
     windows: int
+    nbytes: int
     def __init__(
         self,
         sizes: Any,

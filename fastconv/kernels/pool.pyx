@@ -87,6 +87,14 @@ cdef class Windows:
         self.set_scanned()
         self.set_divisors(divisors)
 
+    @property
+    def nbytes(self):
+        """About what its tables take, with those of the gradient: starts, stops and divisors."""
+        cdef Py_ssize_t cells = 0
+        for i in range(3):
+            cells += 16 * self.pool.inp[i] + 36 * self.pool.out[i]
+        return 4096 + cells
+
     cdef tuple set_axis(self, fc_pool *pool, int axis, starts, stops):
         cdef cnp.ndarray start = np.ascontiguousarray(starts, dtype=np.intp)
         cdef cnp.ndarray stop = np.ascontiguousarray(stops, dtype=np.intp)

@@ -93,7 +93,9 @@ class _BatchNorm(Module):
 
     def _evaluate(self, x: Any) -> Array:
         mean, var = np.array(self.running_mean), np.asarray(self.running_var, np.float64)
-        y = F.batch_norm(x, mean, var, data_of(self.weight), data_of(self.bias), self.eps)
+        y = F.batch_norm(
+            x, mean, self.running_var, data_of(self.weight), data_of(self.bias), self.eps
+        )
         self._keep(x, (mean, 1 / np.sqrt(var + self.eps)), False)
         return y  # type: ignore[no-any-return]
 
