@@ -137,8 +137,7 @@ static REAL FC_FN(row_max)(const REAL *x, ptrdiff_t n) {
     }
     V acc = v_load(x + n - VL);
     for (ptrdiff_t i = 0; i + VL < n; i += VL) acc = FC_FN(larger)(v_load(x + i), acc);
-    const V nans = v_select(v_isnan(acc), v_set1(1), v_zero());
-    return v_hmax(nans) > 0 ? (REAL)NAN : v_hmax(acc);
+    return v_any(v_isnan(acc)) ? (REAL)NAN : v_hmax(acc);
 }
 
 #undef FC_LN2_HIGH

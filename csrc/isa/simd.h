@@ -12,9 +12,12 @@
  *   v_load_even(p)   p[0], p[2], ..., p[2*VL - 2]; reads nothing beyond the last of these
  *   v_zip(a, b, lo, hi)  a[0], b[0], a[1], b[1], ...: the first VL of them to *lo, the rest to *hi
  *   v_or(m, n)       of two masks
+ *   v_any(m)         whether a mask has a lane
  *   v_store_index(p, a, base, n)  p[i] = base + a[i] as int64_t, for the first n; a holds whole
  *                    numbers below 2^24
  *   v_max(a, b)      a > b ? a : b, so b when either is NaN: v_max(x, acc) keeps acc's NaN
+ *   v_max_either(a, b)  the same in either order: a NaN when either is NaN, -0 of +0 and -0
+ *   v_isminus0(a)    -0
  *   v_fma(a, b, c)   a*b + c; fused on the vector rows, not in plain C
  *   v_fnma(a, b, c)  c - a*b; likewise
  *   v_copysign(a, b) a >= 0 with the sign of b
@@ -40,6 +43,7 @@
 #undef v_load_even
 #undef v_zip
 #undef v_or
+#undef v_any
 #undef v_store_index
 #undef v_add
 #undef v_sub
@@ -48,12 +52,14 @@
 #undef v_fma
 #undef v_fnma
 #undef v_max
+#undef v_max_either
 #undef v_min
 #undef v_abs
 #undef v_copysign
 #undef v_round
 #undef v_lt
 #undef v_isnan
+#undef v_isminus0
 #undef v_select
 #undef v_pow2
 #undef v_hsum
@@ -123,6 +129,7 @@
 #define v_load_even(p) (*(p))
 #define v_zip(a, b, lo, hi) ((void)(*(lo) = (a), *(hi) = (b)))
 #define v_or(m, n) ((m) | (n))
+#define v_any(m) (m)
 #define v_store_index(p, a, base, n) ((void)(*(p) = (base) + (int64_t)(a), (void)(n)))
 #define v_add(a, b) ((a) + (b))
 #define v_sub(a, b) ((a) - (b))
@@ -131,12 +138,14 @@
 #define v_fma(a, b, c) ((a) * (b) + (c))
 #define v_fnma(a, b, c) ((c) - (a) * (b))
 #define v_max(a, b) FC_FN(scalar_max)(a, b)
+#define v_max_either(a, b) FC_FN(scalar_max_either)(a, b)
 #define v_min(a, b) FC_FN(scalar_min)(a, b)
 #define v_abs(a) FC_FN(scalar_abs)(a)
 #define v_copysign(a, b) FC_FN(scalar_copysign)(a, b)
 #define v_round(a) FC_FN(scalar_round)(a)
 #define v_lt(a, b) ((a) < (b))
 #define v_isnan(a) ((a) != (a))
+#define v_isminus0(a) ((a) == 0 && signbit(a))
 #define v_select(m, a, b) ((m) ? (a) : (b))
 #define v_pow2(n, k) FC_FN(scalar_pow2)(n, k)
 #define v_hsum(a) (a)
@@ -144,6 +153,9 @@
 #define v_transpose(r) ((void)(r))
 
 static inline REAL FC_FN(scalar_max)(REAL a, REAL b) { return a > b ? a : b; }
+static inline REAL FC_FN(scalar_max_either)(REAL a, REAL b) {
+    return a > b || a != a || (a == b && signbit(a)) ? a : b;
+}
 static inline REAL FC_FN(scalar_min)(REAL a, REAL b) { return a < b ? a : b; }
 static inline REAL FC_FN(scalar_abs)(REAL a) { return a < 0 ? -a : a == 0 ? 0 : a; }
 /* Round half to even by adding and subtracting 1.5 * 2^(mantissa bits): right for |a| < 2^(bits -
@@ -184,6 +196,7 @@ static inline REAL FC_FN(scalar_pow2)(REAL n, int k) {
 #define v_load_even(p) FC_FN(load_even)(p)
 #define v_zip(a, b, lo, hi) FC_FN(zip)(a, b, lo, hi)
 #define v_or(m, n) _mm256_or_ps(m, n)
+#define v_any(m) (_mm256_movemask_ps(m) != 0)
 #define v_store_index(p, a, base, n) FC_FN(store_index)(p, a, base, n)
 #define v_add(a, b) _mm256_add_ps(a, b)
 #define v_sub(a, b) _mm256_sub_ps(a, b)
@@ -192,12 +205,16 @@ static inline REAL FC_FN(scalar_pow2)(REAL n, int k) {
 #define v_fma(a, b, c) _mm256_fmadd_ps(a, b, c)
 #define v_fnma(a, b, c) _mm256_fnmadd_ps(a, b, c)
 #define v_max(a, b) _mm256_max_ps(a, b)
+#define v_max_either(a, b) _mm256_or_ps(_mm256_max_ps(a, b), _mm256_max_ps(b, a))
 #define v_min(a, b) _mm256_min_ps(a, b)
 #define v_abs(a) _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a)
 #define v_copysign(a, b) _mm256_or_ps(a, _mm256_and_ps(b, _mm256_set1_ps(-0.0f)))
 #define v_round(a) _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
 #define v_lt(a, b) _mm256_cmp_ps(a, b, _CMP_LT_OQ)
 #define v_isnan(a) _mm256_cmp_ps(a, a, _CMP_UNORD_Q)
+#define v_isminus0(a) \
+    _mm256_castsi256_ps( \
+        _mm256_cmpeq_epi32(_mm256_castps_si256(a), _mm256_castps_si256(_mm256_set1_ps(-0.0f))))
 #define v_select(m, a, b) _mm256_blendv_ps(b, a, m)
 #define v_pow2(n, k) \
     _mm256_castsi256_ps(_mm256_slli_epi32( \
@@ -294,6 +311,7 @@ static FC_INLINE void FC_FN(transpose_v)(__m256 *r) {
 #define v_load_even(p) FC_FN(load_even)(p)
 #define v_zip(a, b, lo, hi) FC_FN(zip)(a, b, lo, hi)
 #define v_or(m, n) _mm256_or_pd(m, n)
+#define v_any(m) (_mm256_movemask_pd(m) != 0)
 #define v_store_index(p, a, base, n) FC_FN(store_index)(p, a, base, n)
 #define v_add(a, b) _mm256_add_pd(a, b)
 #define v_sub(a, b) _mm256_sub_pd(a, b)
@@ -302,12 +320,16 @@ static FC_INLINE void FC_FN(transpose_v)(__m256 *r) {
 #define v_fma(a, b, c) _mm256_fmadd_pd(a, b, c)
 #define v_fnma(a, b, c) _mm256_fnmadd_pd(a, b, c)
 #define v_max(a, b) _mm256_max_pd(a, b)
+#define v_max_either(a, b) _mm256_or_pd(_mm256_max_pd(a, b), _mm256_max_pd(b, a))
 #define v_min(a, b) _mm256_min_pd(a, b)
 #define v_abs(a) _mm256_andnot_pd(_mm256_set1_pd(-0.0), a)
 #define v_copysign(a, b) _mm256_or_pd(a, _mm256_and_pd(b, _mm256_set1_pd(-0.0)))
 #define v_round(a) _mm256_round_pd(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
 #define v_lt(a, b) _mm256_cmp_pd(a, b, _CMP_LT_OQ)
 #define v_isnan(a) _mm256_cmp_pd(a, a, _CMP_UNORD_Q)
+#define v_isminus0(a) \
+    _mm256_castsi256_pd( \
+        _mm256_cmpeq_epi64(_mm256_castpd_si256(a), _mm256_castpd_si256(_mm256_set1_pd(-0.0))))
 #define v_select(m, a, b) _mm256_blendv_pd(b, a, m)
 #define v_pow2(n, k) \
     _mm256_castsi256_pd(_mm256_slli_epi64( \
@@ -378,6 +400,7 @@ static FC_INLINE void FC_FN(transpose_v)(__m256d *r) {
 #define v_load_even(p) FC_FN(load_even)(p)
 #define v_zip(a, b, lo, hi) FC_FN(zip)(a, b, lo, hi)
 #define v_or(m, n) ((MASK)((m) | (n)))
+#define v_any(m) ((m) != 0)
 #define v_store_index(p, a, base, n) FC_FN(store_index)(p, a, base, n)
 #define v_add(a, b) _mm512_add_ps(a, b)
 #define v_sub(a, b) _mm512_sub_ps(a, b)
@@ -386,12 +409,14 @@ static FC_INLINE void FC_FN(transpose_v)(__m256d *r) {
 #define v_fma(a, b, c) _mm512_fmadd_ps(a, b, c)
 #define v_fnma(a, b, c) _mm512_fnmadd_ps(a, b, c)
 #define v_max(a, b) _mm512_max_ps(a, b)
+#define v_max_either(a, b) _mm512_or_ps(_mm512_max_ps(a, b), _mm512_max_ps(b, a))
 #define v_min(a, b) _mm512_min_ps(a, b)
 #define v_abs(a) _mm512_abs_ps(a)
 #define v_copysign(a, b) _mm512_or_ps(a, _mm512_and_ps(b, _mm512_set1_ps(-0.0f)))
 #define v_round(a) _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
 #define v_lt(a, b) _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ)
 #define v_isnan(a) _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q)
+#define v_isminus0(a) _mm512_fpclass_ps_mask(a, 4)
 #define v_select(m, a, b) _mm512_mask_blend_ps(m, b, a)
 #define v_pow2(n, k) \
     _mm512_castsi512_ps(_mm512_slli_epi32( \
@@ -476,6 +501,7 @@ static FC_INLINE void FC_FN(transpose_v)(__m512 *r) {
 #define v_load_even(p) FC_FN(load_even)(p)
 #define v_zip(a, b, lo, hi) FC_FN(zip)(a, b, lo, hi)
 #define v_or(m, n) ((MASK)((m) | (n)))
+#define v_any(m) ((m) != 0)
 #define v_store_index(p, a, base, n) FC_FN(store_index)(p, a, base, n)
 #define v_add(a, b) _mm512_add_pd(a, b)
 #define v_sub(a, b) _mm512_sub_pd(a, b)
@@ -484,12 +510,14 @@ static FC_INLINE void FC_FN(transpose_v)(__m512 *r) {
 #define v_fma(a, b, c) _mm512_fmadd_pd(a, b, c)
 #define v_fnma(a, b, c) _mm512_fnmadd_pd(a, b, c)
 #define v_max(a, b) _mm512_max_pd(a, b)
+#define v_max_either(a, b) _mm512_or_pd(_mm512_max_pd(a, b), _mm512_max_pd(b, a))
 #define v_min(a, b) _mm512_min_pd(a, b)
 #define v_abs(a) _mm512_abs_pd(a)
 #define v_copysign(a, b) _mm512_or_pd(a, _mm512_and_pd(b, _mm512_set1_pd(-0.0)))
 #define v_round(a) _mm512_roundscale_pd(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
 #define v_lt(a, b) _mm512_cmp_pd_mask(a, b, _CMP_LT_OQ)
 #define v_isnan(a) _mm512_cmp_pd_mask(a, a, _CMP_UNORD_Q)
+#define v_isminus0(a) _mm512_fpclass_pd_mask(a, 4)
 #define v_select(m, a, b) _mm512_mask_blend_pd(m, b, a)
 #define v_pow2(n, k) \
     _mm512_castsi512_pd(_mm512_slli_epi64( \

@@ -276,6 +276,8 @@ FC_MODEL_MEMORY(pd, double, 4, __m512d, __mmask8)
 #undef _mm512_shuffle_f64x2
 #undef _mm512_cmp_ps_mask
 #undef _mm512_cmp_pd_mask
+#undef _mm512_fpclass_ps_mask
+#undef _mm512_fpclass_pd_mask
 #undef _mm512_roundscale_ps
 #undef _mm512_roundscale_pd
 
@@ -305,6 +307,26 @@ FC_MODEL_MEMORY(pd, double, 4, __m512d, __mmask8)
     FC_MODEL_IMM_2(__m512d, a, b, \
                    (__mmask8)(_mm256_movemask_pd(_mm256_cmp_pd(fc_a.lo, fc_b.lo, imm)) | \
                               _mm256_movemask_pd(_mm256_cmp_pd(fc_a.hi, fc_b.hi, imm)) << 4))
+
+/* Classes of numbers: only -0, imm = 4, has a model. */
+#define FC_MODEL_MINUS_0(imm) (0 * sizeof(char[(imm) == 4 ? 1 : -1]))
+FC_MODEL __mmask16 fc_model_isminus0_ps(__m512 a) {
+    const __m256i zero = _mm256_castps_si256(_mm256_set1_ps(-0.0f));
+    const __m256i lo = _mm256_cmpeq_epi32(_mm256_castps_si256(a.lo), zero);
+    const __m256i hi = _mm256_cmpeq_epi32(_mm256_castps_si256(a.hi), zero);
+    return (__mmask16)(_mm256_movemask_ps(_mm256_castsi256_ps(lo)) |
+                       _mm256_movemask_ps(_mm256_castsi256_ps(hi)) << 8);
+}
+FC_MODEL __mmask8 fc_model_isminus0_pd(__m512d a) {
+    const __m256i zero = _mm256_castpd_si256(_mm256_set1_pd(-0.0));
+    const __m256i lo = _mm256_cmpeq_epi64(_mm256_castpd_si256(a.lo), zero);
+    const __m256i hi = _mm256_cmpeq_epi64(_mm256_castpd_si256(a.hi), zero);
+    return (__mmask8)(_mm256_movemask_pd(_mm256_castsi256_pd(lo)) |
+                      _mm256_movemask_pd(_mm256_castsi256_pd(hi)) << 4);
+}
+#define _mm512_fpclass_ps_mask(a, imm) \
+    ((__mmask16)(fc_model_isminus0_ps(a) + FC_MODEL_MINUS_0(imm)))
+#define _mm512_fpclass_pd_mask(a, imm) ((__mmask8)(fc_model_isminus0_pd(a) + FC_MODEL_MINUS_0(imm)))
 
 /* Rounding to 2^-M where M = imm >> 4: only M = 0, to integers, has a model. */
 #define FC_MODEL_TO_INTEGER(imm) ((imm) + 0 * sizeof(char[(imm) >> 4 ? -1 : 1]))
