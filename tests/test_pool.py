@@ -198,6 +198,33 @@ def test_windows_of_minus_infinity_have_valid_indices(isa_row, dtype, rank):
         assert_array_equal(index, slow(MAX, rank)(x, return_indices=True, **options)[1])
 
 
+@pytest.mark.parametrize("options", [*MAX_OPTIONS, "global", 18, 20], ids=str)
+@pytest.mark.parametrize("rank", RANKS)
+def test_which_zero_or_nan_wins(isa_row, dtype, rank, options):
+    """The first maximum and the last NaN of a window, bit for bit, with indices and without.
+
+    A number stands for adaptive pooling: 20 windows of 41 cells are all alike, 18 are not.
+    """
+    shape = (2, 3, *(11, 13, 41)[3 - rank :])
+    for share in (0.0, 0.02):
+        x = rng(8).choice(np.array([-1, -0.0, 0.0], dtype), shape, p=[0.8, 0.1, 0.1])
+        nans = np.array([np.nan, -np.nan, np.nan], dtype)
+        nans.view(np.uint8)[-nans.itemsize] ^= 1  # another payload
+        x = np.where(rng(9).random(shape) < share, rng(10).choice(nans, shape), x)
+        if isinstance(options, int):
+            size = (3, 4, options)[3 - rank :]
+            y, index = fast(ADAPTIVE_MAX, rank)(x, size, True)
+            alone = fast(ADAPTIVE_MAX, rank)(x, size)
+        else:
+            window = {"kernel_size": shape[2:]} if options == "global" else options
+            y, index = fast(MAX, rank)(x, **window, return_indices=True)
+            alone = fast(MAX, rank)(x, **window)
+            assert_array_equal(index, slow(MAX, rank)(x, **window, return_indices=True)[1])
+        cells = np.take_along_axis(x.reshape(2, 3, -1), index.reshape(2, 3, -1), 2)
+        same_bytes(y, cells.reshape(y.shape))
+        same_bytes(alone, y)
+
+
 @pytest.mark.parametrize("width", [1, 3, 8, 9, 33])
 def test_global_maximum_with_ties_and_nans(isa_row, dtype, width):
     """One window that is the whole plane: the first maximum, the last NaN, at every place."""
@@ -370,9 +397,9 @@ def test_avg_pool_special_values_at_every_place(isa_row, dtype, special):
 # -------------------------------------------------------------------------- adaptive pooling
 
 ADAPTIVE = {
-    1: (1, 3, 7, 19, 23, None),
-    2: (1, (2, 5), (None, 3), (9, 10), (11, 1)),
-    3: (1, (2, 3, 4)),
+    1: (1, 3, 7, 9, 19, 23, None),
+    2: (1, (2, 5), (None, 3), (9, 10), (11, 1), (4, 5)),
+    3: (1, (2, 3, 4), (2, 3, 3)),
 }
 
 

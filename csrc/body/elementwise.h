@@ -12,19 +12,21 @@
 #define FC_LN2_LOW 0x1.a39ef35793c76p-33
 #define FC_EXP_DEGREE 13
 #define FC_EXP_MIN (-745.2) /* exp is 0 below ln(2^-1075) */
-#define FC_EXP_MAX 709.8    /* and infinite above ln(2^1024) */
+#define FC_EXP_BIAS 53      /* -1075 + 53 is the exponent of a normal number */
+#define FC_EXP_MAX 673.1    /* ln(2^(1024 - 53)) */
 #define FC_TANH_ONE 20.0    /* 1 - tanh(x) < 2^-54 from here on: 2*exp(-2x) */
 #else
 #define FC_LN2_HIGH 0x1.63p-1f /* 9 bits: exact times |n| < 2^15 */
 #define FC_LN2_LOW (-0x1.bd0106p-13f)
 #define FC_EXP_DEGREE 7
 #define FC_EXP_MIN (-104.0f)
-#define FC_EXP_MAX 88.8f
+#define FC_EXP_BIAS 25
+#define FC_EXP_MAX 71.4f
 #define FC_TANH_ONE 10.0f
 #endif
 
-/* expm1(r)/r = sum_k r^(k-1)/k!, by Horner's rule. */
-static inline V FC_FN(expm1_over_r)(V r) {
+/* s = expm1(r)/r = sum_i r^(i-1)/i!, by Horner's rule. */
+static FC_INLINE void FC_FN(expm1_over_r)(V *s, const V *r, const int nv) {
     static const double inverse_factorial[14] = {1.0,
                                                  1.0,
                                                  1.0 / 2,
@@ -39,82 +41,84 @@ static inline V FC_FN(expm1_over_r)(V r) {
                                                  1.0 / 39916800,
                                                  1.0 / 479001600,
                                                  1.0 / 6227020800.0};
-    V s = v_set1(inverse_factorial[FC_EXP_DEGREE]);
+    FC_EACH s[k] = v_set1(inverse_factorial[FC_EXP_DEGREE]);
 #pragma GCC unroll 16
-    for (int k = FC_EXP_DEGREE - 1; k >= 1; k--) s = v_fma(s, r, v_set1(inverse_factorial[k]));
-    return s;
+    for (int i = FC_EXP_DEGREE - 1; i >= 1; i--)
+        FC_EACH s[k] = v_fma(s[k], r[k], v_set1(inverse_factorial[i]));
 }
 
-static inline V FC_FN(exp_reduce)(V x, V *n) {
-    *n = v_round(v_mul(x, v_set1(1.4426950408889634)));
-    const V r = v_fnma(*n, v_set1(FC_LN2_HIGH), x);
-    return v_fnma(*n, v_set1(FC_LN2_LOW), r);
+/* r = x - n*ln 2, in place of x */
+static FC_INLINE void FC_FN(exp_reduce)(V *x, V *n, const int nv) {
+    FC_EACH n[k] = v_round(v_mul(x[k], v_set1(1.4426950408889634)));
+    FC_EACH x[k] = v_fnma(n[k], v_set1(FC_LN2_HIGH), x[k]);
+    FC_EACH x[k] = v_fnma(n[k], v_set1(FC_LN2_LOW), x[k]);
 }
 
-static inline V FC_FN(exp)(V x) {
-    x = v_min(v_set1(FC_EXP_MAX), v_max(v_set1(FC_EXP_MIN), x)); /* a NaN passes both */
-    V n;
-    const V r = FC_FN(exp_reduce)(x, &n);
-    const V e = v_fma(FC_FN(expm1_over_r)(r), r, v_set1(1));
-    /* 2^n in two factors: n reaches beyond the exponents of normal numbers at both ends. */
-    const V half = v_floor(v_mul(n, v_set1(0.5)));
-    return v_mul(v_mul(e, v_pow2(half)), v_pow2(v_sub(n, half)));
+/* exp(x), in place, for x <= 0 and what rounding makes of it: it is infinite above FC_EXP_MAX.
+ * There 2^(n + FC_EXP_BIAS) is; below -FC_EXP_BIAS it is normal where 2^n is not. */
+static FC_INLINE void FC_FN(exp)(V *x, const int nv) {
+    V n[FC_TOGETHER], s[FC_TOGETHER];
+    FC_EACH x[k] = v_max(v_set1(FC_EXP_MIN), x[k]); /* a NaN passes both */
+    FC_EACH x[k] = v_min(v_set1(FC_EXP_MAX), x[k]);
+    FC_FN(exp_reduce)(x, n, nv);
+    FC_FN(expm1_over_r)(s, x, nv);
+    FC_EACH x[k] = v_fma(s[k], x[k], v_set1(1));
+    FC_EACH x[k] = v_mul(x[k], v_pow2(n[k], FC_EXP_BIAS));
+    FC_EACH x[k] = v_mul(x[k], v_set1(1.0 / ((int64_t)1 << FC_EXP_BIAS)));
 }
 
-/* tanh(a) = E/(E + 2), E = expm1(2a) = 2^n*expm1(r) + (2^n - 1), for a = |x|; the sign is put back.
- */
-static inline V FC_FN(tanh)(V x) {
-    const V a = v_min(v_set1(FC_TANH_ONE), v_abs(x));
-    V n;
-    const V r = FC_FN(exp_reduce)(v_add(a, a), &n);
-    const V scale = v_pow2(n);
-    const V e = v_fma(v_mul(FC_FN(expm1_over_r)(r), r), scale, v_sub(scale, v_set1(1)));
-    const V t = v_div(e, v_add(e, v_set1(2)));
-    return v_select(v_lt(x, v_zero()), v_sub(v_zero(), t),
-                    v_select(v_lt(v_zero(), x), t, x)); /* +-0 and NaN */
+/* tanh(x), in place: with the sign of x tanh(a) = E/(E + 2), E = expm1(2a) = 2^n*expm1(r) + (2^n -
+ * 1), for a = |x|. */
+static FC_INLINE void FC_FN(tanh)(V *x, const int nv) {
+    V n[FC_TOGETHER], r[FC_TOGETHER], s[FC_TOGETHER];
+    FC_EACH r[k] = v_min(v_set1(FC_TANH_ONE), v_abs(x[k]));
+    FC_EACH r[k] = v_add(r[k], r[k]);
+    FC_FN(exp_reduce)(r, n, nv);
+    FC_FN(expm1_over_r)(s, r, nv);
+    FC_EACH r[k] = v_mul(s[k], r[k]);
+    FC_EACH n[k] = v_pow2(n[k], 0);
+    FC_EACH s[k] = v_fma(r[k], n[k], v_sub(n[k], v_set1(1)));
+    FC_EACH x[k] = v_copysign(v_div(s[k], v_add(s[k], v_set1(2))), x[k]);
 }
 
-/* sigmoid(x) = 1/(1 + e) for x >= 0 and e/(1 + e) for x < 0, e = exp(-|x|): no overflow, no
- * cancellation. */
-static inline V FC_FN(sigmoid)(V x) {
-    const V e = FC_FN(exp)(v_sub(v_zero(), v_abs(x)));
-    const V s = v_div(v_select(v_lt(x, v_zero()), e, v_set1(1)), v_add(e, v_set1(1)));
-    return v_select(v_isnan(x), x, s);
+/* sigmoid(x), in place: 1/(1 + e) for x >= 0 and e/(1 + e) for x < 0, e = exp(-|x|): no overflow,
+ * no cancellation. */
+static FC_INLINE void FC_FN(sigmoid)(V *x, const int nv) {
+    V e[FC_TOGETHER];
+    FC_EACH e[k] = v_sub(v_zero(), v_abs(x[k]));
+    FC_FN(exp)(e, nv);
+    FC_EACH x[k] = v_select(v_lt(x[k], v_zero()), e[k], v_set1(1));
+    FC_EACH x[k] = v_div(x[k], v_add(e[k], v_set1(1)));
 }
 
-static inline V FC_FN(relu)(V x) { return v_max(v_zero(), x); }
+static FC_INLINE void FC_FN(relu)(V *x, const int nv) { FC_EACH x[k] = v_max(v_zero(), x[k]); }
 
-/* f'(x) for each activation, times dy. As in torch relu'(0) = 0, and where x is NaN dy passes (not
- * x <= 0). */
-static inline V FC_FN(relu_grad)(V dy, V x) {
-    return v_select(v_lt(v_zero(), x), dy, v_select(v_isnan(x), dy, v_zero()));
+/* dy*f'(x) for each activation, in place of dy. As in torch relu'(0) = 0, and where x is NaN dy
+ * passes (not x <= 0). */
+static FC_INLINE void FC_FN(relu_grad)(V *dy, V *x, const int nv) {
+    FC_EACH dy[k] = v_select(v_lt(v_zero(), x[k]), dy[k], v_select(v_isnan(x[k]), dy[k], v_zero()));
 }
-static inline V FC_FN(tanh_grad)(V dy, V x) {
-    const V t = FC_FN(tanh)(x);
-    return v_mul(dy, v_fnma(t, t, v_set1(1)));
+static FC_INLINE void FC_FN(tanh_grad)(V *dy, V *x, const int nv) {
+    FC_FN(tanh)(x, nv);
+    FC_EACH dy[k] = v_mul(dy[k], v_fnma(x[k], x[k], v_set1(1)));
 }
-static inline V FC_FN(sigmoid_grad)(V dy, V x) {
-    const V s = FC_FN(sigmoid)(x);
-    return v_mul(dy, v_mul(s, v_sub(v_set1(1), s)));
+static FC_INLINE void FC_FN(sigmoid_grad)(V *dy, V *x, const int nv) {
+    FC_FN(sigmoid)(x, nv);
+    FC_EACH dy[k] = v_mul(dy[k], v_mul(x[k], v_sub(v_set1(1), x[k])));
 }
 
 #define FC_MAP(f) \
-    static void FC_FN(map_##f)(void *vy, const void *vx, ptrdiff_t n) { \
-        REAL *const y = vy; \
-        const REAL *const x = vx; \
-        ptrdiff_t i = 0; \
-        for (; i + VL <= n; i += VL) v_store(y + i, FC_FN(f)(v_load(x + i))); \
-        if (i < n) v_store_n(y + i, FC_FN(f)(v_load_n(x + i, n - i)), n - i); \
+    static void FC_FN(map_##f)(void *y, const void *x, ptrdiff_t n) { \
+        V v[FC_TOGETHER]; \
+        FC_OVER_GROUPS(n, FC_EACH v[k] = FC_LOAD((const REAL *)x + c + k * VL, m); \
+                       FC_FN(f)(v, nv); FC_EACH v_store_n((REAL *)y + c + k * VL, v[k], m);) \
     } \
-    static void FC_FN(map_##f##_grad)(void *vdx, const void *vdy, const void *vx, ptrdiff_t n) { \
-        REAL *const dx = vdx; \
-        const REAL *const dy = vdy, *const x = vx; \
-        ptrdiff_t i = 0; \
-        for (; i + VL <= n; i += VL) \
-            v_store(dx + i, FC_FN(f##_grad)(v_load(dy + i), v_load(x + i))); \
-        if (i < n) \
-            v_store_n(dx + i, FC_FN(f##_grad)(v_load_n(dy + i, n - i), v_load_n(x + i, n - i)), \
-                      n - i); \
+    static void FC_FN(map_##f##_grad)(void *dx, const void *dy, const void *x, ptrdiff_t n) { \
+        V v[FC_TOGETHER], g[FC_TOGETHER]; \
+        FC_OVER_GROUPS(n, FC_EACH v[k] = FC_LOAD((const REAL *)x + c + k * VL, m); \
+                       FC_EACH g[k] = FC_LOAD((const REAL *)dy + c + k * VL, m); \
+                       FC_FN(f##_grad)(g, v, nv); \
+                       FC_EACH v_store_n((REAL *)dx + c + k * VL, g[k], m);) \
     }
 FC_MAP(relu)
 FC_MAP(tanh)
@@ -133,8 +137,7 @@ static REAL FC_FN(row_max)(const REAL *x, ptrdiff_t n) {
     }
     V acc = v_load(x + n - VL);
     for (ptrdiff_t i = 0; i + VL < n; i += VL) acc = FC_FN(larger)(v_load(x + i), acc);
-    const V nans = v_select(v_isnan(acc), v_set1(1), v_zero());
-    return v_hmax(nans) > 0 ? (REAL)NAN : v_hmax(acc);
+    return v_any(v_isnan(acc)) ? (REAL)NAN : v_hmax(acc);
 }
 
 #undef FC_LN2_HIGH
@@ -142,4 +145,5 @@ static REAL FC_FN(row_max)(const REAL *x, ptrdiff_t n) {
 #undef FC_EXP_DEGREE
 #undef FC_EXP_MIN
 #undef FC_EXP_MAX
+#undef FC_EXP_BIAS
 #undef FC_TANH_ONE

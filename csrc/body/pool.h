@@ -6,8 +6,9 @@
  * element, so that every window has all its taps. Where the windows along w form no lattice of
  * stride 1 or 2, they are reduced one by one, by their tables.
  * Maximum: the first one wins, a NaN wins over everything, the last NaN over the others (torch's
- * rule `value > max or isnan(value)`). A window without cells (dilation can step over a short axis)
- * is -inf, at index 0.
+ * rule `value > max or isnan(value)`). Only zeros and NaNs show which one won: without indices the
+ * cells are taken column by column, and windows that may hold several of these are searched again.
+ * A window without cells (dilation can step over a short axis) is -inf, at index 0.
  */
 #define POOL_MAX 0
 #define POOL_SUM 1
@@ -77,31 +78,62 @@ static void FC_FN(pool_pad)(const fc_pool *p, REAL value, ptrdiff_t rows) {
     }
 }
 
+/* The one that wins of the cells equal to m, or of the NaNs where m is one. */
+static REAL FC_FN(pool_winner)(const fc_pool *p, ptrdiff_t od, ptrdiff_t oh, ptrdiff_t o, REAL m) {
+    for (ptrdiff_t d = p->start[0][od]; d < p->stop[0][od]; d += p->step[0])
+        for (ptrdiff_t h = p->start[1][oh]; h < p->stop[1][oh]; h += p->step[1])
+            for (ptrdiff_t w = p->start[2][o]; w < p->stop[2][o]; w += p->step[2]) {
+                const REAL v = ((const REAL *)p->x)[(d * p->in[1] + h) * p->in[2] + w];
+                if (v == m) return v;
+                if (v != v) m = v;
+            }
+    return m;
+}
+
 static FC_INLINE V FC_FN(pool_load)(const REAL *p, ptrdiff_t stride) {
     return stride == 1 ? v_load(p) : v_load_even(p);
 }
 
-/* y[o] = the taps of each window of a padded row. */
-static FC_INLINE void FC_FN(pool_taps)(const fc_pool *p, int op, ptrdiff_t stride, REAL *y,
+/* y[o] = the taps of each window (od, oh, o) of a padded row. */
+static FC_INLINE void FC_FN(pool_taps)(const fc_pool *p, int op, ptrdiff_t stride,
+                                       const ptrdiff_t taps, ptrdiff_t od, ptrdiff_t oh, REAL *y,
                                        REAL divisor) {
+    MASK unsure = v_lt(v_zero(), v_zero());
     for (ptrdiff_t o = 0; o < p->out[2]; o += VL) {
         const REAL *const row = (const REAL *)p->row + o * stride;
-        const ptrdiff_t n = p->out[2] - o;
+        const ptrdiff_t n = p->out[2] - o < VL ? p->out[2] - o : VL;
         V acc = FC_FN(pool_load)(row, stride);
-        for (ptrdiff_t t = 1; t < p->taps; t++)
-            acc = FC_FN(pool_fold)(op, acc, FC_FN(pool_load)(row + t * p->step[2], stride));
-        if (op == POOL_SUM) acc = FC_FN(pool_divide)(p, acc, divisor, o, n);
-        if (n < VL)
-            v_store_n(y + o, acc, n);
+#pragma GCC unroll 2
+        for (ptrdiff_t t = 1; t < taps; t++) {
+            const V v = FC_FN(pool_load)(row + t * p->step[2], stride);
+            acc = op == POOL_MAX ? v_max_either(acc, v) : v_add(acc, v);
+        }
+        if (op == POOL_MAX)
+            unsure = v_or(unsure, v_or(v_isnan(acc), v_isminus0(acc)));
         else
-            v_store(y + o, acc);
+            acc = FC_FN(pool_divide)(p, acc, divisor, o, n);
+        v_store_n(y + o, acc, n);
     }
+    if (op == POOL_MAX && v_any(unsure))
+        for (ptrdiff_t o = 0; o < p->out[2]; o++)
+            if (y[o] != y[o] || y[o] == 0) y[o] = FC_FN(pool_winner)(p, od, oh, o, y[o]);
+}
+
+/* Common numbers of taps as constants. */
+static FC_INLINE void FC_FN(pool_lattice)(const fc_pool *p, int op, ptrdiff_t stride, ptrdiff_t od,
+                                          ptrdiff_t oh, REAL *y, REAL divisor) {
+    if (p->taps == 2)
+        FC_FN(pool_taps)(p, op, stride, 2, od, oh, y, divisor);
+    else if (p->taps == 3)
+        FC_FN(pool_taps)(p, op, stride, 3, od, oh, y, divisor);
+    else
+        FC_FN(pool_taps)(p, op, stride, p->taps, od, oh, y, divisor);
 }
 
 /* The same by the tables; the row is not padded. Equal neighbours are computed once and
  * stored together: the gradient of pooling without overlap is made of them. */
-static FC_INLINE void FC_FN(pool_windows)(const fc_pool *p, int op, const REAL *row, REAL *y,
-                                          REAL divisor) {
+static FC_INLINE void FC_FN(pool_windows)(const fc_pool *p, int op, const REAL *row, ptrdiff_t od,
+                                          ptrdiff_t oh, REAL *y, REAL divisor) {
     const ptrdiff_t *const start = p->start[2], *const stop = p->stop[2];
     REAL m = 0;
     for (ptrdiff_t o = 0; o < p->out[2]; o++) {
@@ -115,6 +147,7 @@ static FC_INLINE void FC_FN(pool_windows)(const fc_pool *p, int op, const REAL *
                 for (ptrdiff_t w = start[o]; w < stop[o]; w += p->step[2])
                     m = op != POOL_MAX ? m + row[w] : row[w] > m || row[w] != row[w] ? row[w] : m;
             }
+            if (op == POOL_MAX && (m != m || m == 0)) m = FC_FN(pool_winner)(p, od, oh, o, m);
         }
         const ptrdiff_t last = o + VL - 1;
         if (op == POOL_SHARES && last < p->out[2] && start[last] == start[o] &&
@@ -183,15 +216,15 @@ static FC_INLINE void FC_FN(pool_plane)(const fc_pool *p, int op) {
             else
                 FC_FN(pool_rows)(p, op, od, oh, (REAL *)p->row + p->left);
             if (p->stride == 0)
-                FC_FN(pool_windows)(p, op, row, y, divisor);
+                FC_FN(pool_windows)(p, op, row, od, oh, y, divisor);
             else if (op == POOL_SHARES && p->stride == 1)
                 FC_FN(pool_phases)(p, 1, y);
             else if (op == POOL_SHARES)
                 FC_FN(pool_phases)(p, 2, y);
             else if (p->stride == 1)
-                FC_FN(pool_taps)(p, op, 1, y, divisor);
+                FC_FN(pool_lattice)(p, op, 1, od, oh, y, divisor);
             else
-                FC_FN(pool_taps)(p, op, 2, y, divisor);
+                FC_FN(pool_lattice)(p, op, 2, od, oh, y, divisor);
             y += p->out[2];
         }
 }
@@ -270,7 +303,7 @@ static void FC_FN(pool_whole_index)(const fc_pool *p) {
     } else {
         for (best = p->in[2] - 1; x[best] == x[best];) best--;
     }
-    *(REAL *)p->y = m;
+    *(REAL *)p->y = x[best];
     *p->index = best;
 }
 

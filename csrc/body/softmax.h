@@ -32,10 +32,12 @@ static void FC_FN(column_exp)(REAL *y, const REAL *x, ptrdiff_t n, ptrdiff_t ld,
         const ptrdiff_t last = n - first < SOFTMAX_TERMS ? n : first + SOFTMAX_TERMS;
         FC_OVER_COLUMNS(columns, v_store(s + c, v_zero()); (void)m;)
         for (ptrdiff_t i = first; i < last; i++)
-            FC_OVER_COLUMNS(columns, const V v = FC_LOAD(x + i * ld + c, m);
-                            const V e = FC_FN(exp)(v_sub(v, v_load(max + c)));
-                            v_store(s + c, v_add(v_load(s + c), e));
-                            if (y) v_store_n(y + i * ld + c, e, m);)
+            FC_OVER_GROUPS(
+                columns, V e[FC_TOGETHER]; const ptrdiff_t at = i * ld + c;
+                FC_EACH e[k] = v_sub(FC_LOAD(x + at + k * VL, m), v_load(max + c + k * VL));
+                FC_FN(exp)(e, nv);
+                FC_EACH v_store(s + c + k * VL, v_add(v_load(s + c + k * VL), e[k]));
+                if (y) FC_EACH v_store_n(y + at + k * VL, e[k], m);)
         for (ptrdiff_t c = 0; c < columns; c++) sum[c] += s[c];
     }
 }
@@ -85,8 +87,14 @@ static void FC_FN(column_dots)(const REAL *dy, const REAL *y, ptrdiff_t n, ptrdi
     for (ptrdiff_t c = 0; c < columns; c++) dot[c] = (REAL)sum[c];
 }
 
-static inline V FC_FN(softmax_dx)(V dy, V y, V dot) { return v_mul(y, v_sub(dy, dot)); }
-static inline V FC_FN(log_softmax_dx)(V dy, V y, V sum) { return v_fnma(FC_FN(exp)(y), sum, dy); }
+/* dx in place of dy */
+static FC_INLINE void FC_FN(softmax_dx)(V *dy, V *y, const V *dot, const int nv) {
+    FC_EACH dy[k] = v_mul(y[k], v_sub(dy[k], dot[k]));
+}
+static FC_INLINE void FC_FN(log_softmax_dx)(V *dy, V *y, const V *sum, const int nv) {
+    FC_FN(exp)(y, nv);
+    FC_EACH dy[k] = v_fnma(y[k], sum[k], dy[k]);
+}
 
 #define FC_SOFTMAX_COLUMNS_GRAD(name, weights, map) \
     static void FC_FN(name)(void *dx, const void *dy, const void *y, ptrdiff_t n, ptrdiff_t ld, \
@@ -94,10 +102,12 @@ static inline V FC_FN(log_softmax_dx)(V dy, V y, V sum) { return v_fnma(FC_FN(ex
         REAL dot[FC_COLUMNS]; \
         FC_FN(column_dots)(dy, weights, n, ld, columns, dot); \
         for (ptrdiff_t i = 0; i < n; i++) \
-            FC_OVER_COLUMNS(columns, const ptrdiff_t at = i * ld + c; \
-                            const V g = FC_LOAD((const REAL *)dy + at, m); \
-                            const V v = FC_LOAD((const REAL *)y + at, m); \
-                            v_store_n((REAL *)dx + at, FC_FN(map)(g, v, v_load(dot + c)), m);) \
+            FC_OVER_GROUPS(columns, V g[FC_TOGETHER]; V v[FC_TOGETHER]; V d[FC_TOGETHER]; \
+                           const ptrdiff_t at = i * ld + c; \
+                           FC_EACH g[k] = FC_LOAD((const REAL *)dy + at + k * VL, m); \
+                           FC_EACH v[k] = FC_LOAD((const REAL *)y + at + k * VL, m); \
+                           FC_EACH d[k] = v_load(dot + c + k * VL); FC_FN(map)(g, v, d, nv); \
+                           FC_EACH v_store_n((REAL *)dx + at + k * VL, g[k], m);) \
     }
 FC_SOFTMAX_COLUMNS_GRAD(softmax_columns_grad, y, softmax_dx)
 FC_SOFTMAX_COLUMNS_GRAD(log_softmax_columns_grad, NULL, log_softmax_dx)
@@ -111,9 +121,10 @@ static double FC_FN(row_exp)(REAL *y, const REAL *x, ptrdiff_t n, REAL max) {
     for (ptrdiff_t first = 0; first < n; first += SOFTMAX_TERMS * VL) {
         const ptrdiff_t block = n - first < SOFTMAX_TERMS * VL ? n - first : SOFTMAX_TERMS * VL;
         V s = v_zero();
-        FC_OVER_COLUMNS(block, const V v = FC_LOAD(x + first + c, m);
-                        const V e = FC_FN(exp)(v_sub(v, v_set1(max)));
-                        s = v_add(s, FC_FN(lanes)(e, m)); if (y) v_store_n(y + first + c, e, m);)
+        FC_OVER_GROUPS(block, V e[FC_TOGETHER]; const ptrdiff_t at = first + c;
+                       FC_EACH e[k] = v_sub(FC_LOAD(x + at + k * VL, m), v_set1(max));
+                       FC_FN(exp)(e, nv); FC_EACH s = v_add(s, FC_FN(lanes)(e[k], m));
+                       if (y) FC_EACH v_store_n(y + at + k * VL, e[k], m);)
         sum += (double)v_hsum(s);
     }
     return sum;
@@ -147,14 +158,17 @@ static double FC_FN(row_dot)(const REAL *dy, const REAL *y, ptrdiff_t n) {
 
 static void FC_FN(softmax_row_grad)(REAL *dx, const REAL *dy, const REAL *y, ptrdiff_t n) {
     const V dot = v_set1((REAL)FC_FN(row_dot)(dy, y, n));
-    FC_OVER_COLUMNS(n, const V g = FC_LOAD(dy + c, m);
-                    v_store_n(dx + c, FC_FN(softmax_dx)(g, FC_LOAD(y + c, m), dot), m);)
+    FC_OVER_COLUMNS(n, V g = FC_LOAD(dy + c, m); V v = FC_LOAD(y + c, m);
+                    FC_FN(softmax_dx)(&g, &v, &dot, 1); v_store_n(dx + c, g, m);)
 }
 
 static void FC_FN(log_softmax_row_grad)(REAL *dx, const REAL *dy, const REAL *y, ptrdiff_t n) {
-    const V sum = v_set1((REAL)FC_FN(row_dot)(dy, NULL, n));
-    FC_OVER_COLUMNS(n, const V g = FC_LOAD(dy + c, m);
-                    v_store_n(dx + c, FC_FN(log_softmax_dx)(g, FC_LOAD(y + c, m), sum), m);)
+    V g[FC_TOGETHER], v[FC_TOGETHER], sum[FC_TOGETHER];
+    const V total = v_set1((REAL)FC_FN(row_dot)(dy, NULL, n));
+    FC_OVER_GROUPS(n, FC_EACH g[k] = FC_LOAD(dy + c + k * VL, m);
+                   FC_EACH v[k] = FC_LOAD(y + c + k * VL, m); FC_EACH sum[k] = total;
+                   FC_FN(log_softmax_dx)(g, v, sum, nv);
+                   FC_EACH v_store_n(dx + c + k * VL, g[k], m);)
 }
 
 #define FC_SOFTMAX_ROWS(name) \

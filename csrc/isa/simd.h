@@ -12,18 +12,23 @@
  *   v_load_even(p)   p[0], p[2], ..., p[2*VL - 2]; reads nothing beyond the last of these
  *   v_zip(a, b, lo, hi)  a[0], b[0], a[1], b[1], ...: the first VL of them to *lo, the rest to *hi
  *   v_or(m, n)       of two masks
+ *   v_any(m)         whether a mask has a lane
  *   v_store_index(p, a, base, n)  p[i] = base + a[i] as int64_t, for the first n; a holds whole
  *                    numbers below 2^24
  *   v_max(a, b)      a > b ? a : b, so b when either is NaN: v_max(x, acc) keeps acc's NaN
+ *   v_max_either(a, b)  the same in either order: a NaN when either is NaN, -0 of +0 and -0
+ *   v_isminus0(a)    -0
  *   v_fma(a, b, c)   a*b + c; fused on the vector rows, not in plain C
  *   v_fnma(a, b, c)  c - a*b; likewise
- *   v_pow2(n)        2^n for an integer-valued n whose result is a normal number
+ *   v_copysign(a, b) a >= 0 with the sign of b
+ *   v_pow2(n, k)     2^(n + k) for whole numbers n and k; a normal number, or infinity
  *   v_hsum, v_hmax   over the lanes, in one fixed order
  *   v_transpose(r)   r[i][j] <-> r[j][i] of VL vectors
  */
 /* clang-format on */
 #undef FC_LOAD
 #undef FC_OVER_COLUMNS
+#undef FC_OVER_GROUPS
 #undef REAL
 #undef FC_REAL_NAME
 #undef V
@@ -38,6 +43,7 @@
 #undef v_load_even
 #undef v_zip
 #undef v_or
+#undef v_any
 #undef v_store_index
 #undef v_add
 #undef v_sub
@@ -46,24 +52,31 @@
 #undef v_fma
 #undef v_fnma
 #undef v_max
+#undef v_max_either
 #undef v_min
 #undef v_abs
+#undef v_copysign
 #undef v_round
-#undef v_floor
 #undef v_lt
 #undef v_isnan
+#undef v_isminus0
 #undef v_select
 #undef v_pow2
 #undef v_hsum
 #undef v_hmax
 #undef v_transpose
 
+/* FC_POW2 + n has n + the exponent's bias in its low bits: shifted into place they are those of
+ * 2^n. */
+#undef FC_POW2
 #if FC_F64
 #define REAL double
 #define FC_REAL_NAME f64
+#define FC_POW2 (0x1.8p52 + 1023)
 #else
 #define REAL float
 #define FC_REAL_NAME f32
+#define FC_POW2 (0x1.8p23f + 127)
 #endif
 
 /* A kernel's name is its address: fc_<op>_<real>_<isa>. */
@@ -116,6 +129,7 @@
 #define v_load_even(p) (*(p))
 #define v_zip(a, b, lo, hi) ((void)(*(lo) = (a), *(hi) = (b)))
 #define v_or(m, n) ((m) | (n))
+#define v_any(m) (m)
 #define v_store_index(p, a, base, n) ((void)(*(p) = (base) + (int64_t)(a), (void)(n)))
 #define v_add(a, b) ((a) + (b))
 #define v_sub(a, b) ((a) - (b))
@@ -124,19 +138,24 @@
 #define v_fma(a, b, c) ((a) * (b) + (c))
 #define v_fnma(a, b, c) ((c) - (a) * (b))
 #define v_max(a, b) FC_FN(scalar_max)(a, b)
+#define v_max_either(a, b) FC_FN(scalar_max_either)(a, b)
 #define v_min(a, b) FC_FN(scalar_min)(a, b)
 #define v_abs(a) FC_FN(scalar_abs)(a)
+#define v_copysign(a, b) FC_FN(scalar_copysign)(a, b)
 #define v_round(a) FC_FN(scalar_round)(a)
-#define v_floor(a) FC_FN(scalar_floor)(a)
 #define v_lt(a, b) ((a) < (b))
 #define v_isnan(a) ((a) != (a))
+#define v_isminus0(a) ((a) == 0 && signbit(a))
 #define v_select(m, a, b) ((m) ? (a) : (b))
-#define v_pow2(n) FC_FN(scalar_pow2)(n)
+#define v_pow2(n, k) FC_FN(scalar_pow2)(n, k)
 #define v_hsum(a) (a)
 #define v_hmax(a) (a)
 #define v_transpose(r) ((void)(r))
 
 static inline REAL FC_FN(scalar_max)(REAL a, REAL b) { return a > b ? a : b; }
+static inline REAL FC_FN(scalar_max_either)(REAL a, REAL b) {
+    return a > b || a != a || (a == b && signbit(a)) ? a : b;
+}
 static inline REAL FC_FN(scalar_min)(REAL a, REAL b) { return a < b ? a : b; }
 static inline REAL FC_FN(scalar_abs)(REAL a) { return a < 0 ? -a : a == 0 ? 0 : a; }
 /* Round half to even by adding and subtracting 1.5 * 2^(mantissa bits): right for |a| < 2^(bits -
@@ -146,22 +165,20 @@ static inline REAL FC_FN(scalar_round)(REAL a) {
     volatile REAL shifted = a + magic;
     return shifted - magic;
 }
-static inline REAL FC_FN(scalar_floor)(REAL a) {
-    const REAL r = FC_FN(scalar_round)(a);
-    return r > a ? r - 1 : r;
-}
-static inline REAL FC_FN(scalar_pow2)(REAL n) {
-    if (n != n) return n; /* the conversion of a NaN to an integer is undefined */
+static inline REAL FC_FN(scalar_copysign)(REAL a, REAL b) { return signbit(b) ? -a : a; }
+static inline REAL FC_FN(scalar_pow2)(REAL n, int k) {
 #if FC_F64
     union {
-        uint64_t bits;
         double value;
-    } u = {(uint64_t)((int64_t)n + 1023) << 52};
+        uint64_t bits;
+    } u = {n + (FC_POW2 + k)};
+    u.bits <<= 52;
 #else
     union {
-        uint32_t bits;
         float value;
-    } u = {(uint32_t)((int32_t)n + 127) << 23};
+        uint32_t bits;
+    } u = {n + (FC_POW2 + (REAL)k)};
+    u.bits <<= 23;
 #endif
     return u.value;
 }
@@ -179,6 +196,7 @@ static inline REAL FC_FN(scalar_pow2)(REAL n) {
 #define v_load_even(p) FC_FN(load_even)(p)
 #define v_zip(a, b, lo, hi) FC_FN(zip)(a, b, lo, hi)
 #define v_or(m, n) _mm256_or_ps(m, n)
+#define v_any(m) (_mm256_movemask_ps(m) != 0)
 #define v_store_index(p, a, base, n) FC_FN(store_index)(p, a, base, n)
 #define v_add(a, b) _mm256_add_ps(a, b)
 #define v_sub(a, b) _mm256_sub_ps(a, b)
@@ -187,16 +205,20 @@ static inline REAL FC_FN(scalar_pow2)(REAL n) {
 #define v_fma(a, b, c) _mm256_fmadd_ps(a, b, c)
 #define v_fnma(a, b, c) _mm256_fnmadd_ps(a, b, c)
 #define v_max(a, b) _mm256_max_ps(a, b)
+#define v_max_either(a, b) _mm256_or_ps(_mm256_max_ps(a, b), _mm256_max_ps(b, a))
 #define v_min(a, b) _mm256_min_ps(a, b)
 #define v_abs(a) _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a)
+#define v_copysign(a, b) _mm256_or_ps(a, _mm256_and_ps(b, _mm256_set1_ps(-0.0f)))
 #define v_round(a) _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
-#define v_floor(a) _mm256_floor_ps(a)
 #define v_lt(a, b) _mm256_cmp_ps(a, b, _CMP_LT_OQ)
 #define v_isnan(a) _mm256_cmp_ps(a, a, _CMP_UNORD_Q)
-#define v_select(m, a, b) _mm256_blendv_ps(b, a, m)
-#define v_pow2(n) \
+#define v_isminus0(a) \
     _mm256_castsi256_ps( \
-        _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23))
+        _mm256_cmpeq_epi32(_mm256_castps_si256(a), _mm256_castps_si256(_mm256_set1_ps(-0.0f))))
+#define v_select(m, a, b) _mm256_blendv_ps(b, a, m)
+#define v_pow2(n, k) \
+    _mm256_castsi256_ps(_mm256_slli_epi32( \
+        _mm256_castps_si256(_mm256_add_ps(n, _mm256_set1_ps(FC_POW2 + (k)))), 23))
 #define v_hsum(a) FC_FN(hsum)(a)
 #define v_hmax(a) FC_FN(hmax)(a)
 #define v_transpose(r) FC_FN(transpose_v)(r)
@@ -289,6 +311,7 @@ static FC_INLINE void FC_FN(transpose_v)(__m256 *r) {
 #define v_load_even(p) FC_FN(load_even)(p)
 #define v_zip(a, b, lo, hi) FC_FN(zip)(a, b, lo, hi)
 #define v_or(m, n) _mm256_or_pd(m, n)
+#define v_any(m) (_mm256_movemask_pd(m) != 0)
 #define v_store_index(p, a, base, n) FC_FN(store_index)(p, a, base, n)
 #define v_add(a, b) _mm256_add_pd(a, b)
 #define v_sub(a, b) _mm256_sub_pd(a, b)
@@ -297,16 +320,20 @@ static FC_INLINE void FC_FN(transpose_v)(__m256 *r) {
 #define v_fma(a, b, c) _mm256_fmadd_pd(a, b, c)
 #define v_fnma(a, b, c) _mm256_fnmadd_pd(a, b, c)
 #define v_max(a, b) _mm256_max_pd(a, b)
+#define v_max_either(a, b) _mm256_or_pd(_mm256_max_pd(a, b), _mm256_max_pd(b, a))
 #define v_min(a, b) _mm256_min_pd(a, b)
 #define v_abs(a) _mm256_andnot_pd(_mm256_set1_pd(-0.0), a)
+#define v_copysign(a, b) _mm256_or_pd(a, _mm256_and_pd(b, _mm256_set1_pd(-0.0)))
 #define v_round(a) _mm256_round_pd(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
-#define v_floor(a) _mm256_floor_pd(a)
 #define v_lt(a, b) _mm256_cmp_pd(a, b, _CMP_LT_OQ)
 #define v_isnan(a) _mm256_cmp_pd(a, a, _CMP_UNORD_Q)
+#define v_isminus0(a) \
+    _mm256_castsi256_pd( \
+        _mm256_cmpeq_epi64(_mm256_castpd_si256(a), _mm256_castpd_si256(_mm256_set1_pd(-0.0))))
 #define v_select(m, a, b) _mm256_blendv_pd(b, a, m)
-#define v_pow2(n) \
+#define v_pow2(n, k) \
     _mm256_castsi256_pd(_mm256_slli_epi64( \
-        _mm256_cvtepi32_epi64(_mm_add_epi32(_mm256_cvtpd_epi32(n), _mm_set1_epi32(1023))), 52))
+        _mm256_castpd_si256(_mm256_add_pd(n, _mm256_set1_pd(FC_POW2 + (k)))), 52))
 #define v_hsum(a) FC_FN(hsum)(a)
 #define v_hmax(a) FC_FN(hmax)(a)
 #define v_transpose(r) FC_FN(transpose_v)(r)
@@ -373,6 +400,7 @@ static FC_INLINE void FC_FN(transpose_v)(__m256d *r) {
 #define v_load_even(p) FC_FN(load_even)(p)
 #define v_zip(a, b, lo, hi) FC_FN(zip)(a, b, lo, hi)
 #define v_or(m, n) ((MASK)((m) | (n)))
+#define v_any(m) ((m) != 0)
 #define v_store_index(p, a, base, n) FC_FN(store_index)(p, a, base, n)
 #define v_add(a, b) _mm512_add_ps(a, b)
 #define v_sub(a, b) _mm512_sub_ps(a, b)
@@ -381,16 +409,18 @@ static FC_INLINE void FC_FN(transpose_v)(__m256d *r) {
 #define v_fma(a, b, c) _mm512_fmadd_ps(a, b, c)
 #define v_fnma(a, b, c) _mm512_fnmadd_ps(a, b, c)
 #define v_max(a, b) _mm512_max_ps(a, b)
+#define v_max_either(a, b) _mm512_or_ps(_mm512_max_ps(a, b), _mm512_max_ps(b, a))
 #define v_min(a, b) _mm512_min_ps(a, b)
 #define v_abs(a) _mm512_abs_ps(a)
+#define v_copysign(a, b) _mm512_or_ps(a, _mm512_and_ps(b, _mm512_set1_ps(-0.0f)))
 #define v_round(a) _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
-#define v_floor(a) _mm512_roundscale_ps(a, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)
 #define v_lt(a, b) _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ)
 #define v_isnan(a) _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q)
+#define v_isminus0(a) _mm512_fpclass_ps_mask(a, 4)
 #define v_select(m, a, b) _mm512_mask_blend_ps(m, b, a)
-#define v_pow2(n) \
-    _mm512_castsi512_ps( \
-        _mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)), 23))
+#define v_pow2(n, k) \
+    _mm512_castsi512_ps(_mm512_slli_epi32( \
+        _mm512_castps_si512(_mm512_add_ps(n, _mm512_set1_ps(FC_POW2 + (k)))), 23))
 #define v_hsum(a) FC_FN(hsum)(a)
 #define v_hmax(a) FC_FN(hmax)(a)
 #define v_transpose(r) FC_FN(transpose_v)(r)
@@ -471,6 +501,7 @@ static FC_INLINE void FC_FN(transpose_v)(__m512 *r) {
 #define v_load_even(p) FC_FN(load_even)(p)
 #define v_zip(a, b, lo, hi) FC_FN(zip)(a, b, lo, hi)
 #define v_or(m, n) ((MASK)((m) | (n)))
+#define v_any(m) ((m) != 0)
 #define v_store_index(p, a, base, n) FC_FN(store_index)(p, a, base, n)
 #define v_add(a, b) _mm512_add_pd(a, b)
 #define v_sub(a, b) _mm512_sub_pd(a, b)
@@ -479,16 +510,18 @@ static FC_INLINE void FC_FN(transpose_v)(__m512 *r) {
 #define v_fma(a, b, c) _mm512_fmadd_pd(a, b, c)
 #define v_fnma(a, b, c) _mm512_fnmadd_pd(a, b, c)
 #define v_max(a, b) _mm512_max_pd(a, b)
+#define v_max_either(a, b) _mm512_or_pd(_mm512_max_pd(a, b), _mm512_max_pd(b, a))
 #define v_min(a, b) _mm512_min_pd(a, b)
 #define v_abs(a) _mm512_abs_pd(a)
+#define v_copysign(a, b) _mm512_or_pd(a, _mm512_and_pd(b, _mm512_set1_pd(-0.0)))
 #define v_round(a) _mm512_roundscale_pd(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
-#define v_floor(a) _mm512_roundscale_pd(a, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)
 #define v_lt(a, b) _mm512_cmp_pd_mask(a, b, _CMP_LT_OQ)
 #define v_isnan(a) _mm512_cmp_pd_mask(a, a, _CMP_UNORD_Q)
+#define v_isminus0(a) _mm512_fpclass_pd_mask(a, 4)
 #define v_select(m, a, b) _mm512_mask_blend_pd(m, b, a)
-#define v_pow2(n) \
-    _mm512_castsi512_pd( \
-        _mm512_slli_epi64(_mm512_add_epi64(_mm512_cvtpd_epi64(n), _mm512_set1_epi64(1023)), 52))
+#define v_pow2(n, k) \
+    _mm512_castsi512_pd(_mm512_slli_epi64( \
+        _mm512_castpd_si512(_mm512_add_pd(n, _mm512_set1_pd(FC_POW2 + (k)))), 52))
 #define v_hsum(a) FC_FN(hsum)(a)
 #define v_hmax(a) FC_FN(hmax)(a)
 #define v_transpose(r) FC_FN(transpose_v)(r)
@@ -548,4 +581,25 @@ static FC_INLINE void FC_FN(transpose_v)(__m512d *r) {
     for (ptrdiff_t c = 0; c < (columns); c += VL) { \
         const ptrdiff_t m = (columns) - c < VL ? (columns) - c : VL; \
         body \
+    }
+/* The same for FC_TOGETHER vectors from c on, and for single ones where fewer are left: nv of them,
+ * all full where nv > 1. Functions that compute many steps in a row take several vectors step by
+ * step, by FC_EACH, so that the steps of one do not wait for each other. */
+#ifndef FC_TOGETHER
+#define FC_TOGETHER 4
+#define FC_EACH _Pragma("GCC unroll 4") for (int k = 0; k < nv; k++)
+#endif
+#define FC_OVER_GROUPS(columns, body) \
+    { \
+        ptrdiff_t c = 0; \
+        for (; c + FC_TOGETHER * VL <= (columns); c += FC_TOGETHER * VL) { \
+            const ptrdiff_t m = VL; \
+            const int nv = FC_TOGETHER; \
+            body \
+        } \
+        for (; c < (columns); c += VL) { \
+            const ptrdiff_t m = (columns) - c < VL ? (columns) - c : VL; \
+            const int nv = 1; \
+            body \
+        } \
     }

@@ -76,7 +76,10 @@ FC_MODEL_3(fmadd_ps, __m512)
 FC_MODEL_3(fmadd_pd, __m512d)
 FC_MODEL_3(fnmadd_ps, __m512)
 FC_MODEL_3(fnmadd_pd, __m512d)
-FC_MODEL_2(add_epi32, __m512i)
+FC_MODEL_2(and_ps, __m512)
+FC_MODEL_2(and_pd, __m512d)
+FC_MODEL_2(or_ps, __m512)
+FC_MODEL_2(or_pd, __m512d)
 FC_MODEL_2(add_epi64, __m512i)
 FC_MODEL_2(unpacklo_ps, __m512) /* within each 128-bit lane, like the 256-bit ones */
 FC_MODEL_2(unpacklo_pd, __m512d)
@@ -84,13 +87,13 @@ FC_MODEL_2(unpackhi_ps, __m512)
 FC_MODEL_2(unpackhi_pd, __m512d)
 FC_MODEL_SET1(set1_ps, __m512, float, _mm256_set1_ps)
 FC_MODEL_SET1(set1_pd, __m512d, double, _mm256_set1_pd)
-FC_MODEL_SET1(set1_epi32, __m512i, int, _mm256_set1_epi32)
 FC_MODEL_SET1(set1_epi64, __m512i, long long, _mm256_set1_epi64x)
 FC_MODEL_SHIFT(slli_epi32)
 FC_MODEL_SHIFT(slli_epi64)
 FC_MODEL_1(castsi512_ps, __m512, __m512i, _mm256_castsi256_ps)
 FC_MODEL_1(castsi512_pd, __m512d, __m512i, _mm256_castsi256_pd)
-FC_MODEL_1(cvtps_epi32, __m512i, __m512, _mm256_cvtps_epi32)
+FC_MODEL_1(castps_si512, __m512i, __m512, _mm256_castps_si256)
+FC_MODEL_1(castpd_si512, __m512i, __m512d, _mm256_castpd_si256)
 
 #define _mm512_add_ps fc_model_add_ps
 #define _mm512_add_pd fc_model_add_pd
@@ -108,7 +111,10 @@ FC_MODEL_1(cvtps_epi32, __m512i, __m512, _mm256_cvtps_epi32)
 #define _mm512_fmadd_pd fc_model_fmadd_pd
 #define _mm512_fnmadd_ps fc_model_fnmadd_ps
 #define _mm512_fnmadd_pd fc_model_fnmadd_pd
-#define _mm512_add_epi32 fc_model_add_epi32
+#define _mm512_and_ps fc_model_and_ps
+#define _mm512_and_pd fc_model_and_pd
+#define _mm512_or_ps fc_model_or_ps
+#define _mm512_or_pd fc_model_or_pd
 #define _mm512_add_epi64 fc_model_add_epi64
 #define _mm512_unpacklo_ps fc_model_unpacklo_ps
 #define _mm512_unpacklo_pd fc_model_unpacklo_pd
@@ -116,7 +122,6 @@ FC_MODEL_1(cvtps_epi32, __m512i, __m512, _mm256_cvtps_epi32)
 #define _mm512_unpackhi_pd fc_model_unpackhi_pd
 #define _mm512_set1_ps fc_model_set1_ps
 #define _mm512_set1_pd fc_model_set1_pd
-#define _mm512_set1_epi32 fc_model_set1_epi32
 #define _mm512_set1_epi64 fc_model_set1_epi64
 #define _mm512_setzero_ps() fc_model_set1_ps(0)
 #define _mm512_setzero_pd() fc_model_set1_pd(0)
@@ -126,7 +131,8 @@ FC_MODEL_1(cvtps_epi32, __m512i, __m512, _mm256_cvtps_epi32)
 #define _mm512_slli_epi64 fc_model_slli_epi64
 #define _mm512_castsi512_ps fc_model_castsi512_ps
 #define _mm512_castsi512_pd fc_model_castsi512_pd
-#define _mm512_cvtps_epi32 fc_model_cvtps_epi32
+#define _mm512_castps_si512 fc_model_castps_si512
+#define _mm512_castpd_si512 fc_model_castpd_si512
 
 /* ---- sign, halves, double to 64-bit integer */
 FC_MODEL __m512 fc_model_abs_ps(__m512 a) {
@@ -270,6 +276,8 @@ FC_MODEL_MEMORY(pd, double, 4, __m512d, __mmask8)
 #undef _mm512_shuffle_f64x2
 #undef _mm512_cmp_ps_mask
 #undef _mm512_cmp_pd_mask
+#undef _mm512_fpclass_ps_mask
+#undef _mm512_fpclass_pd_mask
 #undef _mm512_roundscale_ps
 #undef _mm512_roundscale_pd
 
@@ -299,6 +307,26 @@ FC_MODEL_MEMORY(pd, double, 4, __m512d, __mmask8)
     FC_MODEL_IMM_2(__m512d, a, b, \
                    (__mmask8)(_mm256_movemask_pd(_mm256_cmp_pd(fc_a.lo, fc_b.lo, imm)) | \
                               _mm256_movemask_pd(_mm256_cmp_pd(fc_a.hi, fc_b.hi, imm)) << 4))
+
+/* Classes of numbers: only -0, imm = 4, has a model. */
+#define FC_MODEL_MINUS_0(imm) (0 * sizeof(char[(imm) == 4 ? 1 : -1]))
+FC_MODEL __mmask16 fc_model_isminus0_ps(__m512 a) {
+    const __m256i zero = _mm256_castps_si256(_mm256_set1_ps(-0.0f));
+    const __m256i lo = _mm256_cmpeq_epi32(_mm256_castps_si256(a.lo), zero);
+    const __m256i hi = _mm256_cmpeq_epi32(_mm256_castps_si256(a.hi), zero);
+    return (__mmask16)(_mm256_movemask_ps(_mm256_castsi256_ps(lo)) |
+                       _mm256_movemask_ps(_mm256_castsi256_ps(hi)) << 8);
+}
+FC_MODEL __mmask8 fc_model_isminus0_pd(__m512d a) {
+    const __m256i zero = _mm256_castpd_si256(_mm256_set1_pd(-0.0));
+    const __m256i lo = _mm256_cmpeq_epi64(_mm256_castpd_si256(a.lo), zero);
+    const __m256i hi = _mm256_cmpeq_epi64(_mm256_castpd_si256(a.hi), zero);
+    return (__mmask8)(_mm256_movemask_pd(_mm256_castsi256_pd(lo)) |
+                      _mm256_movemask_pd(_mm256_castsi256_pd(hi)) << 4);
+}
+#define _mm512_fpclass_ps_mask(a, imm) \
+    ((__mmask16)(fc_model_isminus0_ps(a) + FC_MODEL_MINUS_0(imm)))
+#define _mm512_fpclass_pd_mask(a, imm) ((__mmask8)(fc_model_isminus0_pd(a) + FC_MODEL_MINUS_0(imm)))
 
 /* Rounding to 2^-M where M = imm >> 4: only M = 0, to integers, has a model. */
 #define FC_MODEL_TO_INTEGER(imm) ((imm) + 0 * sizeof(char[(imm) >> 4 ? -1 : 1]))

@@ -48,10 +48,19 @@ cdef Py_ssize_t ceil_div(Py_ssize_t a, Py_ssize_t b) noexcept:
     return (a + b - 1) // b
 
 
+cdef object found_lattice(start, stop, step):
+    """(stride, 0, taps) of several equal windows at equal distances from 0 on; None for others."""
+    strides, spans = np.unique(np.diff(start)), np.unique(stop - start)
+    if start[0] or step != 1 or len(strides) != 1 or len(spans) != 1:
+        return None
+    return strides[0], 0, spans[0]
+
+
 cdef class Windows:
     """start[o], stop[o] of each window along three axes, their step, and the sizes of the input.
 
-    `lattice` is (stride, padding, taps) of the windows along the last axis, or None where they have no common ones.
+    `lattice` is (stride, padding, taps) of the windows along the last axis, or None where they are as they are: all alike, as
+    adaptive ones may be, they form one too.
     Averages are divided by the product of the windows' `divisors` along the axes.
     """
 
@@ -82,6 +91,8 @@ cdef class Windows:
         self.pool.rows = rows
         self.pool.width = sizes[2]
         self.pool.stride = 0
+        if lattice is None:
+            lattice = found_lattice(start, stop, steps[2])
         if lattice is not None and not empty:
             self.set_lattice(lattice[0], lattice[1], lattice[2])
         self.set_scanned()
