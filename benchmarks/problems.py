@@ -404,6 +404,29 @@ PROBLEMS: tuple[Conv, ...] = (
     ),
     *_conv("MobileNet", 16, ("depthwise_3x3_56", 128, 128, 56, 3, 1, 1, 128)),
     *_conv("MobileNet", 16, ("depthwise_3x3s2_56", 128, 128, 56, 3, 2, 1, 128)),
+    *_conv(
+        "MobileNetV2",
+        8,
+        ("mobilenet_3x3_14", 384, 384, 14, 3, 1, 1, 384),
+        ("mobilenet_3x3s2_14", 576, 576, 14, 3, 2, 1, 576),
+        ("mobilenet_3x3_7", 960, 960, 7, 3, 1, 1, 960),
+    ),
+    *_conv(
+        "EfficientNet",
+        8,
+        ("efficientnet_5x5_28", 240, 240, 28, 5, 1, 2, 240),
+        ("efficientnet_5x5s2_28", 240, 240, 28, 5, 2, 2, 240),
+        ("efficientnet_5x5_14", 672, 672, 14, 5, 1, 2, 672),
+        ("efficientnet_5x5s2_14", 672, 672, 14, 5, 2, 2, 672),
+        ("efficientnet_5x5_7", 1152, 1152, 7, 5, 1, 2, 1152),
+    ),
+    *_conv(
+        "ConvNeXt",
+        8,
+        ("convnext_7x7_56", 96, 96, 56, 7, 1, 3, 96),
+        ("convnext_7x7_14", 384, 384, 14, 7, 1, 3, 384),
+        ("convnext_7x7_7", 768, 768, 7, 7, 1, 3, 768),
+    ),
     *_conv("ResNeXt-50", 16, ("grouped_3x3_56", 128, 128, 56, 3, 1, 1, 32)),
     *_conv("DeepLab", 16, ("dilated_3x3_28", 128, 128, 28, 3, 1, 2, 1, 2)),
 )
@@ -463,7 +486,7 @@ def _set(names: str, **batches: int) -> tuple[Problem, ...]:
 
 
 # The layers, of every kind that common networks have, by which one library is compared with another; six of them; the
-# operations that memory bounds, all at 16x64x112x112; and inference.
+# depthwise layers of common networks on small maps; operations that memory bounds, all at 16x64x112x112; and inference.
 SETS = {
     "layers": _set(
         "lenet1 lenet2 alexnet_conv1 alexnet_conv2 alexnet_conv3 vgg1_1 vgg1_2 vgg2_2 vgg3_2 vgg4_2 vgg5 "
@@ -474,6 +497,10 @@ SETS = {
     ),
     "six": _set(
         "lenet2 resnet_7x7s2_224 resnet_3x3_28 resnet_1x1_64_256_56 resnet_3x3s2_56 depthwise_3x3_56"
+    ),
+    "depthwise": _set(
+        "mobilenet_3x3_14 mobilenet_3x3s2_14 mobilenet_3x3_7 efficientnet_5x5_28 efficientnet_5x5s2_28 "
+        "efficientnet_5x5_14 efficientnet_5x5s2_14 efficientnet_5x5_7 convnext_7x7_56 convnext_7x7_14 convnext_7x7_7"
     ),
     "memory": _set(
         "resnet_max_3x3s2 max_2x2_112 avg_3x3s2_112 avg_2x2_112 batch_norm_112 batch_norm_eval_112 relu_112"
