@@ -18,8 +18,8 @@ import numpy as np
 from benchmarks import roofline
 from benchmarks.problems import PROBLEMS, Array, Conv
 
-# Random shapes, from a seed, and the flops between which they lie; linear layers in disguise besides them.
-RANDOM, LINEAR, SEED = 110, 20, 11
+# Random shapes, from a seed, and the flops between which they lie; linear layers in disguise and depthwise ones besides them.
+RANDOM, LINEAR, DEPTHWISE, SEED = 110, 20, 40, 11
 FLOPS = (1e5, 3e8)
 # A measurement: so many turns, each of about so many seconds; a slow problem gets fewer.
 TURNS, SECONDS, LONGEST = 7, 0.001, 0.15
@@ -47,6 +47,14 @@ def problems() -> Iterator[Conv]:
         channels, outputs = groups * size(0, 8), groups * size(0, 8)
         p = Conv("random", "random", rng.choice((1, 1, 4)), channels, size(2, 7), outputs, *options)
         if p.size + 2 * p.padding >= kernel and FLOPS[0] < p.flops < FLOPS[1]:
+            left -= 1
+            yield p
+    left = DEPTHWISE
+    while left:
+        kernel, planes = rng.choice((3, 3, 5, 7)), size(3, 10)
+        options = (kernel, rng.choice((1, 1, 2)), kernel // 2, planes)
+        p = Conv("depthwise", "random", 1, planes, size(2, 7), planes, *options)
+        if FLOPS[0] < p.flops < FLOPS[1]:
             left -= 1
             yield p
 
@@ -91,6 +99,8 @@ def measure(bandwidth: float) -> dict[str, list[Row]]:
         for gradient in (False, True):
             shape = costs.shape_of(problem, gradient)
             able = [a.name for a in ALGORITHMS if not a.cannot(shape) and not a.inaccurate(shape)]
+            if p.groups == 1:  # all lanes but one would idle, for seconds
+                able.remove("depthwise")
             times = turns({name: _call(p, gradient, name, arrays) for name in able})
             for name, ns in times.items():
                 if shape.bytes / bandwidth < MEMORY_SHARE * ns:

@@ -17,6 +17,8 @@ enum {
     FC_MR_MAX = 14,
     FC_NV_MAX = 2,
     FC_PIXEL_NV_MAX = 8,
+    FC_DEPTHWISE_ROWS = 3,
+    FC_DEPTHWISE_COLS = 14,
     FC_WGRAD_MR_MAX = 7,
     FC_DOT_A_MAX = 4,
     FC_DOT_B_MAX = 6
@@ -100,6 +102,39 @@ typedef struct {
     ptrdiff_t rows, cols, odd_cols, s_m, s_row, y_m, y_row, y_px;
     int outputs, relu;
 } fc_pixel_store;
+
+/*
+ * Depthwise convolution. A vector holds one pixel of as many planes as it has lanes; x, a and sums
+ * are arrays of vectors, strides and offsets still in elements.
+ *
+ * depthwise_load: y[at[p] + plane] = x[plane*x_plane + p] for p < pixels; the lanes of planes
+ * beyond `planes` become zero.
+ *
+ * depthwise_sums: sums[r*s_row + p*s_px] (+)=
+ *   sum_c sum_t a[c*a_c + t*lanes] * x[c*x_c + off[t] + r*x_row + p*lanes]   r < rows, p < cols
+ * With `add` the sums are added to, else they are written.
+ *
+ * depthwise_store: y[plane*y_plane + p] = act(sums[p*lanes + plane] + bias[plane*bias_plane] +
+ *   residual[plane*y_plane + p])   p < pixels, plane < planes
+ */
+typedef struct {
+    const void *x;
+    const ptrdiff_t *off; /* off[taps] */
+    const void *a;
+    void *sums;
+    ptrdiff_t a_c, x_c, x_row, channels, taps;
+    ptrdiff_t rows, cols, s_row, s_px;
+    int add;
+} fc_depthwise_sums;
+
+typedef struct {
+    const void *sums;
+    void *y;
+    const void *bias;     /* or NULL */
+    const void *residual; /* same strides as y, or NULL */
+    ptrdiff_t pixels, planes, y_plane, bias_plane;
+    int relu;
+} fc_depthwise_store;
 
 /*
  * wgrad_tile[nv][mr]: acc[m][o] += sum_r sum_p x[m][r*x_row + p] * dy[(r*cols + p)*NR + o]
@@ -216,6 +251,10 @@ typedef void (*fc_conv_tile_fn)(const fc_conv_tile *);
 typedef void (*fc_gemm_tile_fn)(const fc_gemm_tile *);
 typedef void (*fc_pixel_sums_fn)(const fc_pixel_sums *);
 typedef void (*fc_pixel_store_fn)(const fc_pixel_store *);
+typedef void (*fc_depthwise_load_fn)(void *y, const int32_t *at, const void *x, ptrdiff_t x_plane,
+                                     ptrdiff_t pixels, ptrdiff_t planes);
+typedef void (*fc_depthwise_sums_fn)(const fc_depthwise_sums *);
+typedef void (*fc_depthwise_store_fn)(const fc_depthwise_store *);
 typedef void (*fc_wgrad_tile_fn)(const fc_wgrad_tile *);
 typedef void (*fc_dot_tile_fn)(const fc_dot_tile *);
 typedef void (*fc_winograd_input_fn)(const fc_winograd_input *);
@@ -245,6 +284,9 @@ typedef struct {
     fc_gemm_tile_fn gemm_tile[FC_NV_MAX + 1][FC_MR_MAX + 1];
     fc_pixel_sums_fn pixel_sums[FC_MR_MAX + 1];
     fc_pixel_store_fn pixel_store;
+    fc_depthwise_load_fn depthwise_load;
+    fc_depthwise_sums_fn depthwise_sums;
+    fc_depthwise_store_fn depthwise_store;
     fc_wgrad_tile_fn wgrad_tile[FC_NV_MAX + 1][FC_WGRAD_MR_MAX + 1];
     int dot_mr[FC_DOT_A_MAX + 1]; /* most b of dot_tile[na] */
     fc_dot_tile_fn dot_tile[FC_DOT_A_MAX + 1][FC_DOT_B_MAX + 1];

@@ -19,6 +19,7 @@ import numpy as np
 from fastconv import costs
 from fastconv.costs import Shape
 from fastconv.kernels import (
+    conv_depthwise,
     conv_direct,
     conv_im2col,
     conv_linear,
@@ -34,8 +35,11 @@ from fastconv.problem import PRECISIONS, Conv, LatticeSpec, choice
 if TYPE_CHECKING:
     from fastconv.kernels.correlate import Run
 
-# Below this many flops one thread is faster: waking a team costs microseconds, the work takes as long.
-SERIAL_FLOPS = 2.5e6
+# Below this many flops, and bytes, one thread is faster: waking a team costs microseconds, the work takes as long.
+SERIAL_FLOPS, SERIAL_BYTES = 2.5e6, 1 << 18
+
+# Most pixels of a padded map and its dy in a weight gradient that is vectorised over groups: vectors of so many stay in L2.
+DEPTHWISE_PIXELS = 1 << 13
 
 # Bounds on what is kept: plans, signatures of calls, and the tables of either.
 PLANS = 512
@@ -150,6 +154,13 @@ ALGORITHMS = (
         conv_pixel.run,
         joins=True,
     ),
+    Algorithm(
+        "depthwise",
+        "direct, vectorised over groups",
+        "direct",
+        conv_depthwise.run,
+        joins=True,
+    ),
     *map(_winograd, range(len(conv_winograd.KINDS))),
     *map(_split, SPLITS),
     Algorithm(
@@ -167,6 +178,11 @@ ALGORITHMS = (
 )
 NAMES = tuple(a.name for a in ALGORITHMS)
 GENERAL_NAMES = tuple(a.name for a in ALGORITHMS if a.general)
+
+
+def is_serial(problem: Conv) -> bool:
+    """Whether one thread does it, however many are wanted."""
+    return problem.flops < SERIAL_FLOPS and problem.bytes < SERIAL_BYTES
 
 
 @dataclass(frozen=True)
@@ -192,7 +208,7 @@ class Plan:
     @property
     def serial(self) -> bool:
         """Whether one thread does it, however many are wanted."""
-        return self.flops < SERIAL_FLOPS
+        return is_serial(self.problem)
 
     def threads(self, wanted: int) -> int:
         return 1 if self.serial else wanted
@@ -267,6 +283,7 @@ def _make_plan(problem: Conv, algo: str, gradient: bool, prepared: bool, precisi
 
 
 _plans = Memo(PLANS, PLAN_BYTES)
+_weight_lattices = Memo(PLANS, PLAN_BYTES)
 # Calls made before, by their signature; and the problems of backward convolutions.
 calls = Memo(CALLS, PLAN_BYTES)
 conv_gradients = Memo(CALLS, PLAN_BYTES)
@@ -290,7 +307,7 @@ def plan(
 
 def clear_plans() -> None:
     """Forget the plans and the calls made before."""
-    for memo in (_plans, calls, conv_gradients):
+    for memo in (_plans, _weight_lattices, calls, conv_gradients):
         memo.clear()
 
 
@@ -336,6 +353,24 @@ def gemm_products(dtype: np.dtype[Any], m: int, n: int, k: int, precision: str) 
     if dtype.itemsize != 4 or not isa.has_split():
         return 0
     return min(_allowed(precision), key=lambda products: costs.gemm_seconds(products, m, n, k))
+
+
+def weighs_depthwise(problem: Conv) -> bool:
+    """Whether the weight gradient is vectorised over groups: depthwise layers whose padded maps stay in the caches."""
+    if problem.channels * problem.outputs > 1 or 2 * problem.groups < isa.lanes(problem.itemsize):
+        return False
+    sizes = zip(problem.sizes, problem.pads, strict=True)
+    cells = math.prod(size + sum(pads) for size, pads in sizes) + math.prod(problem.out)
+    return cells <= DEPTHWISE_PIXELS
+
+
+def weight_gradient_lattice(problem: Conv) -> Lattice:
+    """The cached lattice of a weight gradient that is vectorised over groups."""
+    found: Lattice | None = _weight_lattices.get(problem)
+    if found is None:
+        found = Lattice(*problem.weight_gradient_lattice())
+        _weight_lattices.put(problem, found, 4096 + found.nbytes)
+    return found
 
 
 def workspace(found: Plan, max_workspace: int | None = None) -> int:

@@ -21,6 +21,7 @@ LATENCY = 8
 # Blocks of the drivers, see the enums of conv_*.pyx.
 CHAIN = 256
 DIRECT_PIXELS, IM2COL_PIXELS, PIXEL_PIXELS = 784, 384, 4096
+DEPTHWISE_PIXELS = 14
 WINOGRAD_TILES = 32
 # Tile registers, see csrc/isa/tile.h: multiply-adds of a product of two tiles, and what a tile holds.
 TILE_PRODUCTS, TILE_SIDE, TILE_TERMS = 16 * 16 * 32, 16, 32
@@ -231,6 +232,24 @@ def _pixel(shape: Shape) -> Counts:
     }
 
 
+def _depthwise(shape: Shape) -> Counts:
+    height, width = shape.size[1:]
+    across = math.ceil(width / DEPTHWISE_PIXELS)
+    down = max(1, min(3, int(DEPTHWISE_PIXELS * across / width)))
+    vectors = _vectors(shape, shape.groups)
+    planes = vectors * shape.outputs * shape.images * shape.size[0]
+    tiles = height / down * across
+    return {
+        "fma": planes * shape.runs * shape.terms * tiles * max(LATENCY, down * width / across),
+        "tiles": planes * shape.runs * shape.chains * tiles,
+        "input": planes * shape.channels * height * width * math.prod(shape.step[1:]),
+        "output": planes * height * width * math.prod(shape.spread[1:]),
+        "planes": planes,
+        **_packing(shape, vectors, joined=True),
+        "calls": 1,
+    }
+
+
 def _winograd(m: int, r: int, shape: Shape) -> Counts:
     positions = (m + r - 1) ** 2
     tiles = shape.images * shape.size[0] * math.prod(math.ceil(n / m) for n in shape.size[1:])
@@ -297,6 +316,7 @@ def _linear(shape: Shape) -> Counts:
 MODELS: dict[str, Callable[[Shape], Counts]] = {
     "linear": _linear,
     "pixel": _pixel,
+    "depthwise": _depthwise,
     **{f"winograd_{m}_{r}": partial(_winograd, m, r) for m, r in conv_winograd.KINDS},
     **{f"split_{products}": partial(_split, products) for products in (6, 3, 1)},
     "direct": _direct,
@@ -353,6 +373,14 @@ _AVX2 = Costs(
             "stores": 1.71,
             "turn": 10.5,
             "unpaired": 8.46,
+        },
+        "depthwise": {
+            "calls": 6340,
+            "efficiency": 0.71,
+            "input": 2.2,
+            "output": 2.11,
+            "planes": 38.2,
+            "tiles": 9.83,
         },
         "direct": {
             "calls": 5080,

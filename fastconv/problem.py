@@ -381,6 +381,15 @@ class Conv:
             )
         return lattice_spec(axes, [np.arange(k) for k in self.kernel], self.kernel)
 
+    def weight_gradient_lattice(self) -> LatticeSpec:
+        """The weight gradient as a convolution of the input with dy: strides and dilations, pixels and taps change places."""
+        axes = []
+        for i, size in enumerate(self.sizes):
+            cells = np.arange(self.out[i]) * self.stride[i] - self.pads[i][0]
+            taps = self.kernel[i]
+            axes.append(lattice_axis(size, cells, taps, self.dilation[i], self.mode, 0, 1, taps))
+        return lattice_spec(axes, [np.arange(n) for n in self.out], self.out)
+
     def input_gradient_lattices(self) -> list[LatticeSpec]:
         """One lattice for each phase of the input, input = phase (mod stride), that any tap reaches.
 

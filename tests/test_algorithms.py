@@ -21,7 +21,9 @@ def problem(x: tuple[int, ...], w: tuple[int, ...], **options: object) -> Conv:
     [
         ((1, 64, 56, 56), (64, 64, 3, 3), {"padding": 1}, "winograd_4_3"),
         ((1, 64, 56, 56), (64, 64, 3, 3), {"padding": 1, "stride": 2}, "direct"),
-        ((1, 64, 56, 56), (64, 1, 3, 3), {"padding": 1, "groups": 64}, "pixel"),
+        ((1, 384, 14, 14), (384, 1, 3, 3), {"padding": 1, "groups": 384}, "depthwise"),
+        ((8, 960, 7, 7), (960, 1, 5, 5), {"padding": 2, "groups": 960, "stride": 2}, "depthwise"),
+        ((1, 2, 112, 112), (2, 1, 3, 3), {"padding": 1, "groups": 2}, "pixel"),
         ((1, 1, 28, 28), (6, 1, 5, 5), {}, "pixel"),
         ((1, 3, 56, 56), (6, 3, 7, 7), {"stride": 2}, "pixel"),
         ((8, 16, 5, 5), (120, 16, 5, 5), {}, "linear"),

@@ -42,6 +42,28 @@ CASES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "depthwise-wide": ((2, 3, 7, 101), (3, 1, 5, 4), {"groups": 3, "padding": 2}),
     "depthwise-stride2": ((2, 3, 9, 139), (3, 1, 3, 3), {"groups": 3, "padding": 1, "stride": 2}),
     "depthwise-small": ((3, 50, 4, 4), (50, 1, 3, 3), {"groups": 50, "padding": 1}),
+    # whole vectors of groups and some left; tiles of one, two and three rows; blocks; chains of pixels; slices of images
+    "depthwise-many": ((3, 19, 7, 7), (19, 1, 3, 3), {"groups": 19, "padding": 1}),
+    "depthwise-many-stride2": (
+        (2, 35, 14, 13),
+        (35, 1, 5, 5),
+        {"groups": 35, "padding": 2, "stride": 2},
+    ),
+    "depthwise-many-stride3": (
+        (2, 9, 11, 10),
+        (9, 1, 2, 2),
+        {"groups": 9, "stride": 3, "dilation": 2},
+    ),
+    "depthwise-many-dilated": (
+        (2, 17, 31, 33),
+        (17, 1, 3, 7),
+        {"groups": 17, "padding": (2, 6), "dilation": 2},
+    ),
+    "depthwise-many-3d": (
+        (2, 16, 5, 6, 7),
+        (16, 1, 3, 2, 3),
+        {"groups": 16, "padding": 1, "stride": (2, 1, 2)},
+    ),
     "groups-of-5": ((2, 6, 9, 53), (10, 3, 3, 3), {"groups": 2}),
     "odd-places-only": ((1, 2, 8, 8), (3, 2, 2, 1), {"stride": 2, "padding": (0, 1)}),
     "1x1": ((2, 9, 7, 7), (20, 9, 1, 1), {}),
@@ -90,7 +112,9 @@ def test_exact(name: str, dtype: str, algo: str, isa_row: str) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", ["3x3", "stride2", "dilated", "one-sided", "1d", "3d", "groups"])
+@pytest.mark.parametrize(
+    "name", ["3x3", "stride2", "dilated", "one-sided", "1d", "3d", "groups", "depthwise-many"]
+)
 def test_padding_modes(name: str, mode: str, algo: str, isa_row: str) -> None:
     rank, x, w, b, dy, options = exact_case(name, "float32", mode)
     y = FORWARD[rank](x, w, b, algo=algo, **options)

@@ -11,9 +11,8 @@
  *
  * pixel_store: bias, residual and activation, to the rows of y.
  */
-static inline __attribute__((always_inline)) void FC_FN(pixel_tile)(const fc_pixel_sums *t,
-                                                                    const REAL *x, REAL *sums,
-                                                                    const int mr, const int nv) {
+static FC_INLINE void FC_FN(pixel_tile)(const fc_pixel_sums *t, const REAL *x, REAL *sums,
+                                        const int mr, const int nv) {
     V acc[FC_MR_MAX][FC_PIXEL_NV_MAX];
     const REAL *a = t->a;
     const ptrdiff_t *const off = t->off;
@@ -65,9 +64,8 @@ static inline __attribute__((always_inline)) void FC_FN(pixel_tile)(const fc_pix
 /* One output channel of two neighbouring rows: each vector of x serves the lead row at one tap and
  * the trail row at the tap `lag` before it. Both sum their taps in the same order as a row alone.
  */
-static inline __attribute__((always_inline)) void FC_FN(pixel_pair)(
-    const fc_pixel_sums *t, const REAL *lead, const REAL *trail, REAL *lead_sums, REAL *trail_sums,
-    const int nv) {
+static FC_INLINE void FC_FN(pixel_pair)(const fc_pixel_sums *t, const REAL *lead, const REAL *trail,
+                                        REAL *lead_sums, REAL *trail_sums, const int nv) {
     V acc[FC_PIXEL_NV_MAX], late[FC_PIXEL_NV_MAX];
     const REAL *a = t->a;
     const ptrdiff_t *const off = t->off;
@@ -112,6 +110,25 @@ static inline __attribute__((always_inline)) void FC_FN(pixel_pair)(
     }
 }
 
+/* `call` with a constant n = nv <= most. */
+#define FC_PIXEL_CASE(most, i, call) \
+    case i: { \
+        enum { n = i }; \
+        if (n <= (int)(most)) call; \
+        break; \
+    }
+#define FC_PIXEL_CASES(nv, most, call) \
+    switch (nv) { \
+        FC_PIXEL_CASE(most, 1, call) \
+        FC_PIXEL_CASE(most, 2, call) \
+        FC_PIXEL_CASE(most, 3, call) \
+        FC_PIXEL_CASE(most, 4, call) \
+        FC_PIXEL_CASE(most, 5, call) \
+        FC_PIXEL_CASE(most, 6, call) \
+        FC_PIXEL_CASE(most, 7, call) \
+        FC_PIXEL_CASE(most, 8, call) \
+    }
+
 static void FC_FN(pixel_pairs)(const fc_pixel_sums *t, ptrdiff_t r) {
     enum { HALF = FC_PIXEL_ACC / 2, MOST = HALF < FC_PIXEL_NV_MAX ? HALF : FC_PIXEL_NV_MAX };
     const int down = t->off[t->lag] > t->off[0]; /* the upper row leads */
@@ -122,21 +139,7 @@ static void FC_FN(pixel_pairs)(const fc_pixel_sums *t, ptrdiff_t r) {
     ptrdiff_t left = (t->cols + VL - 1) / VL;
     for (ptrdiff_t j = (left + MOST - 1) / MOST; j > 0; j--) {
         const int nv = (int)((left + j - 1) / j);
-        switch (nv) {
-#define FC_PIXEL_CASE(n) \
-    case n: \
-        if (n <= MOST) FC_FN(pixel_pair)(t, lead, trail, l, s, n); \
-        break;
-            FC_PIXEL_CASE(1)
-            FC_PIXEL_CASE(2)
-            FC_PIXEL_CASE(3)
-            FC_PIXEL_CASE(4)
-            FC_PIXEL_CASE(5)
-            FC_PIXEL_CASE(6)
-            FC_PIXEL_CASE(7)
-            FC_PIXEL_CASE(8)
-#undef FC_PIXEL_CASE
-        }
+        FC_PIXEL_CASES(nv, MOST, FC_FN(pixel_pair)(t, lead, trail, l, s, n))
         lead += nv * VL;
         trail += nv * VL;
         l += nv * VL;
@@ -146,8 +149,7 @@ static void FC_FN(pixel_pairs)(const fc_pixel_sums *t, ptrdiff_t r) {
 }
 
 /* All rows of a block, each in tiles of nearly equal width. */
-static inline __attribute__((always_inline)) void FC_FN(pixel_rows)(const fc_pixel_sums *t,
-                                                                    const int mr) {
+static FC_INLINE void FC_FN(pixel_rows)(const fc_pixel_sums *t, const int mr) {
     const int wide = FC_PIXEL_ACC / mr < FC_PIXEL_NV_MAX ? FC_PIXEL_ACC / mr : (int)FC_PIXEL_NV_MAX;
     const int operands = (mr < wide ? mr : wide) + 1; /* held and passing */
     const int most = wide * mr + operands <= FC_PIXEL_ACC + 4 ? wide : wide - 1;
@@ -161,21 +163,7 @@ static inline __attribute__((always_inline)) void FC_FN(pixel_rows)(const fc_pix
         ptrdiff_t left = vectors;
         for (ptrdiff_t j = tiles; j > 0; j--) {
             const int nv = (int)((left + j - 1) / j);
-            switch (nv) {
-#define FC_PIXEL_CASE(n) \
-    case n: \
-        if (n <= most) FC_FN(pixel_tile)(t, x, sums, mr, n); \
-        break;
-                FC_PIXEL_CASE(1)
-                FC_PIXEL_CASE(2)
-                FC_PIXEL_CASE(3)
-                FC_PIXEL_CASE(4)
-                FC_PIXEL_CASE(5)
-                FC_PIXEL_CASE(6)
-                FC_PIXEL_CASE(7)
-                FC_PIXEL_CASE(8)
-#undef FC_PIXEL_CASE
-            }
+            FC_PIXEL_CASES(nv, most, FC_FN(pixel_tile)(t, x, sums, mr, n))
             x += nv * VL;
             sums += nv * VL;
             left -= nv;

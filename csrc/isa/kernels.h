@@ -5,6 +5,7 @@
 #include "body/conv_tile.h"
 #include "body/gemm_tile.h"
 #include "body/pixel_sums.h"
+#include "body/depthwise.h"
 #include "body/wgrad_tile.h"
 #include "body/winograd.h"
 #include "body/pack.h"
@@ -37,6 +38,9 @@ const fc_kernels FC_FN(kernels) = {
                   [2] = {FC_TILES_2(FC_ENTRY_GEMM, FC_GEMM_MR_2)}},
     .pixel_sums = {FC_TILES_1(FC_ENTRY_PIXEL, FC_PIXEL_MR)},
     .pixel_store = FC_FN(pixel_store),
+    .depthwise_load = FC_FN(depthwise_load),
+    .depthwise_sums = FC_FN(depthwise_sums),
+    .depthwise_store = FC_FN(depthwise_store),
     .wgrad_tile = {[1] = {FC_TILES_1(FC_ENTRY_WGRAD, FC_WGRAD_MR)},
                    [2] = {FC_TILES_2(FC_ENTRY_WGRAD, FC_WGRAD_MR)}},
     .winograd_input = FC_EACH_WINOGRAD(winograd_input),
@@ -78,6 +82,11 @@ const fc_kernels FC_FN(kernels) = {
 #undef FC_CONV_TILE
 #undef FC_GEMM_TILE
 #undef FC_PIXEL_SUMS
+#undef FC_PIXEL_CASE
+#undef FC_PIXEL_CASES
+#undef FC_DEPTHWISE_TILES
+#undef FC_DEPTHWISE_TILE
+#undef FC_ENTRY_DEPTHWISE
 #undef FC_WGRAD_TILE
 #undef FC_ENTRY_CONV
 #undef FC_ENTRY_PIXEL

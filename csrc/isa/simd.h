@@ -111,8 +111,10 @@
 #ifndef FC_PREFETCH
 #if defined(__GNUC__)
 #define FC_PREFETCH(p) __builtin_prefetch(p, 1)
+#define FC_PREFETCH_READ(p) __builtin_prefetch(p)
 #else
 #define FC_PREFETCH(p) ((void)0)
+#define FC_PREFETCH_READ(p) ((void)0)
 #endif
 #endif
 

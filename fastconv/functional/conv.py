@@ -25,7 +25,7 @@ from fastconv.functional._arrays import (
     target,
 )
 from fastconv.functional.shape import pad_backward
-from fastconv.kernels import conv_linear, conv_wgrad
+from fastconv.kernels import conv_depthwise, conv_linear, conv_wgrad
 from fastconv.kernels.call import OPERANDS, RESULT, TEAM, WEIGHTS, Call, frozen
 from fastconv.kernels.correlate import Weights
 from fastconv.problem import ACTIVATIONS, LAYOUTS, Conv, choice, conv_problem, describe, integer
@@ -245,19 +245,24 @@ def _weight_gradient(problem: Conv, dy: Array, x: Array, how: _Wanted) -> Array:
     if dy.size == 0:
         dw[...] = 0
         return dw
-    team = 1 if problem.flops < algorithms.SERIAL_FLOPS else runtime.get_num_threads()
+    team = 1 if algorithms.is_serial(problem) else runtime.get_num_threads()
     products = algorithms.weight_gradient_products(problem, how.algo, how.precision)
+    depthwise = not products and algorithms.weighs_depthwise(problem)
+    name = "linear" if problem.is_linear else "depthwise" if depthwise else "direct"
 
     def run() -> None:
         if problem.is_linear:
             conv_linear.weight_gradient(products, x, dw, dy, team)
+        elif depthwise:
+            lattice = algorithms.weight_gradient_lattice(problem)
+            conv_depthwise.weight_gradient(lattice, x, dw, dy, problem.groups, team)
         else:
             lattice = algorithms.forward_lattice(problem)
             conv_wgrad.run(lattice, x, dw, dy, problem.groups, team, how.max_workspace, products)
 
     runtime.traced(
         f"conv{problem.rank}d_dw",
-        f"split_{products}" if products else "linear" if problem.is_linear else "direct",
+        f"split_{products}" if products else name,
         problem.dtype,
         lambda: _describe(problem),
         problem.flops,

@@ -8,6 +8,7 @@ phases of an input gradient share one band and one visit to the rows of y.
 
 from fastconv.kernels.correlate cimport (
     Job,
+    Phase,
     Task,
     activate,
     band_budget,
@@ -15,6 +16,7 @@ from fastconv.kernels.correlate cimport (
     packed_panel,
     panel_bounds,
     run_job,
+    set_phase,
     source_plane,
     start_job,
 )
@@ -23,7 +25,6 @@ from fastconv.kernels.lattice cimport (
     Axis,
     Lattice,
     band_layout,
-    band_offsets,
     choose_block,
     fill_band,
 )
@@ -38,15 +39,13 @@ cdef enum:
     LATENCY = 8
     PAIR = 2  # rows of more vectors than this are worked on two by two where the kernel allows it
 
-cdef struct Phase:
-    Py_ssize_t tap, taps  # its taps: `taps` of the job's, from `tap` on
+cdef struct PixelPhase:
+    Phase phase
     Py_ssize_t lag        # see fc_pixel_sums
-    Py_ssize_t out[3]
-    Py_ssize_t start[3]   # of its outputs in y
 
 cdef struct Pixel:
     Job job  # the first member: tasks get its address
-    Phase *phases
+    PixelPhase *phases
     Py_ssize_t count
     bint paired           # stride 2: phases 2i and 2i + 1 are the even and the odd places of the same rows
 
@@ -72,14 +71,15 @@ cdef void set_rows(const Job *job, const Py_ssize_t *count, bint in_pairs, fc_pi
     sums.s_m = count[1] * sums.s_row + FC_PIXEL_NV_MAX * job.kernels.lanes
 
 
-cdef void sum_phase(const Pixel *pixel, const Phase *phase, const char *weights, Py_ssize_t width, const char *band,
+cdef void sum_phase(const Pixel *pixel, const PixelPhase *own, const char *weights, Py_ssize_t width, const char *band,
                     fc_pixel_sums *sums) noexcept nogil:
     """All channels of one phase, one panel and one d."""
     cdef const Job *job = &pixel.job
+    cdef const Phase *phase = &own.phase
     cdef Py_ssize_t c = 0, item = job.itemsize
     sums.off = job.off + phase.tap
     sums.taps = phase.taps
-    sums.lag = phase.lag
+    sums.lag = own.lag
     sums.a_c = job.taps * width
     while c < job.channels:
         sums.channels = min(job.channel_block, job.channels - c)
@@ -90,9 +90,10 @@ cdef void sum_phase(const Pixel *pixel, const Phase *phase, const char *weights,
         c += job.channel_block
 
 
-cdef void run_phase(const Pixel *pixel, const Task *t, const Phase *phase, char *workspace) noexcept nogil:
+cdef void run_phase(const Pixel *pixel, const Task *t, const PixelPhase *own, char *workspace) noexcept nogil:
     """The outputs of one phase, or of two together, from the task's band."""
     cdef const Job *job = &pixel.job
+    cdef const Phase *phase = &own.phase
     cdef const Axis *axis = job.axis
     cdef fc_pixel_sums sums
     cdef fc_pixel_store store
@@ -108,7 +109,7 @@ cdef void run_phase(const Pixel *pixel, const Task *t, const Phase *phase, char 
         at[i] = phase.start[i] + t.origin[i] * axis[i].y_step
     sums.x_c = job.band.channel
     sums.x_row = job.band.width
-    set_rows(job, count, phase.lag > 0 and job.panel == 1, &sums)
+    set_rows(job, count, own.lag > 0 and job.panel == 1, &sums)
     cols = sums.cols
     store.sums = workspace + job.band_bytes
     store.rows = count[1]
@@ -121,7 +122,7 @@ cdef void run_phase(const Pixel *pixel, const Task *t, const Phase *phase, char 
     store.relu = job.relu
     store.odd = NULL
     if pixel.paired:
-        store.odd_cols = min(t.count[2], phase[1].out[2] - t.origin[2])
+        store.odd_cols = min(t.count[2], own[1].phase.out[2] - t.origin[2])
         if store.odd_cols > 0:
             store.odd = <char *>store.sums + job.panel * sums.s_m * item
     elif store.y_px == 1 and store.cols == store.s_row == store.y_row:
@@ -138,11 +139,11 @@ cdef void run_phase(const Pixel *pixel, const Task *t, const Phase *phase, char 
                 band = workspace + (
                     g * job.channels * job.band.channel + d * job.band.rows * job.band.width) * item
                 sums.sums = <void *>store.sums
-                sum_phase(pixel, phase, weights, width, band, &sums)
+                sum_phase(pixel, own, weights, width, band, &sums)
                 if store.odd != NULL:
                     sums.sums = <void *>store.odd
                     sums.cols = cols - count[2] + store.odd_cols
-                    sum_phase(pixel, phase + 1, weights, width, band, &sums)
+                    sum_phase(pixel, own + 1, weights, width, band, &sums)
                     sums.cols = cols
                 at_y = t.n * job.y_n + o_index * job.y_c + (
                     ((at[0] + d * axis[0].y_step) * axis[1].y_size + at[1]) * axis[2].y_size + at[2])
@@ -169,29 +170,15 @@ cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogi
         t.group += 1
 
 
-cdef void set_phase(Phase *phase, Py_ssize_t *off, const Pixel *pixel, Lattice lattice, Py_ssize_t tap):
-    """Phase `lattice`, whose taps begin at `tap`, and their offsets in the shared band."""
-    cdef const Job *job = &pixel.job
+cdef Py_ssize_t lag_of(const Job *job, Lattice lattice, const Py_ssize_t *off):
+    """`lag` of fc_pixel_sums for a phase whose taps are at `off`, or 0."""
     cdef const Axis *axis = lattice.axis
-    cdef Py_ssize_t i, shift
-    phase.tap = tap
-    phase.taps = lattice.taps
-    for i in range(3):
-        phase.out[i] = axis[i].out
-        phase.start[i] = axis[i].y_start
-    band_offsets(axis, &job.band, off + tap)
-    shift = axis[0].inner_shift - job.axis[0].inner_shift
-    shift = shift * job.band.rows + axis[1].inner_shift - job.axis[1].inner_shift
-    shift = shift * job.band.width + axis[2].inner_shift - job.axis[2].inner_shift
-    for i in range(phase.taps):
-        off[tap + i] += shift
-    phase.lag = axis[2].taps if axis[0].taps == 1 and axis[1].taps > 1 else 0
-    off += tap
-    shift = off[phase.lag] - off[0]
-    for i in range(phase.lag, phase.taps):
-        if abs(shift) != job.band.width or off[i] - off[i - phase.lag] != shift:
-            phase.lag = 0
-            break
+    cdef Py_ssize_t i, shift, lag = axis[2].taps if axis[0].taps == 1 and axis[1].taps > 1 else 0
+    shift = off[lag] - off[0]
+    for i in range(lag, lattice.taps):
+        if abs(shift) != job.band.width or off[i] - off[i - lag] != shift:
+            return 0
+    return lag
 
 
 def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, residual, int activation,
@@ -205,7 +192,7 @@ def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, resi
     cdef Lattice phase
     cdef tuple phases = lattice.phases
     cdef Py_ssize_t few_taps[64]  # small calls need no allocation for these
-    cdef Phase few_phases[4]
+    cdef PixelPhase few_phases[4]
     cdef Py_ssize_t *off = few_taps
     cdef Py_ssize_t slack, workspace, terms, budget, most = lattice.taps, tap = 0, i = 0
     cdef Py_ssize_t block[3]
@@ -236,13 +223,14 @@ def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, resi
     if job.taps > 64:
         off = <Py_ssize_t *>block_alloc(job.taps * sizeof(Py_ssize_t))
     if pixel.count > 4:
-        pixel.phases = <Phase *>block_alloc(pixel.count * sizeof(Phase))
+        pixel.phases = <PixelPhase *>block_alloc(pixel.count * sizeof(PixelPhase))
     try:
         if off == NULL or pixel.phases == NULL:
             raise MemoryError("fastconv: no memory for the tap offsets")
         job.off = off
         for phase in phases or (lattice,):
-            set_phase(pixel.phases + i, off, &pixel, phase, tap)
+            set_phase(job, phase, tap, &pixel.phases[i].phase, off)
+            pixel.phases[i].lag = lag_of(job, phase, off + tap)
             tap += phase.taps
             i += 1
         run_job(job, w, task, workspace, threads)

@@ -51,6 +51,12 @@ cdef struct Task:
     Py_ssize_t origin[3]
     Py_ssize_t count[3]
 
+# One of the lattices that a lattice runs together (see lattice.join), or the only one.
+cdef struct Phase:
+    Py_ssize_t tap, taps  # its taps: `taps` of the job's, from `tap` on
+    Py_ssize_t out[3]
+    Py_ssize_t start[3]   # of its outputs in y
+
 cdef void panel_bounds(const Job *job, Py_ssize_t i, Py_ssize_t *start, Py_ssize_t *size,
                        Py_ssize_t *width) noexcept nogil
 cdef const char *packed_panel(const Job *job, Py_ssize_t group, Py_ssize_t start) noexcept nogil
@@ -63,6 +69,7 @@ cdef void activate_rows(const Job *job, char *y, Py_ssize_t outputs, Py_ssize_t 
 cdef void activate(const Job *job, const Task *t) noexcept nogil
 cdef int start_job(Job *job, Lattice lattice, object x, object w, object y, Py_ssize_t groups,
                    bint transposed, object bias, object residual, int activation) except -1
+cdef void set_phase(const Job *job, Lattice lattice, Py_ssize_t tap, Phase *phase, Py_ssize_t *off)
 cdef void split_panels(const Job *job, Py_ssize_t split, Py_ssize_t *panel0, Py_ssize_t *panel1) noexcept nogil
 cdef int run_rounds(Job *job, object w, task_fn pack, size_t pack_workspace, size_t limit, Py_ssize_t tasks, task_fn task,
                     size_t workspace, int threads) except -1

@@ -13,6 +13,7 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memcpy, memset
 
 from fastconv.kernels.isa cimport active_kernels, cache_bytes
+from fastconv.kernels.lattice cimport band_offsets
 from fastconv.kernels.memory cimport address, block_alloc, block_free
 from fastconv.kernels.team cimport run_tasks, run_tasks_nogil
 
@@ -278,9 +279,26 @@ cdef int start_job(Job *job, Lattice lattice, object x, object w, object y, Py_s
     return 0
 
 
+cdef void set_phase(const Job *job, Lattice lattice, Py_ssize_t tap, Phase *phase, Py_ssize_t *off):
+    """Phase `lattice`, whose taps begin at `tap`, and the offsets of its taps in the job's band."""
+    cdef const Axis *axis = lattice.axis
+    cdef Py_ssize_t i, shift
+    phase.tap = tap
+    phase.taps = lattice.taps
+    for i in range(3):
+        phase.out[i] = axis[i].out
+        phase.start[i] = axis[i].y_start
+    band_offsets(axis, &job.band, off + tap)
+    shift = axis[0].inner_shift - job.axis[0].inner_shift
+    shift = shift * job.band.rows + axis[1].inner_shift - job.axis[1].inner_shift
+    shift = shift * job.band.width + axis[2].inner_shift - job.axis[2].inner_shift
+    for i in range(phase.taps):
+        off[tap + i] += shift
+
+
 cdef object packed_once(Job *job, Weights w, task_fn pack, size_t pack_workspace, int threads):
     """All packed weights: those of an earlier call, or packed now and kept."""
-    key = (<size_t>job.kernels, <size_t>pack, job.groups, job.column, job.panel, job.panels, job.multiple)
+    key = (<size_t>job.kernels, <size_t>pack, job.groups, job.w_g, job.column, job.panel, job.panels, job.multiple)
     packed = w.packed.get(key)
     if packed is None:
         array, source = w.array, w.packed["source"]  # which another thread may replace meanwhile

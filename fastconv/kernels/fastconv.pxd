@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """csrc/fastconv.h for Cython: the comments are there."""
 
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint32_t
 
 cdef extern from "fastconv.h" nogil:
     enum:
@@ -51,6 +51,23 @@ cdef extern from "fastconv.h" nogil:
         const void *residual
         Py_ssize_t rows, cols, odd_cols, s_m, s_row, y_m, y_row, y_px
         int outputs, relu
+
+    ctypedef struct fc_depthwise_sums:
+        const void *x
+        const Py_ssize_t *off
+        const void *a
+        void *sums
+        Py_ssize_t a_c, x_c, x_row, channels, taps
+        Py_ssize_t rows, cols, s_row, s_px
+        int add
+
+    ctypedef struct fc_depthwise_store:
+        const void *sums
+        void *y
+        const void *bias
+        const void *residual
+        Py_ssize_t pixels, planes, y_plane, bias_plane
+        int relu
 
     ctypedef struct fc_wgrad_tile:
         const void *x[7]
@@ -108,6 +125,10 @@ cdef extern from "fastconv.h" nogil:
     ctypedef void (*fc_gemm_tile_fn)(const fc_gemm_tile *) noexcept nogil
     ctypedef void (*fc_pixel_sums_fn)(const fc_pixel_sums *) noexcept nogil
     ctypedef void (*fc_pixel_store_fn)(const fc_pixel_store *) noexcept nogil
+    ctypedef void (*fc_depthwise_load_fn)(void *, const int32_t *, const void *, Py_ssize_t, Py_ssize_t,
+                                          Py_ssize_t) noexcept nogil
+    ctypedef void (*fc_depthwise_sums_fn)(const fc_depthwise_sums *) noexcept nogil
+    ctypedef void (*fc_depthwise_store_fn)(const fc_depthwise_store *) noexcept nogil
     ctypedef void (*fc_wgrad_tile_fn)(const fc_wgrad_tile *) noexcept nogil
     ctypedef void (*fc_dot_tile_fn)(const fc_dot_tile *) noexcept nogil
     ctypedef void (*fc_map_fn)(void *, const void *, Py_ssize_t) noexcept nogil
@@ -155,6 +176,9 @@ cdef extern from "fastconv.h" nogil:
         fc_gemm_tile_fn gemm_tile[3][15]
         fc_pixel_sums_fn pixel_sums[15]
         fc_pixel_store_fn pixel_store
+        fc_depthwise_load_fn depthwise_load
+        fc_depthwise_sums_fn depthwise_sums
+        fc_depthwise_store_fn depthwise_store
         fc_wgrad_tile_fn wgrad_tile[3][8]
         fc_winograd_input_fn winograd_input[3]
         fc_winograd_tile_fn winograd_tile[3][15]
