@@ -61,8 +61,8 @@ cnp.import_array()
 
 cdef enum:
     PANEL = 2 * SIDE  # output channels, and pixels, of a tile kernel
-    # (channel block, tap) steps summed in tiles before the partial sums go to memory: three blocks of 3x3 kernels, whose weights
-    # (162 KiB with three parts) and pixels stay in L2. A constant, because it shows in the bits.
+    # (channel block, tap) steps summed in tiles before the partial sums go to memory: three blocks of 3x3 kernels, whose
+    # weights (162 KiB with three parts) and pixels stay in L2. A constant, because it shows in the bits.
     STEPS = 27
     PIXELS = 784     # outputs of a block
     CHUNK = 64       # pixels converted at a time: 8 KiB of floats, in L1

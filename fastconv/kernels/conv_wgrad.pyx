@@ -203,7 +203,7 @@ cdef uint32_t pair_dy(const Gradient *g, const Part *part, const char *dy, const
 
 cdef void add_block_split(const Gradient *g, const Part *part, const Py_ssize_t *count, const char *x,
                           const char *dy, char *sums) noexcept nogil:
-    """One block of pixels in tiles of channels and outputs, tap by tap; x[part][channel][pixel] and dy as pair_dy() leaves it."""
+    """One block of pixels in tiles of channels and outputs, tap by tap; x[part][channel][pixel], dy as of pair_dy()."""
     cdef const Job *job = &g.job
     cdef fc_split_tile tile
     cdef Py_ssize_t zero = 0, o = 0, d, c, tap, width
