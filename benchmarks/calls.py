@@ -43,11 +43,14 @@ class Unsupported(Exception):
 def fastconv_call(p: Problem, what: str, a: Arrays, algo: str = "auto") -> Call:
     """What fastconv's user would write. `a` holds the problem's arrays."""
     import fastconv as fc
+    from fastconv.algorithms import WEIGHT_GRADIENTS
 
     if isinstance(p, Block):
         return _block(p, a, algo)
-    if algo != "auto" and (not isinstance(p, Conv) or what == "dw"):
+    if algo != "auto" and not isinstance(p, Conv):
         raise Unsupported("there is one algorithm")
+    if what == "dw" and algo not in ("auto", *(row.name for row in WEIGHT_GRADIENTS)):
+        raise Unsupported("its weight gradient is that of direct")
     x, dy = a["x"], a["dy"]
     forward = what == "forward"
     if isinstance(p, Conv):

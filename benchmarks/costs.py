@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Measure the constants of fastconv/costs.py: `python -m benchmarks.costs` prints the table of the active ISA row.
 
-Every algorithm runs layers of known networks (one image) and random shapes, forward and input gradient, on one thread, in
+Every algorithm runs layers of known networks (one image) and random shapes, forward and both gradients, on one thread, in
 turns. A column of the model is a number of things done (vectors multiplied, copied, packed, ...); its constant is the time
 of one, fitted so that the sum of squared relative errors is least and no constant is negative. Takes about a minute.
 """
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import roofline
-from benchmarks.problems import PROBLEMS, Array, Conv
+from benchmarks.problems import PROBLEMS, Conv
 
 # Random shapes, from a seed, and the flops between which they lie; linear layers in disguise and depthwise ones besides them.
 RANDOM, LINEAR, DEPTHWISE, SEED = 110, 20, 40, 11
@@ -79,16 +79,11 @@ def turns(calls: dict[str, Callable[[], Any]]) -> dict[str, float]:
     return {name: 1e9 * min(found) for name, found in times.items()}
 
 
-def _call(p: Conv, gradient: bool, name: str, arrays: dict[str, Array]) -> Callable[[], Any]:
-    from benchmarks.calls import fastconv_call
-
-    return fastconv_call(p, "dx" if gradient else "forward", arrays, name)
-
-
 def measure(bandwidth: float) -> dict[str, list[Row]]:
     """The rows of each family of algorithms."""
+    from benchmarks.calls import fastconv_call
     from fastconv import costs
-    from fastconv.algorithms import ALGORITHMS
+    from fastconv.algorithms import rows as rows_of
     from fastconv.problem import conv_problem
 
     rows: dict[str, list[Row]] = {}
@@ -96,15 +91,19 @@ def measure(bandwidth: float) -> dict[str, list[Row]]:
         arrays = p.arrays("float32")
         options = (p.stride, p.padding, p.dilation, p.groups, "zeros", 2)
         problem = conv_problem("float32", p.x_shape, p.w_shape, *options)
-        for gradient in (False, True):
-            shape = costs.shape_of(problem, gradient)
-            able = [a.name for a in ALGORITHMS if not a.cannot(shape) and not a.inaccurate(shape)]
-            if p.groups == 1:  # all lanes but one would idle, for seconds
+        for what in costs.PASSES:
+            shape = costs.shape_of(problem, what)
+            able = [
+                a.name for a in rows_of(what) if not a.cannot(shape) and not a.inaccurate(shape)
+            ]
+            if p.groups == 1 and "depthwise" in able:  # all lanes but one would idle, for seconds
                 able.remove("depthwise")
-            times = turns({name: _call(p, gradient, name, arrays) for name in able})
+            times = turns({name: fastconv_call(p, what, arrays, name) for name in able})
             for name, ns in times.items():
                 if shape.bytes / bandwidth < MEMORY_SHARE * ns:
-                    rows.setdefault(costs.family(name), []).append((ns, costs.count(name, shape)))
+                    rows.setdefault(costs.family(name, what), []).append(
+                        (ns, costs.count(name, shape))
+                    )
     return rows
 
 

@@ -53,18 +53,18 @@ typedef struct {
 
 /*
  * gemm_tile[nv][mr]: pixel-vectorised product.
- *   acc[m][p] = sum_c a[c*mr + m] * x[c*x_c + p]     p < nv*lanes
+ *   acc[m][p] = sum_c a[c*a_c + m] * x[c*x_c + p]     p < nv*lanes
  *   y[m*y_m + p*y_px] = act(acc[m][p] + bias_m[m] + bias_n[p] + residual[...])
  * Partial sums live in y. x must be readable for nv*lanes pixels; `pixels` of them are stored.
  */
 typedef struct {
     const void *x;
-    const void *a; /* a[channels][mr] */
+    const void *a; /* a[channels][mr], rows a_c apart */
     void *y;
     const void *bias_m;   /* bias_m[mr] or NULL */
     const void *bias_n;   /* bias_n[pixels] or NULL */
     const void *residual; /* same strides as y, or NULL */
-    ptrdiff_t x_c, channels;
+    ptrdiff_t x_c, a_c, channels;
     ptrdiff_t y_m, y_px;
     ptrdiff_t left, cols,
         y_gap;  /* pixels to the end of the row, of a whole row, and what is skipped after it */
@@ -157,11 +157,12 @@ typedef enum {
 } fc_winograd_kind;
 
 /* winograd_input: v[i*alpha + j][tile] = (B^T d B)[i][j] of a row of tiles that are m pixels apart
- */
+ * winograd_dy: v[i*alpha + j][tile] = (G d G^T)[i][j] of a row of tiles of r x r pixels */
 typedef struct {
-    const void *x; /* x[alpha][(tiles - 1)*m + alpha][lanes], rows x_row apart */
-    void *v;       /* v[alpha*alpha][tiles][lanes], positions v_p apart */
-    ptrdiff_t x_row, v_p, tiles;
+    const void *x; /* winograd_input: x[alpha][(tiles - 1)*m + alpha][lanes], rows x_row apart;
+                      winograd_dy: x[r][tiles*r][lanes] */
+    void *v;       /* v[alpha*alpha][tiles][lanes], positions v_p and tiles v_t apart */
+    ptrdiff_t x_row, v_p, v_t, tiles;
 } fc_winograd_input;
 
 /* winograd_tile[nv][mr]: y[m][o] (+)= sum_b sum_c x[b*x_b + m*lanes + c] * w[(b*lanes + c)*NR + o],
@@ -217,6 +218,14 @@ typedef struct {
     void (*tile[FC_SPLIT_MAX + 1][3][3])(const fc_split_tile *);
 } fc_split_kernels;
 
+/* winograd_dw: dw[channel][i*m + j] = (A^T sums A)[i][j], `lanes` output channels */
+typedef struct {
+    const void *sums; /* sums[alpha*alpha][channels][...], s_p and s_c apart */
+    void *dw;         /* dw[channels][m*m][...], taps dw_t apart */
+    ptrdiff_t s_p, s_c, dw_t, channels;
+    int *nonfinite; /* set to 1 when some A^T sums A is not finite */
+} fc_winograd_dw;
+
 /* dot_tile[na][nb]: acc[i*acc_row + m] += sum_r sum_p a[i][r*a_row + p] * b[m][r*b_row + p] */
 typedef struct {
     const void *a[FC_DOT_A_MAX];
@@ -262,6 +271,7 @@ typedef void (*fc_winograd_tile_fn)(const fc_winograd_tile *);
 typedef void (*fc_winograd_output_fn)(const fc_winograd_output *);
 /* u[i*alpha + j] = (G g G^T)[i][j] for `lanes` output channels: positions u_p, taps g_t apart */
 typedef void (*fc_winograd_weight_fn)(void *u, ptrdiff_t u_p, const void *g, ptrdiff_t g_t);
+typedef void (*fc_winograd_dw_fn)(const fc_winograd_dw *);
 typedef void (*fc_pool_fn)(const fc_pool *);
 typedef void (*fc_map_fn)(void *y, const void *x, ptrdiff_t n);
 typedef void (*fc_map2_fn)(void *dx, const void *dy, const void *x, ptrdiff_t n);
@@ -295,6 +305,10 @@ typedef struct {
     fc_winograd_tile_fn winograd_tile[FC_NV_MAX + 1][FC_MR_MAX + 1]; /* up to conv_mr[nv] */
     fc_winograd_output_fn winograd_output[FC_WINOGRAD_COUNT];
     fc_winograd_weight_fn winograd_weight[FC_WINOGRAD_COUNT];
+    /* Weight gradient by F(3 x 3, 4 x 4). Its points are those of F(4 x 4, 3 x 3), whose
+     * winograd_input is therefore that of both. */
+    fc_winograd_input_fn winograd_dy;
+    fc_winograd_dw_fn winograd_dw;
 
     /* y[i] = x[i*step], i < n */
     void (*copy_strided)(void *y, const void *x, ptrdiff_t n, ptrdiff_t step);

@@ -3,7 +3,7 @@
 
 A row says why it cannot run a problem, or not accurately enough, which error class it belongs to, and how it runs. Of the
 others the one of which the least time is expected is taken (costs.py); `algo=` forces one. Tests and benchmarks iterate over
-ALGORITHMS.
+ALGORITHMS, whose rows run a convolution and its input gradient, and over WEIGHT_GRADIENTS.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastconv import costs
-from fastconv.costs import Shape
+from fastconv.costs import Pass, Shape
 from fastconv.kernels import (
     conv_depthwise,
     conv_direct,
@@ -25,15 +25,17 @@ from fastconv.kernels import (
     conv_linear,
     conv_pixel,
     conv_split,
+    conv_wgrad,
     conv_winograd,
     isa,
+    wgrad_winograd,
 )
 from fastconv.kernels.call import Memo
 from fastconv.kernels.lattice import Lattice, join
 from fastconv.problem import PRECISIONS, Conv, LatticeSpec, choice
 
 if TYPE_CHECKING:
-    from fastconv.kernels.correlate import Run
+    from fastconv.kernels.correlate import Run, WeightRun
 
 # Below this many flops, and bytes, one thread is faster: waking a team costs microseconds, the work takes as long.
 SERIAL_FLOPS, SERIAL_BYTES = 2.5e6, 1 << 18
@@ -64,7 +66,7 @@ class Algorithm:
     name: str
     summary: str
     error: str
-    run: Run
+    run: Run | WeightRun
     cannot: Callable[[Shape], str | None] = nothing
     inaccurate: Callable[[Shape], str | None] = nothing
     joins: bool = False
@@ -94,8 +96,18 @@ def inaccurate_winograd(least: int, shape: Shape) -> str | None:
     return None
 
 
+def inaccurate_weight_gradient(shape: Shape) -> str | None:
+    if min(shape.size[1:]) <= 4:
+        return "maps of one tile: its rounding errors would weigh too much"
+    if shape.pixels < WEIGHT_GRADIENT_LEAST:
+        return f"fewer than {WEIGHT_GRADIENT_LEAST} terms a sum: its rounding errors would weigh too much"
+    return None
+
+
 # Fewest channels with which F(m, r) keeps the promise of docs/numerics.md: at most twice the error of a multiply-add chain.
 WINOGRAD_LEAST = {(4, 3): 48, (2, 3): 16, (2, 5): 24}
+# Likewise the fewest pixels of dy, over all images, for the weight gradient by F(3, 4).
+WEIGHT_GRADIENT_LEAST = 392
 
 
 def cannot_split(shape: Shape) -> str | None:
@@ -112,14 +124,14 @@ SPLITS = {
 }
 
 
-def _split(products: int) -> Algorithm:
+def _split(run: Callable[..., int], run_linear: Callable[..., int], products: int) -> Algorithm:
     return Algorithm(
         f"split_{products}",
         f"direct, {SPLITS[products]}",
         f"split_{products}",
-        partial(conv_split.run, products),
+        partial(run, products),
         cannot_split,
-        run_linear=partial(conv_linear.run, products),
+        run_linear=partial(run_linear, products),
         precision=dict(zip(SPLITS, PRECISIONS, strict=True))[products],
         guard="a sum that is not finite, or operands so small that their last bits would be lost",
     )
@@ -162,7 +174,7 @@ ALGORITHMS = (
         joins=True,
     ),
     *map(_winograd, range(len(conv_winograd.KINDS))),
-    *map(_split, SPLITS),
+    *map(partial(_split, conv_split.run, conv_linear.run), SPLITS),
     Algorithm(
         "direct",
         "direct, vectorised over output channels",
@@ -176,6 +188,35 @@ ALGORITHMS = (
         conv_im2col.run,
     ),
 )
+WEIGHT_GRADIENTS = (
+    Algorithm(
+        "linear",
+        "one matrix product over flattened images",
+        "direct",
+        partial(conv_linear.weight_gradient, 0),
+        cannot=cannot_linear,
+    ),
+    Algorithm(
+        "winograd_4_3",
+        "Winograd F(3x3, 4x4): 4 times fewer products",
+        "winograd_4_3",
+        wgrad_winograd.run,
+        partial(cannot_winograd, 3),
+        inaccurate_weight_gradient,
+        guard="a sum that is not finite",
+    ),
+    *map(partial(_split, conv_wgrad.run, conv_linear.weight_gradient), SPLITS),
+    Algorithm(
+        "direct",
+        "direct, vectorised over output channels, or along the pixels where they are few",
+        "direct",
+        partial(conv_wgrad.run, 0),
+    ),
+)
+# What stands in for "direct" where weighs_depthwise() says so.
+DEPTHWISE_WEIGHT_GRADIENT = Algorithm(
+    "depthwise", "direct, vectorised over groups", "direct", conv_depthwise.weight_gradient
+)
 NAMES = tuple(a.name for a in ALGORITHMS)
 GENERAL_NAMES = tuple(a.name for a in ALGORITHMS if a.general)
 
@@ -183,6 +224,11 @@ GENERAL_NAMES = tuple(a.name for a in ALGORITHMS if a.general)
 def is_serial(problem: Conv) -> bool:
     """Whether one thread does it, however many are wanted."""
     return problem.flops < SERIAL_FLOPS and problem.bytes < SERIAL_BYTES
+
+
+def rows(what: Pass) -> tuple[Algorithm, ...]:
+    """The algorithms of a pass."""
+    return WEIGHT_GRADIENTS if what == "dw" else ALGORITHMS
 
 
 @dataclass(frozen=True)
@@ -194,7 +240,7 @@ class Plan:
     reasons: tuple[tuple[str, str], ...]
     expected: dict[str, float]
     lattices: tuple[Lattice, ...]
-    gradient: bool = False
+    what: Pass = "forward"
 
     @property
     def flops(self) -> int:
@@ -234,12 +280,15 @@ def select(
 ) -> tuple[Algorithm, tuple[tuple[str, str], ...], dict[str, float]]:
     """The algorithm, the (name, reason) of each row passed by, and the seconds on one thread expected of each that was weighed.
 
-    ValueError when a forced row cannot run it.
+    ValueError when a forced row cannot run it. A name that is no row of the weight gradient stands for "direct" there.
     """
     choice("algo", algo, ("auto", *NAMES))
+    candidates = rows(shape.what)
+    if algo not in ("auto", *(a.name for a in candidates)):
+        algo = "direct"
     reasons: dict[str, str] = {}
     weighed: dict[Algorithm, float] = {}
-    for algorithm in ALGORITHMS:
+    for algorithm in candidates:
         if algo not in ("auto", algorithm.name):
             continue
         reason = algorithm.cannot(shape)
@@ -273,17 +322,17 @@ def _lattices(
     return (join(lattices),) if algorithm.joins and len(lattices) > 1 else lattices
 
 
-def _make_plan(problem: Conv, algo: str, gradient: bool, prepared: bool, precision: str) -> Plan:
-    shape = costs.shape_of(problem, gradient, prepared)
+def _make_plan(problem: Conv, algo: str, what: Pass, prepared: bool, precision: str) -> Plan:
+    shape = costs.shape_of(problem, what, prepared)
     algorithm, reasons, expected = select(algo, shape, precision)
-    specs = problem.input_gradient_lattices() if gradient else [problem.forward_lattice()]
-    return Plan(
-        problem, algorithm, reasons, expected, _lattices(algorithm, problem, specs), gradient
-    )
+    specs = problem.input_gradient_lattices() if what == "dx" else [problem.forward_lattice()]
+    if what == "dw" and algorithm.name == "direct" and weighs_depthwise(problem):
+        algorithm, expected = DEPTHWISE_WEIGHT_GRADIENT, {"depthwise": expected["direct"]}
+        specs = [problem.weight_gradient_lattice()]
+    return Plan(problem, algorithm, reasons, expected, _lattices(algorithm, problem, specs), what)
 
 
 _plans = Memo(PLANS, PLAN_BYTES)
-_weight_lattices = Memo(PLANS, PLAN_BYTES)
 # Calls made before, by their signature; and the problems of backward convolutions.
 calls = Memo(CALLS, PLAN_BYTES)
 conv_gradients = Memo(CALLS, PLAN_BYTES)
@@ -292,52 +341,23 @@ conv_gradients = Memo(CALLS, PLAN_BYTES)
 def plan(
     problem: Conv,
     algo: str = "auto",
-    gradient: bool = False,
+    what: Pass = "forward",
     prepared: bool = False,
     precision: str = "highest",
 ) -> Plan:
-    """The cached plan of a forward convolution or of its input gradient, on the active ISA; `prepared`: with packed weights."""
-    key = (problem, algo, gradient, prepared, precision, isa.current())
+    """The cached plan of a convolution or of one of its gradients, on the active ISA; `prepared`: with packed weights."""
+    key = (problem, algo, what, prepared, precision, isa.current())
     found: Plan | None = _plans.get(key)
     if found is None:
-        found = _make_plan(problem, algo, gradient, prepared, precision)
+        found = _make_plan(problem, algo, what, prepared, precision)
         _plans.put(key, found, found.nbytes)
     return found
 
 
 def clear_plans() -> None:
     """Forget the plans and the calls made before."""
-    for memo in (_plans, _weight_lattices, calls, conv_gradients):
+    for memo in (_plans, calls, conv_gradients):
         memo.clear()
-
-
-def forward_lattice(problem: Conv) -> Lattice:
-    """The lattice of the forward convolution, for the weight gradient."""
-    return plan(problem).lattices[0]
-
-
-def weight_gradient_products(problem: Conv, algo: str, precision: str) -> int:
-    """The products of the split kernels that a weight gradient takes; 0: the direct kernel.
-
-    ValueError when a forced algorithm cannot run it.
-    """
-    key = ("dw", problem, algo, precision, isa.current())
-    found: int | None = _plans.get(key)
-    if found is None:
-        found = _choose_products(costs.shape_of(problem), algo, precision)
-        _plans.put(key, found, 0)
-    return found
-
-
-def _choose_products(shape: Shape, algo: str, precision: str) -> int:
-    reason = cannot_split(shape)
-    if algo.startswith("split"):
-        if reason is not None:
-            raise ValueError(f"algo: {algo!r} cannot run this problem: {reason}")
-        return int(algo.removeprefix("split_"))
-    if algo != "auto" or reason is not None:
-        return 0
-    return min(_allowed(precision), key=lambda n: costs.weight_gradient_seconds(n, shape))
 
 
 def _allowed(precision: str) -> list[int]:
@@ -364,21 +384,14 @@ def weighs_depthwise(problem: Conv) -> bool:
     return cells <= DEPTHWISE_PIXELS
 
 
-def weight_gradient_lattice(problem: Conv) -> Lattice:
-    """The cached lattice of a weight gradient that is vectorised over groups."""
-    found: Lattice | None = _weight_lattices.get(problem)
-    if found is None:
-        found = Lattice(*problem.weight_gradient_lattice())
-        _weight_lattices.put(problem, found, 4096 + found.nbytes)
-    return found
-
-
 def workspace(found: Plan, max_workspace: int | None = None) -> int:
     """Bytes of workspace the plan needs on each thread."""
-    problem, gradient = found.problem, found.gradient
+    problem, gradient = found.problem, found.what == "dx"
     shapes = (problem.y_shape, problem.x_shape) if gradient else (problem.x_shape, problem.y_shape)
     w_shape = (problem.groups * problem.outputs, problem.channels, math.prod(problem.kernel))
     x, y, w = (np.broadcast_to(np.zeros(1, problem.dtype), s) for s in (*shapes, w_shape))
+    if found.what == "dw":
+        return found.run(found.lattices[0], x, w, y, problem.groups, 0, max_workspace)
     sizes = [
         found.run(lattice, x, w, y, problem.groups, gradient, None, None, -1, 0, max_workspace)
         for lattice in found.lattices

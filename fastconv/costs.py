@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Literal, get_args
 
 from fastconv.kernels import conv_winograd, isa
 from fastconv.problem import Conv, Sizes
@@ -27,8 +28,13 @@ WINOGRAD_TILES = 32
 TILE_PRODUCTS, TILE_SIDE, TILE_TERMS = 16 * 16 * 32, 16, 32
 # Of its time a split kernel with one tile of either operand loads this much more than with two.
 SINGLE = 1.5
+WGRAD_PIXELS, WGRAD_OUTPUTS, WGRAD_TERMS, WGRAD_TILES = 256, 128, 288, 512
 # Of so many bytes half is taken to leave the caches before it is used.
 FAR = 8 << 20
+
+
+Pass = Literal["forward", "dx", "dw"]
+PASSES: tuple[Pass, ...] = get_args(Pass)
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ class Shape:
     halo: Sizes  # input pixels that the kernel reaches beyond its first
     phases: Sizes  # remainders by `step` of the input pixels it reads
     runs: int
-    gradient: bool
+    what: Pass
     is_plain: bool  # stride and dilation 1
     is_linear: bool
     bytes: int  # each operand once
@@ -73,8 +79,8 @@ class Shape:
         return max(1, math.ceil(self.terms / CHAIN))
 
 
-def shape_of(problem: Conv, gradient: bool = False, prepared: bool = False) -> Shape:
-    """The shape of a forward convolution, or of an input gradient."""
+def shape_of(problem: Conv, what: Pass = "forward", prepared: bool = False) -> Shape:
+    """The shape of a convolution, or of one of its gradients."""
     stride, kernel, dilation = problem.stride, problem.kernel, problem.dilation
     channels, outputs, plane = problem.channels, problem.outputs, problem.out
     ones: Sizes = (1, 1, 1)
@@ -84,7 +90,7 @@ def shape_of(problem: Conv, gradient: bool = False, prepared: bool = False) -> S
         min(k, s // math.gcd(s, d)) for k, s, d in zip(kernel, stride, dilation, strict=True)
     )
     runs = 1
-    if gradient:
+    if what == "dx":
         channels, outputs, step, spread = outputs, channels, ones, stride
         plane = tuple(-(-n // s) for n, s in zip(problem.sizes, stride, strict=True))
         halo = tuple(n // s for n, s in zip(halo, stride, strict=True))
@@ -102,7 +108,7 @@ def shape_of(problem: Conv, gradient: bool = False, prepared: bool = False) -> S
         halo,
         phases,
         runs,
-        gradient,
+        what,
         stride == dilation == ones,
         problem.is_linear,
         problem.bytes,
@@ -135,7 +141,7 @@ def _packing(
     return {
         "pack": vectors,
         "pack far": vectors * _far(size),
-        "turn": turned if shape.gradient or transforms else 0,
+        "turn": turned if shape.what == "dx" or transforms else 0,
     }
 
 
@@ -324,14 +330,85 @@ MODELS: dict[str, Callable[[Shape], Counts]] = {
 }
 
 
-def family(name: str) -> str:
-    """The key of COSTS: one kernel serves every F(m, r)."""
-    return name.partition("_")[0]
+def _dw_linear(shape: Shape) -> Counts:
+    vectors = _vectors(shape, shape.terms)
+    return {
+        "fma": shape.outputs * vectors * shape.images,
+        "input": shape.images * (vectors + _vectors(shape, shape.outputs)),
+        "stores": shape.outputs * vectors,
+        "calls": 1,
+    }
+
+
+def _dw_direct(shape: Shape) -> Counts:
+    outputs, pixels = _vectors(shape, shape.outputs), shape.size[1] * shape.size[2]
+    panels = math.ceil(shape.outputs / WGRAD_OUTPUTS)
+    parts = math.ceil(shape.channels / max(1, WGRAD_TERMS // math.prod(shape.kernel)))
+    blocks = shape.groups * shape.images * math.ceil(pixels / WGRAD_PIXELS)
+    band = {name: panels * n for name, n in _band(shape, WGRAD_PIXELS).items()}
+    if outputs == 1:  # along the pixels
+        rows = shape.images * shape.size[1] * _vectors(shape, shape.size[2])
+        products = {"dots": shape.groups * shape.outputs * shape.terms * rows}
+        return {
+            "fma": 0,
+            **products,
+            "chains": blocks * shape.outputs * shape.terms,
+            **band,
+            "calls": 1,
+        }
+    return {
+        "fma": shape.groups * outputs * shape.terms * shape.pixels,
+        "tiles": blocks * shape.terms * outputs,
+        "transposes": shape.groups * parts * outputs * shape.pixels,
+        "stores": shape.groups * shape.terms * outputs,
+        **band,
+        "calls": 1,
+    }
+
+
+def _dw_winograd(shape: Shape) -> Counts:
+    tiles = shape.images * shape.size[0] * math.prod(math.ceil(n / 4) for n in shape.size[1:])
+    channels, outputs = _vectors(shape, shape.channels), _vectors(shape, shape.outputs)
+    sums = shape.groups * 36 * shape.channels * outputs
+    return {
+        "fma": sums * tiles,
+        "input": shape.groups * 36 * tiles * (channels + outputs),
+        "sums": sums * math.ceil(tiles / WGRAD_TILES),
+        "calls": 1,
+    }
+
+
+def _dw_split(products: int, shape: Shape) -> Counts:
+    if shape.is_linear:
+        return _split_gemm(products, shape.outputs, round(shape.terms), shape.images)
+    height, width = shape.size[1:]
+    row = width + shape.halo[2] // shape.step[2]
+    channels, outputs = _tiles(shape.channels), _tiles(shape.outputs)
+    tiles = shape.images * _tiles(height * row, TILE_TERMS) * channels * outputs * shape.taps
+    single = SINGLE if min(channels, outputs) == 1 else 1
+    return {
+        "fma": products * shape.groups * tiles * single * TILE_PRODUCTS / isa.lanes(4),
+        "elements": shape.groups * shape.images * height * row * TILE_SIDE * (channels + outputs),
+    }
+
+
+DW_MODELS: dict[str, Callable[[Shape], Counts]] = {
+    "linear": _dw_linear,
+    "winograd_4_3": _dw_winograd,
+    **{f"split_{products}": partial(_dw_split, products) for products in (6, 3, 1)},
+    "direct": _dw_direct,
+}
+
+
+def family(name: str, what: Pass = "forward") -> str:
+    """The key of COSTS: one kernel serves every F(m, r), and tile registers every pass."""
+    kind = name.partition("_")[0]
+    return f"dw {kind}" if what == "dw" and kind != "split" else kind
 
 
 def count(name: str, shape: Shape) -> Counts:
     """How often what the algorithm does is done."""
-    return MODELS[name](shape)
+    return (DW_MODELS if shape.what == "dw" else MODELS)[name](shape)
 
 
 @dataclass(frozen=True)
@@ -346,7 +423,8 @@ class Costs:
 
 # One core of an AMD EPYC (Zen 3), gcc 12.2, a virtual machine: printed by `python -m benchmarks.costs`. Of the forward and input
 # gradients that each was fitted to, the model is within 10 % for 56 % of 333 (pixel), 68 % of 338 (direct), 54 % of 338 (im2col),
-# 80 % of 130 (winograd) and 26 % of 34 (linear).
+# 80 % of 130 (winograd) and 26 % of 34 (linear); of the weight gradients for 68 % of 167 (direct), 76 % of 29 (winograd) and
+# 94 % of 17 (linear).
 _AVX2 = Costs(
     peak=91,
     bandwidth=20,
@@ -419,6 +497,30 @@ _AVX2 = Costs(
             "stores": 2.6,
             "turn": 29.2,
         },
+        "dw linear": {
+            "calls": 10800,
+            "efficiency": 0.86,
+            "input": 1.13,
+            "stores": 1.44,
+        },
+        "dw direct": {
+            "calls": 10700,
+            "chains": 4.13,
+            "copies": 0.641,
+            "dots": 0.118,
+            "efficiency": 0.972,
+            "gathers": 1.22,
+            "lines": 5.84,
+            "stores": 3.15,
+            "tiles": 1.7,
+            "transposes": 2.71,
+        },
+        "dw winograd": {
+            "calls": 10900,
+            "efficiency": 0.788,
+            "input": 3.52,
+            "sums": 1.11,
+        },
     },
 )
 # The other rows were not measured. The model counts vectors, so the same constants stand for as many times more or fewer elements
@@ -449,7 +551,7 @@ def peak(itemsize: int) -> float:
 def seconds(name: str, shape: Shape) -> float:
     """Expected time on one core of the machine that the table of the active row comes from."""
     memory = shape.bytes * _far(shape.bytes) / COSTS[isa.current()].bandwidth
-    return _seconds(family(name), count(name, shape), memory)
+    return _seconds(family(name, shape.what), count(name, shape), memory)
 
 
 def _seconds(of: str, counts: Counts, memory: float = 0.0) -> float:
@@ -473,24 +575,3 @@ def gemm_seconds(products: int, m: int, n: int, k: int) -> float:
         "calls": 1,
     }
     return _seconds("linear", counts)
-
-
-# The direct weight gradient's share of the peak.
-WEIGHT_GRADIENT_EFFICIENCY = 0.8
-
-
-def weight_gradient_seconds(products: int, shape: Shape) -> float:
-    """The same for a weight gradient of a forward `shape`: with the direct kernel, or as products on tile registers."""
-    if not products:
-        flops = 2 * shape.groups * shape.terms * shape.outputs * shape.pixels
-        return 1e-9 * flops / (WEIGHT_GRADIENT_EFFICIENCY * COSTS[isa.current()].peak)
-    height, width = shape.size[1:]
-    row = width + shape.halo[2] // shape.step[2]
-    channels, outputs = _tiles(shape.channels), _tiles(shape.outputs)
-    tiles = shape.images * _tiles(height * row, TILE_TERMS) * channels * outputs * shape.taps
-    single = SINGLE if min(channels, outputs) == 1 else 1
-    counts = {
-        "fma": products * shape.groups * tiles * single * TILE_PRODUCTS / isa.lanes(4),
-        "elements": shape.groups * shape.images * height * row * TILE_SIDE * (channels + outputs),
-    }
-    return _seconds("split", counts)

@@ -113,7 +113,7 @@ def explain(
 
     Parameters
     ----------
-    operation : {"conv1d", "conv2d", "conv3d"}, the same with "_dx" for the input gradient, or a problem.Conv
+    operation : {"conv1d", "conv2d", "conv3d"}, the same with "_dx" or "_dw" for its gradients, or a problem.Conv
     x_shape, w_shape : shapes (N, C, ...) and (O, C/groups, ...)
         Whatever the layout of the call: kernels see NCHW.
     algo, precision : as in conv2d
@@ -134,20 +134,19 @@ def explain(
     >>> print(fastconv.explain("conv2d", (1, 64, 56, 56), (64, 64, 3, 3), padding=1).algorithm)
     winograd_4_3
     """
-    gradient = False
+    what: costs.Pass = "forward"
     if isinstance(operation, Conv):
         problem, name = operation, f"conv{operation.rank}d"
     else:
-        name = choice(
-            "operation", operation, [f"conv{r}d{g}" for r in (1, 2, 3) for g in ("", "_dx")]
-        )
-        gradient = name.endswith("_dx")
+        passes: dict[str, costs.Pass] = {"": "forward", "_dx": "dx", "_dw": "dw"}
+        name = choice("operation", operation, [f"conv{r}d{g}" for r in (1, 2, 3) for g in passes])
+        what = passes[name[6:]]
         if x_shape is None or w_shape is None:
             raise ValueError(f"x_shape, w_shape: explain({name!r}, ...) needs both")
         problem = _conv(int(name[4]), x_shape, w_shape, options)
     choice("algo", algo, ("auto", *algorithms.NAMES))
     word = runtime.resolve_precision(precision)
-    plan = algorithms.plan(problem, algo, gradient, precision=word)
+    plan = algorithms.plan(problem, algo, what, precision=word)
     team = plan.threads(runtime.get_num_threads())
     # the table's machine and this one differ by their clocks, at least
     scale = costs.peak(problem.itemsize) / _peak(problem.itemsize) / team

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import fastconv
-from fastconv import algorithms
+from fastconv import algorithms, costs
 from fastconv.problem import Conv, conv_problem
 
 
@@ -94,12 +94,12 @@ def test_plans_are_bounded_in_bytes() -> None:
     assert len(algorithms._plans) == algorithms.PLAN_BYTES // 8_100_000
 
 
-@pytest.mark.parametrize("gradient", [False, True])
+@pytest.mark.parametrize("what", costs.PASSES)
 @pytest.mark.parametrize("name", algorithms.GENERAL_NAMES)
-def test_workspace_of_a_large_problem(name: str, gradient: bool) -> None:
+def test_workspace_of_a_large_problem(name: str, what: costs.Pass) -> None:
     """A 9x9, 64 -> 3 convolution on 16x64x224x224: at most 64 MiB a thread."""
     p = problem((16, 64, 224, 224), (3, 64, 9, 9), padding=4)
-    size = algorithms.workspace(algorithms.plan(p, name, gradient))
+    size = algorithms.workspace(algorithms.plan(p, name, what))
     assert 0 < size <= 64 << 20
 
 
@@ -121,6 +121,7 @@ def test_explain() -> None:
     p = problem((1, 64, 56, 56), (64, 64, 3, 3), padding=1)
     assert fastconv.explain(p).algorithm == "winograd_4_3"
     assert fastconv.explain("conv1d_dx", (1, 2, 90), (3, 2, 5), algo="im2col").algorithm == "im2col"
+    assert fastconv.explain("conv1d_dw", (1, 2, 90), (3, 2, 5), algo="im2col").algorithm == "direct"
 
 
 def test_explain_says_what_runs(
@@ -141,6 +142,13 @@ def test_explain_says_what_runs(
         fastconv.conv2d(np.ones(x, np.float32), np.ones(w, np.float32))
         line = capfd.readouterr().err.splitlines()[-1]
         assert line.split(",")[1:3] == ["conv2d", expected]
+    for shape in ((2, 64, 28, 28), (1, 64, 7, 7)):
+        a = np.ones(shape, np.float32)
+        expected = fastconv.explain("conv2d_dw", shape, (64, 64, 3, 3), padding=1).algorithm
+        needs = (False, True, False)
+        fastconv.conv2d_backward(a, a, np.ones((64, 64, 3, 3), np.float32), padding=1, needs=needs)
+        line = capfd.readouterr().err.splitlines()[-1]
+        assert line.split(",")[1:3] == ["conv2d_dw", expected]
 
 
 def test_explain_errors() -> None:

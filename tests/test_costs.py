@@ -18,26 +18,28 @@ def problem(x: tuple[int, ...], w: tuple[int, ...], *options: int) -> Conv:
     return conv_problem("float32", x, w, stride, padding, dilation, groups, "zeros", 2)
 
 
-def names() -> list[str]:
-    """The algorithms that the active row has."""
-    return [n for n in algorithms.NAMES if costs.family(n) in costs.COSTS[isa.current()].ns]
+def rows(what: costs.Pass) -> list[str]:
+    """The algorithms of a pass that the active row has."""
+    ns = costs.COSTS[isa.current()].ns
+    return [a.name for a in algorithms.rows(what) if costs.family(a.name, what) in ns]
 
 
-def test_every_row_has_costs_of_its_algorithms(isa_row: str) -> None:
-    assert ("split_6" in names()) == isa.has_split()
-    assert len(names()) == len(algorithms.NAMES) - 3 * (not isa.has_split())
-    for name in names():
-        assert costs.COSTS[isa.current()].ns[costs.family(name)]["efficiency"] > 0
+@pytest.mark.parametrize("what", costs.PASSES)
+def test_every_row_has_costs_of_its_algorithms(what: costs.Pass, isa_row: str) -> None:
+    assert ("split_6" in rows(what)) == isa.has_split()
+    assert len(rows(what)) == len(algorithms.rows(what)) - 3 * (not isa.has_split())
+    for name in rows(what):
+        assert costs.COSTS[isa.current()].ns[costs.family(name, what)]["efficiency"] > 0
 
 
 def test_constants_are_of_what_is_counted() -> None:
     """A constant without a count, misspelt for example, would silently count for nothing."""
-    counted = dict.fromkeys(map(costs.family, algorithms.NAMES), frozenset({"efficiency"}))
-    for x, w, stride in (((2, 6, 9, 9), (8, 6, 3, 3), 1), ((2, 6, 9, 9), (8, 6, 3, 3), 3)):
-        for gradient in (False, True):
-            shape = costs.shape_of(problem(x, w, stride), gradient)
-            for name in algorithms.NAMES:
-                counted[costs.family(name)] |= costs.count(name, shape).keys()
+    counted = dict.fromkeys([*costs.COSTS["avx2"].ns, "split"], frozenset({"efficiency"}))
+    for x, outputs, stride in (((2, 6, 9, 9), 8, 1), ((2, 6, 9, 9), 40, 3)):
+        for what in costs.PASSES:
+            shape = costs.shape_of(problem(x, (outputs, 6, 3, 3), stride), what)
+            for row in algorithms.rows(what):
+                counted[costs.family(row.name, what)] |= costs.count(row.name, shape).keys()
     for name, constants in costs.COSTS["avx2"].ns.items():
         assert constants.keys() <= counted[name]
 
@@ -58,9 +60,9 @@ def test_prepared_weights_cost_nothing() -> None:
     [((0, 2, 5, 5), (3, 2, 3, 3)), ((1, 2, 3, 3), (3, 2, 3, 3)), ((1, 1, 1, 1), (1, 1, 1, 1))],
 )
 def test_costs_of_next_to_nothing(x: tuple[int, ...], w: tuple[int, ...]) -> None:
-    for gradient in (False, True):
-        shape = costs.shape_of(problem(x, w), gradient)
-        assert all(costs.seconds(name, shape) >= 0 for name in names())
+    for what in costs.PASSES:
+        shape = costs.shape_of(problem(x, w), what)
+        assert all(costs.seconds(name, shape) >= 0 for name in rows(what))
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3])
@@ -68,7 +70,7 @@ def test_costs_of_next_to_nothing(x: tuple[int, ...], w: tuple[int, ...]) -> Non
 def test_an_input_gradient_multiplies_as_much_as_its_forward(kernel: int, stride: int) -> None:
     """The phases of the input share the taps: as many products, up to the edges."""
     p = problem((1, 4, 60, 60), (8, 4, kernel, kernel), stride, kernel // 2)
-    shape = costs.shape_of(p, gradient=True)
+    shape = costs.shape_of(p, "dx")
     products = shape.runs * shape.pixels * shape.terms * shape.outputs
     assert products == pytest.approx(p.flops / 2, rel=0.15)
 

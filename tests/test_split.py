@@ -309,7 +309,8 @@ def test_choice_by_precision(
     assert chosen.name == expected
     less = [name for name in SPLITS if SPLITS[name] < SPLITS[expected]]
     assert all(repr(word) in dict(reasons)[name] for name in less)
-    assert algorithms._choose_products(shape, "auto", word) == SPLITS[expected]
+    shape = costs.shape_of(problem, "dw")
+    assert algorithms.select("auto", shape, word)[0].name == expected
 
 
 def test_precision_reaches_the_kernels(split_row: str, monkeypatch: pytest.MonkeyPatch) -> None:

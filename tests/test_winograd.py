@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Winograd convolution: its tables, its results, its errors, and what it does with values that are not finite."""
+"""Winograd convolution and its weight gradient: tables, results, errors, and what they do with values that are not finite."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ CASES: dict[str, tuple[tuple[int, ...], int, dict[str, Any]]] = {
     "reflect": ((1, 8, 9, 11), 8, {"padding": 2, "padding_mode": "reflect"}),
     "replicate": ((1, 8, 9, 11), 8, {"padding": 7, "padding_mode": "replicate"}),
     "circular": ((1, 8, 9, 11), 8, {"padding": 5, "padding_mode": "circular"}),
+    "many-tiles": ((1, 2, 199, 181), 3, {"padding": 1}),
 }
 
 
@@ -72,7 +73,7 @@ def test_tables_are_generated() -> None:
     assert text.stdout == POINTS.with_suffix(".h").read_text()
 
 
-@pytest.mark.parametrize(("m", "r"), conv_winograd.KINDS)
+@pytest.mark.parametrize(("m", "r"), [*conv_winograd.KINDS, (3, 4)])
 def test_matrices_compute_a_correlation(m: int, r: int) -> None:
     """A^T [(G g) * (B^T x)] is the correlation of x with g, in exact rationals, for each pair of unit vectors."""
     a_t, g, b_t = points().matrices(m, r)
@@ -113,6 +114,84 @@ def test_two_by_two_is_exact(name: str, dtype: str, isa_row: str) -> None:
     assert np.array_equal(y, reference.conv(x, w, b, **options))
     dx = fastconv.conv2d_backward(dy, x, w, algo="winograd_2_3", **options)[0]
     assert np.array_equal(dx, reference.conv_backward(dy, x, w, **options)[0])
+
+
+def weight_gradient(dy: Array, x: Array, w: Array, algo: str = "auto", **options: Any) -> Array:
+    needs = (False, True, False)
+    dw: Array = fastconv.conv2d_backward(dy, x, w, algo=algo, needs=needs, **options)[1]
+    return dw
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_weight_gradient_against_the_reference(name: str, dtype: str, isa_row: str) -> None:
+    """The same bits at every thread count and within any workspace: fewer channels at a time, not fewer tiles."""
+    x, w, _, dy, options = operands(name, "winograd_4_3", dtype, reals)
+    found = weight_gradient(dy, x, w, "winograd_4_3", **options)
+    for threads in THREADS:
+        for most in (None, 1, 300_000):
+            with fastconv.threads(threads):
+                again = weight_gradient(dy, x, w, "winograd_4_3", max_workspace=most, **options)
+            assert again.tobytes() == found.tobytes()
+    expected = reference.conv_backward(dy, x, w, **options)[1]
+    trusted(expected)
+    scale = reference.conv_backward(abs(dy), abs(x), abs(w), **options)[1]
+    assert_close(found, expected, np.maximum(scale, scale.mean()), "winograd_4_3")
+
+
+def test_weight_gradient_of_a_depth(isa_row: str) -> None:
+    g = rng(1)
+    x, w = reals(g, (2, 9, 3, 8, 9), "float64"), reals(g, (10, 9, 1, 3, 3), "float64")
+    dy = reals(g, (2, 10, 3, 8, 9), "float64")
+    options = {"padding": (0, 1, 1)}
+    dw = fastconv.conv3d_backward(dy, x, w, algo="winograd_4_3", **options)[1]
+    scale = reference.conv_backward(abs(dy), abs(x), abs(w), **options)[1]
+    expected = reference.conv_backward(dy, x, w, **options)[1]
+    assert_close(dw, expected, scale, "winograd_4_3")
+
+
+def test_which_names_are_for_the_weight_gradient(isa_row: str) -> None:
+    """It has a Winograd row of one name; every other name, "linear" apart, pins the direct kernel."""
+    x, w, _, dy, options = operands("tails", "winograd_4_3", "float32", reals)
+    direct = weight_gradient(dy, x, w, "direct", **options)
+    for name in ("pixel", "im2col", "winograd_2_3"):
+        assert np.array_equal(weight_gradient(dy, x, w, name, **options), direct)
+    assert not np.array_equal(weight_gradient(dy, x, w, "winograd_4_3", **options), direct)
+    with pytest.raises(ValueError, match=r"algo: 'winograd_4_3' .* stride and dilation must be 1"):
+        weight_gradient(dy[..., ::2, ::2], x, w, "winograd_4_3", stride=2, **options)
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+def test_weight_gradient_of_values_that_are_not_finite(value: float, isa_row: str) -> None:
+    """Only the tap that meets the corner pixel, and only of its channel."""
+    x, w, _, dy, options = operands("whole", "winograd_4_3", "float32", reals)
+    x[0, 3, 0, 0] = value
+    dw = weight_gradient(dy, x, w, "winograd_4_3", **options)
+    reached = np.zeros(w.shape, bool)
+    reached[:, 3, 0, 0] = True
+    assert np.array_equal(np.isfinite(dw), ~reached)
+    assert np.array_equal(dw, weight_gradient(dy, x, w, "direct", **options), equal_nan=True)
+
+
+@pytest.mark.parametrize("data", ["normal", "relu"])
+@pytest.mark.parametrize(("images", "size"), [(16, 5), (8, 7), (2, 14), (1, 28), (1, 56)])
+def test_the_promise_of_the_weight_gradient(
+    images: int, size: int, data: str, isa_row: str
+) -> None:
+    """From the fewest terms that the automatic choice takes on: rms error at most twice that of a multiply-add chain."""
+    assert images * size**2 >= algorithms.WEIGHT_GRADIENT_LEAST
+    g = rng(5)
+    x, dy = (reals(g, (images, 20, size, size), "float32") for _ in range(2))
+    x = np.maximum(x, 0) if data == "relu" else x
+    w = np.zeros((20, 20, 3, 3), np.float32)
+    exact = reference.conv_backward(dy, x, w, padding=1)[1]
+    padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    chained = np.zeros_like(w)
+    for n, i, j in np.ndindex(images, size, size):
+        factor = dy[n, :, i, j].astype(np.float64)[:, None, None, None]
+        chained = (chained + factor * padded[n, :, i : i + 3, j : j + 3]).astype(np.float32)
+    dw = weight_gradient(dy, x, w, "winograd_4_3", padding=1)
+    errors = [np.sqrt(((a - exact) ** 2).mean()) for a in (dw, chained)]
+    assert errors[0] <= 2 * errors[1]
 
 
 @pytest.mark.parametrize("activation", [None, "relu", "tanh", "sigmoid"])
@@ -170,6 +249,16 @@ def test_workspace(winograd: str) -> None:
             assert 0 < found.workspace <= 64 << 20
 
 
+def test_workspace_of_the_weight_gradient() -> None:
+    for channels in (1, 64, 2048):
+        w = (channels, channels, 3, 3)
+        for dtype in ("float32", "float64"):
+            found = fastconv.explain(
+                "conv2d_dw", (8, channels, 112, 112), w, algo="winograd_4_3", dtype=dtype
+            )
+            assert 0 < found.workspace <= 64 << 20
+
+
 def chain(x: Array, w: Array) -> Array:
     """The sum over (channel, tap) as one float32 multiply-add chain, no padding; x is one image."""
     r, (height, width) = w.shape[-1], x.shape[1:]
@@ -213,3 +302,19 @@ def test_choice() -> None:
         ((8, 12, 28, 28), (32, 12, 3, 3), "pixel"),
     ):
         assert fastconv.explain("conv2d", x, w, padding=w[2] // 2).algorithm == expected
+
+
+def test_choice_of_the_weight_gradient() -> None:
+    if isa.current() == "scalar":
+        pytest.skip("the costs are those of vector rows")
+    for x, w, expected in (
+        ((1, 64, 56, 56), (64, 64, 3, 3), "winograd_4_3"),
+        ((4, 256, 14, 14), (256, 256, 3, 3), "winograd_4_3"),
+        ((1, 256, 14, 14), (256, 256, 3, 3), "direct"),  # the promise
+        ((128, 256, 2, 2), (256, 256, 3, 3), "direct"),  # likewise
+        ((8, 4, 28, 28), (3, 4, 3, 3), "direct"),
+        ((8, 64, 28, 28), (64, 64, 5, 5), "direct"),
+        ((8, 16, 5, 5), (120, 16, 5, 5), "linear"),
+    ):
+        padding = 0 if expected == "linear" else w[2] // 2
+        assert fastconv.explain("conv2d_dw", x, w, padding=padding).algorithm == expected

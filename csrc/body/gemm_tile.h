@@ -32,7 +32,7 @@ static __attribute__((noinline)) void FC_FN(gemm_copy)(const fc_gemm_tile *t, RE
 static FC_INLINE void FC_FN(gemm_tile_body)(const fc_gemm_tile *t, const int mr, const int nv) {
     V acc[FC_MR_MAX][FC_NV_MAX];
     const REAL *x = t->x, *a = t->a;
-    const ptrdiff_t x_c = t->x_c;
+    const ptrdiff_t x_c = t->x_c, a_c = t->a_c;
     const int nr = nv * VL;
 #pragma GCC unroll 14
     for (int m = 0; m < mr; m++) {
@@ -53,7 +53,7 @@ static FC_INLINE void FC_FN(gemm_tile_body)(const fc_gemm_tile *t, const int mr,
 #pragma GCC unroll 2
             for (int v = 0; v < nv; v++) acc[m][v] = v_fma(w, b[v], acc[m][v]);
         }
-        a += mr;
+        a += a_c;
         x += x_c;
     }
     const int whole = t->pixels == nr && t->left >= nr && t->y_px == 1;

@@ -5,9 +5,14 @@
  * pixel is a vector of VL channels, so maps of any size fill the vectors.
  *
  *   winograd_input    V = B^T d B   for each tile of a row
- *   winograd_tile     M += V U      for each of the alpha^2 positions: mr tiles x NR output
- * channels winograd_output   Y = A^T M A   for each tile of a row, with the epilogue and the NCHW
- * store winograd_weight   U = G g G^T
+ *   winograd_tile     M += V U      for each of the alpha^2 positions: mr tiles x NR channels
+ *   winograd_output   Y = A^T M A   for each tile of a row, with epilogue, stored as NCHW
+ *   winograd_weight   U = G g G^T
+ *
+ * The weight gradient correlates x with dy, and the r x r pixels of a tile of dy are its taps:
+ *
+ *   winograd_dy       W = G dy G^T  for each tile of a row
+ *   winograd_dw       dw = A^T M A  of M, the sums of V W over all tiles
  *
  * The 1-D transforms are written for points 0, +-p_k, infinity: each +- pair shares its even and
  * its odd part. winograd_points.py derives the tables. Limits: alpha <= FC_ALPHA_MAX.
@@ -95,7 +100,7 @@ static FC_INLINE void FC_FN(winograd_input_body)(const fc_winograd_input *t, con
     for (ptrdiff_t first = 0; first < t->tiles; first += FC_TILE_RUN) {
         const ptrdiff_t n = t->tiles - first < FC_TILE_RUN ? t->tiles - first : FC_TILE_RUN;
         const REAL *const x = (const REAL *)t->x + first * m * VL;
-        REAL *const v = (REAL *)t->v + first * VL;
+        REAL *const v = (REAL *)t->v + first * t->v_t;
         for (ptrdiff_t j = 0; j < n * m + r - 1; j++) {
             V in[FC_ALPHA_MAX], out[FC_ALPHA_MAX];
 #pragma GCC unroll 6
@@ -112,8 +117,21 @@ static FC_INLINE void FC_FN(winograd_input_body)(const fc_winograd_input *t, con
                 FC_FN(winograd_bt)(out, in, k);
 #pragma GCC unroll 6
                 for (int j = 0; j < alpha; j++)
-                    v_store(v + (i * alpha + j) * t->v_p + p * VL, out[j]);
+                    v_store(v + (i * alpha + j) * t->v_p + p * t->v_t, out[j]);
             }
+    }
+}
+
+/* The first half of A^T M A: the rows of M. */
+static FC_INLINE void FC_FN(winograd_rows)(V (*rows)[FC_M_MAX], const REAL *sums, ptrdiff_t s_p,
+                                           const fc_winograd *k) {
+    const int alpha = k->m + k->r - 1;
+#pragma GCC unroll 6
+    for (int i = 0; i < alpha; i++) {
+        V in[FC_ALPHA_MAX];
+#pragma GCC unroll 6
+        for (int j = 0; j < alpha; j++) in[j] = v_load(sums + (i * alpha + j) * s_p);
+        FC_FN(winograd_at)(rows[i], in, k);
     }
 }
 
@@ -131,15 +149,8 @@ static FC_INLINE void FC_FN(winograd_output_body)(const fc_winograd_output *t,
         const ptrdiff_t n = t->tiles - first < FC_TILE_RUN ? t->tiles - first : FC_TILE_RUN;
         const ptrdiff_t cols = t->cols - first * m < n * m ? t->cols - first * m : n * m;
         for (ptrdiff_t p = 0; p < n; p++) {
-            const REAL *const s = (const REAL *)t->sums + (first + p) * t->s_t;
             V rows[FC_ALPHA_MAX][FC_M_MAX];
-#pragma GCC unroll 6
-            for (int i = 0; i < alpha; i++) {
-                V in[FC_ALPHA_MAX];
-#pragma GCC unroll 6
-                for (int j = 0; j < alpha; j++) in[j] = v_load(s + (i * alpha + j) * t->s_p);
-                FC_FN(winograd_at)(rows[i], in, k);
-            }
+            FC_FN(winograd_rows)(rows, (const REAL *)t->sums + (first + p) * t->s_t, t->s_p, k);
 #pragma GCC unroll 4
             for (int j = 0; j < m; j++) {
                 V in[FC_ALPHA_MAX], out[FC_M_MAX];
@@ -165,17 +176,16 @@ static FC_INLINE void FC_FN(winograd_output_body)(const fc_winograd_output *t,
     if (v_hsum(check[0]) != 0) *t->nonfinite = 1;
 }
 
-static FC_INLINE void FC_FN(winograd_weight_body)(void *vu, ptrdiff_t u_p, const void *vg,
-                                                  ptrdiff_t g_t, const fc_winograd *k) {
+/* U = G g G^T of g[i*g_row + j*g_col] */
+static FC_INLINE void FC_FN(winograd_taps)(REAL *u, ptrdiff_t u_p, const REAL *g, ptrdiff_t g_row,
+                                           ptrdiff_t g_col, const fc_winograd *k) {
     const int r = k->r, alpha = k->m + r - 1;
-    const REAL *const g = vg;
-    REAL *const u = vu;
     V columns[FC_ALPHA_MAX][FC_R_MAX];
 #pragma GCC unroll 5
     for (int j = 0; j < r; j++) {
         V in[FC_R_MAX], out[FC_ALPHA_MAX];
 #pragma GCC unroll 5
-        for (int i = 0; i < r; i++) in[i] = v_load(g + (i * r + j) * g_t);
+        for (int i = 0; i < r; i++) in[i] = v_load(g + i * g_row + j * g_col);
         FC_FN(winograd_g)(out, in, k);
 #pragma GCC unroll 6
         for (int i = 0; i < alpha; i++) columns[i][j] = out[i];
@@ -189,6 +199,37 @@ static FC_INLINE void FC_FN(winograd_weight_body)(void *vu, ptrdiff_t u_p, const
     }
 }
 
+static void FC_FN(winograd_dy)(const fc_winograd_input *t) {
+    const fc_winograd *const k = &fc_winograd_3_4;
+    for (ptrdiff_t p = 0; p < t->tiles; p++)
+        FC_FN(winograd_taps)((REAL *)t->v + p * t->v_t, t->v_p, (const REAL *)t->x + p * k->r * VL,
+                             t->x_row, VL, k);
+}
+
+static void FC_FN(winograd_dw)(const fc_winograd_dw *t) {
+    const fc_winograd *const k = &fc_winograd_3_4;
+    const int m = k->m, alpha = m + k->r - 1;
+    V check = v_zero();
+    for (ptrdiff_t c = 0; c < t->channels; c++) {
+        REAL *const dw = (REAL *)t->dw + c * m * m * t->dw_t;
+        V rows[FC_ALPHA_MAX][FC_M_MAX];
+        FC_FN(winograd_rows)(rows, (const REAL *)t->sums + c * t->s_c, t->s_p, k);
+#pragma GCC unroll 4
+        for (int j = 0; j < m; j++) {
+            V in[FC_ALPHA_MAX], out[FC_M_MAX];
+#pragma GCC unroll 6
+            for (int i = 0; i < alpha; i++) in[i] = rows[i][j];
+            FC_FN(winograd_at)(out, in, k);
+#pragma GCC unroll 4
+            for (int i = 0; i < m; i++) {
+                check = v_fma(out[i], v_zero(), check); /* NaN once a sum is not finite */
+                v_store(dw + (i * m + j) * t->dw_t, out[i]);
+            }
+        }
+    }
+    if (v_hsum(check) != 0) *t->nonfinite = 1;
+}
+
 #define FC_WINOGRAD(m, r) \
     static void FC_FN(winograd_input_##m##_##r)(const fc_winograd_input *t) { \
         FC_FN(winograd_input_body)(t, &fc_winograd_##m##_##r); \
@@ -198,7 +239,7 @@ static FC_INLINE void FC_FN(winograd_weight_body)(void *vu, ptrdiff_t u_p, const
     } \
     static void FC_FN(winograd_weight_##m##_##r)(void *u, ptrdiff_t u_p, const void *g, \
                                                  ptrdiff_t g_t) { \
-        FC_FN(winograd_weight_body)(u, u_p, g, g_t, &fc_winograd_##m##_##r); \
+        FC_FN(winograd_taps)(u, u_p, g, r * g_t, g_t, &fc_winograd_##m##_##r); \
     }
 FC_WINOGRAD(4, 3)
 FC_WINOGRAD(2, 3)

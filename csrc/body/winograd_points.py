@@ -22,6 +22,7 @@ KINDS = {
     (4, 3): (Fraction(5, 8), Fraction(3, 2)),
     (2, 3): (Fraction(1),),
     (2, 5): (Fraction(5, 8), Fraction(3, 2)),
+    (3, 4): (Fraction(5, 8), Fraction(3, 2)),
 }
 
 

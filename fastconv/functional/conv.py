@@ -25,7 +25,7 @@ from fastconv.functional._arrays import (
     target,
 )
 from fastconv.functional.shape import pad_backward
-from fastconv.kernels import conv_depthwise, conv_linear, conv_wgrad
+from fastconv.kernels import conv_wgrad
 from fastconv.kernels.call import OPERANDS, RESULT, TEAM, WEIGHTS, Call, frozen
 from fastconv.kernels.correlate import Weights
 from fastconv.problem import ACTIVATIONS, LAYOUTS, Conv, choice, conv_problem, describe, integer
@@ -211,7 +211,7 @@ class _Wanted(NamedTuple):
 
 def _input_gradient(problem: Conv, dy: Array, w: Array, how: _Wanted) -> Array:
     """dx of a zero-padded convolution, batched NCHW with three spatial axes."""
-    plan = algorithms.plan(problem, how.algo, gradient=True, precision=how.precision)
+    plan = algorithms.plan(problem, how.algo, "dx", precision=how.precision)
     dx: Array = result("dx", problem.x_shape, dy.dtype)
     if not problem.phases_cover_input or dy.size == 0:
         dx[...] = 0
@@ -239,35 +239,22 @@ def _input_gradient(problem: Conv, dy: Array, w: Array, how: _Wanted) -> Array:
 
 def _weight_gradient(problem: Conv, dy: Array, x: Array, how: _Wanted) -> Array:
     """dw as [group*output][channel][tap]."""
+    plan = algorithms.plan(problem, how.algo, "dw", precision=how.precision)
     taps = math.prod(problem.kernel)
     shape = (problem.groups * problem.outputs, problem.channels, taps)
     dw: Array = result("dw", shape, dy.dtype)
     if dy.size == 0:
         dw[...] = 0
         return dw
-    team = 1 if algorithms.is_serial(problem) else runtime.get_num_threads()
-    products = algorithms.weight_gradient_products(problem, how.algo, how.precision)
-    depthwise = not products and algorithms.weighs_depthwise(problem)
-    name = "linear" if problem.is_linear else "depthwise" if depthwise else "direct"
-
-    def run() -> None:
-        if problem.is_linear:
-            conv_linear.weight_gradient(products, x, dw, dy, team)
-        elif depthwise:
-            lattice = algorithms.weight_gradient_lattice(problem)
-            conv_depthwise.weight_gradient(lattice, x, dw, dy, problem.groups, team)
-        else:
-            lattice = algorithms.forward_lattice(problem)
-            conv_wgrad.run(lattice, x, dw, dy, problem.groups, team, how.max_workspace, products)
-
+    team = plan.threads(runtime.get_num_threads())
     runtime.traced(
         f"conv{problem.rank}d_dw",
-        f"split_{products}" if products else name,
+        plan.algorithm.name,
         problem.dtype,
         lambda: _describe(problem),
-        problem.flops,
+        plan.flops,
         team,
-        run,
+        lambda: plan.run(plan.lattices[0], x, dw, dy, problem.groups, team, how.max_workspace),
     )
     return dw
 
@@ -445,8 +432,10 @@ _BACKWARD_DOC = """Gradients of {name} (without activation and residual).
     Parameters
     ----------
     dy : array of the result's shape
-    x, w, stride, padding, dilation, groups, padding_mode, layout, algo, precision, max_workspace
+    x, w, stride, padding, dilation, groups, padding_mode, layout, precision, max_workspace
         As in {name}.
+    algo : {{"auto", {algorithms}}}
+        Of dx; and of dw, which has "linear", "winograd_4_3", "split_..." and "direct", and takes "direct" for the others.
     needs : three bools
         Which of dx, dw, db to compute; the others are None.
 

@@ -3,18 +3,9 @@ from typing import Any
 
 import numpy as np
 
-from fastconv.kernels.correlate import Run
-from fastconv.kernels.lattice import Lattice
+from fastconv.kernels.correlate import Run, WeightRun
 
 Array = np.ndarray[Any, Any]
 
 run: Run
-
-def weight_gradient(
-    lattice: Lattice,
-    x: Array,
-    dw: Array,
-    dy: Array,
-    groups: int,
-    threads: int,
-) -> None: ...
+weight_gradient: WeightRun

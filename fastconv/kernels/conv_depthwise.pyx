@@ -388,7 +388,7 @@ cdef void reduce_task(void *argument, Py_ssize_t number, char *workspace) noexce
     job.kernels.depthwise_store(&s)
 
 
-def weight_gradient(Lattice lattice, x, dw, dy, Py_ssize_t groups, int threads):
+def weight_gradient(Lattice lattice, x, dw, dy, Py_ssize_t groups, int threads, max_workspace):
     """dw[group][1][tap] of a depthwise convolution: x with dy over its weight_gradient_lattice, summed over images."""
     cdef Gradient g
     cdef Job *job = &g.depthwise.job
@@ -396,6 +396,7 @@ def weight_gradient(Lattice lattice, x, dw, dy, Py_ssize_t groups, int threads):
     cdef Py_ssize_t block[3]
     cdef Py_ssize_t *off
     cdef int32_t *at
+    cdef size_t workspace
     start_job(job, lattice, x, dw, dw, groups, False, None, None, -1)
     g.dy = address(dy)
     vector = job.itemsize * job.kernels.lanes
@@ -407,6 +408,9 @@ def weight_gradient(Lattice lattice, x, dw, dy, Py_ssize_t groups, int threads):
     g.x_bytes = (job.band.channel * vector + 63) // 64 * 64
     g.slices = max(1, min(job.batch, SLICES // vectors))
     g.sums_bytes = (job.y_c * vector + 63) // 64 * 64
+    workspace = g.x_bytes + job.taps * vector
+    if threads == 0:
+        return workspace
     cells = spread_size(job, &g.depthwise.spread)
     off = <Py_ssize_t *>block_alloc(job.taps * sizeof(Py_ssize_t) + (cells + job.taps) * sizeof(int32_t))
     g.sums = <char *>block_alloc(vectors * g.slices * g.sums_bytes)
@@ -423,8 +427,9 @@ def weight_gradient(Lattice lattice, x, dw, dy, Py_ssize_t groups, int threads):
         for i in range(job.taps):
             off[i] *= job.kernels.lanes
             at[i] = <int32_t>(i * job.kernels.lanes)
-        run_tasks(slice_task, &g, vectors * g.slices, g.x_bytes + job.taps * vector, threads)
+        run_tasks(slice_task, &g, vectors * g.slices, workspace, threads)
         run_tasks(reduce_task, &g, vectors, 0, threads)
     finally:
         block_free(off)
         block_free(g.sums)
+    return workspace

@@ -107,6 +107,7 @@ cdef void multiply_panels(const Job *job, const Task *t, Py_ssize_t panel0, Py_s
                 nv = 1 if pixels - first <= lanes or width > job.kernels.gemm_mr[2] else 2
                 tile.pixels = <int>min(nv * lanes, pixels - first)
                 tile.a = packed_panel(job, t.group, start) + c * job.taps * width * item
+                tile.a_c = width
                 o_index = t.group * job.outputs + start
                 tile.bias_m = NULL if job.bias == NULL else job.bias + o_index * item
                 tile.y = job.y + (at_y + start * job.y_c) * item

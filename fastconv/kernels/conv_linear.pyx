@@ -37,7 +37,10 @@ def run(products, lattice, x, w, y, groups, transposed, bias, residual, activati
     return gemm.workspace(y.itemsize, products)
 
 
-def weight_gradient(products, x, dw, dy, threads):
-    """dw[o][...] = sum over n of dy[n][o] * x[n][...]."""
+def weight_gradient(products, lattice, x, dw, dy, groups, threads, max_workspace):
+    """dw[o][...] = sum over n of dy[n][o] * x[n][...]; as in the other weight gradients."""
+    if threads == 0:
+        return gemm.workspace(dw.itemsize, products)
     gemm.multiply(dy.reshape(len(dy), -1), True, x.reshape(len(x), -1), False, None, dw.reshape(len(dw), -1), threads,
                   products)
+    return gemm.workspace(dw.itemsize, products)

@@ -8,6 +8,7 @@ from fastconv.kernels.lattice import Lattice
 Array = np.ndarray[Any, Any]
 
 def run(
+    products: int,
     lattice: Lattice,
     x: Array,
     dw: Array,
@@ -15,6 +16,5 @@ def run(
     groups: int,
     threads: int,
     max_workspace: int | None,
-    products: int = 0,
-) -> None: ...
+) -> int: ...
 def bias_gradient(dy: Array, db: Array, threads: int) -> None: ...

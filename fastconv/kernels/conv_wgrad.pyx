@@ -327,11 +327,11 @@ cdef Py_ssize_t whole_panels(const Gradient *g) noexcept nogil:
     return (g.output_chunk + g.nr - 1) // g.nr * g.nr
 
 
-def run(Lattice lattice, x, dw, dy, Py_ssize_t groups, int threads, max_workspace, int products=0):
+def run(int products, Lattice lattice, x, dw, dy, Py_ssize_t groups, int threads, max_workspace):
     """dw[group*output][channel][tap], from contiguous x and dy[n][channel][d][h][w] of the forward lattice.
 
     With `products`, of the bfloat16 parts of x and dy on tile registers; sums that those may not give exactly enough are done
-    again without, see conv_split.
+    again without, see conv_split. Returns the bytes of workspace a thread needs. With threads=0 that is all it does.
     """
     cdef Gradient g
     cdef Job *job = &g.job
@@ -383,6 +383,8 @@ def run(Lattice lattice, x, dw, dy, Py_ssize_t groups, int threads, max_workspac
     workspace += g.band_bytes
     g.sums_bytes = g.pairs * job.itemsize * (g.output_chunk if g.dot else whole_panels(&g))
     g.sums_bytes = (g.sums_bytes + 63) // 64 * 64
+    if threads == 0:
+        return workspace
     off = <Py_ssize_t *>block_alloc(job.taps * sizeof(Py_ssize_t))
     at_once = max(1, min(parts, SUMS_LIMIT // (g.slices * <Py_ssize_t>g.sums_bytes)))
     g.sums = <char *>block_alloc(at_once * g.slices * g.sums_bytes)
@@ -401,7 +403,8 @@ def run(Lattice lattice, x, dw, dy, Py_ssize_t groups, int threads, max_workspac
         block_free(g.sums)
     if g.failed:
         count_rerun()
-        run(lattice, x, dw, dy, groups, threads, max_workspace)
+        run(0, lattice, x, dw, dy, groups, threads, max_workspace)
+    return workspace
 
 
 cdef struct BiasJob:

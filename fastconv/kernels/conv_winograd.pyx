@@ -59,17 +59,13 @@ cdef enum:
 
 cdef struct Winograd:
     Job job                            # first: tasks get a pointer to it
+    Tiling tiling                      # of x
     int kind, nonfinite
     Py_ssize_t m, r, alpha, positions  # positions = alpha^2
     Py_ssize_t channel_blocks          # vectors of channels
     Py_ssize_t u_rows                  # rows of one position of U: the channels and one more, see lines()
-    Py_ssize_t tile_rows, tile_cols    # of one output plane
-    Py_ssize_t rows                    # rows of tiles of all images and depths
-    Py_ssize_t row_block, col_block, row_blocks, col_blocks
-    Py_ssize_t tiles                   # of a full block
-    Py_ssize_t run                     # rows of tiles that share one band
-    Py_ssize_t band_row                # elements of a row of the band
-    Py_ssize_t v_p, m_p                # elements from position to position of V and M
+    Blocks blocks
+    Py_ssize_t m_p                     # elements from position to position of M
     size_t band_bytes, v_bytes
     Py_ssize_t tap[25]                 # tap[i*r + j]: where the weights keep it
 
@@ -99,11 +95,11 @@ cdef void pack_task(void *argument, Py_ssize_t task, char *workspace) noexcept n
         memset(to + (t * u_p + job.channels * width) * item, 0, (u_p - job.channels * width) * item)
 
 
-cdef void pack_row(const Job *job, const char *row, Py_ssize_t channels, Py_ssize_t q, Py_ssize_t count,
+cdef void pack_row(const Tiling *g, const char *row, Py_ssize_t channels, Py_ssize_t q, Py_ssize_t count,
                    char *to) noexcept nogil:
     """to[i][lanes] = padded row at coordinate q + i, i < count, of `channels` planes."""
-    cdef const Axis *axis = &job.axis[2]
-    cdef Py_ssize_t item = job.itemsize, lanes = job.kernels.lanes, i, at
+    cdef const Axis *axis = &g.axis[2]
+    cdef Py_ssize_t item = g.itemsize, lanes = g.kernels.lanes, i, at
     cdef Py_ssize_t left = min(max(axis.inner_start - q, 0), count)
     cdef Py_ssize_t right = max(left, min(axis.inner_stop - q, count))
     for i in range(count):
@@ -113,45 +109,44 @@ cdef void pack_row(const Job *job, const char *row, Py_ssize_t channels, Py_ssiz
         if at < 0:
             memset(to + i * lanes * item, 0, lanes * item)
         else:
-            job.kernels.transpose(to + i * lanes * item, lanes, row + at * item, job.x_c, channels, 1, lanes)
+            g.kernels.transpose(to + i * lanes * item, lanes, row + at * item, g.x_c, channels, 1, lanes)
     if right > left:
-        job.kernels.transpose(to + left * lanes * item, lanes, row + (q + left + axis.inner_shift) * item, job.x_c,
-                              channels, right - left, lanes)
+        g.kernels.transpose(to + left * lanes * item, lanes, row + (q + left + axis.inner_shift) * item, g.x_c,
+                            channels, right - left, lanes)
 
 
-cdef void transform_input(const Winograd *g, Py_ssize_t group, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t col,
-                          Py_ssize_t cols, char *band, char *v) noexcept nogil:
-    """V of the tiles in rows [row, row + rows) and columns [col, col + cols)."""
-    cdef const Job *job = &g.job
+cdef void transform_tiles(const Tiling *g, const char *x, Py_ssize_t channels, Py_ssize_t row, Py_ssize_t rows,
+                          Py_ssize_t col, Py_ssize_t cols, char *band, char *v) noexcept nogil:
+    """The tiles in rows [row, row + rows) and columns [col, col + cols); x is the first channel's plane in the first image."""
     cdef fc_winograd_input t
-    cdef Py_ssize_t item = job.itemsize, lanes = job.kernels.lanes, b, i, r, run, plane, top, h, d, channels
-    cdef Py_ssize_t width = (cols - 1) * g.m + g.alpha
-    cdef const char *x
+    cdef Py_ssize_t item = g.itemsize, lanes = g.kernels.lanes, b, i, r, run, plane, top, h, d
+    cdef Py_ssize_t width = (cols - 1) * g.step + g.size
+    cdef const char *planes
     cdef char *line
     t.x_row = g.band_row
     t.v_p = g.v_p
+    t.v_t = g.v_t
     t.tiles = cols
-    for b in range(g.channel_blocks):
-        channels = min(lanes, job.channels - b * lanes)
+    for b in range((channels + lanes - 1) // lanes):
         r = 0
         while r < rows:
             plane = (row + r) // g.tile_rows
             top = (row + r) % g.tile_rows
             run = min(g.run, min(rows - r, g.tile_rows - top))
-            d = source_at(&job.axis[0], plane % job.axis[0].out * job.axis[0].step)
-            x = job.x + (plane // job.axis[0].out * job.x_n + (group * job.channels + b * lanes) * job.x_c) * item
-            for i in range((run - 1) * g.m + g.alpha):
-                h = source_at(&job.axis[1], top * g.m + i)
+            d = source_at(&g.axis[0], plane % g.axis[0].out * g.axis[0].step)
+            planes = x + (plane // g.axis[0].out * g.x_n + b * lanes * g.x_c) * item
+            for i in range((run - 1) * g.step + g.size):
+                h = source_at(&g.axis[1], top * g.step + i)
                 line = band + i * g.band_row * item
                 if h < 0 or d < 0:
                     memset(line, 0, width * lanes * item)
                 else:
-                    pack_row(job, x + (d * job.axis[1].size + h) * job.axis[2].size * item, channels, col * g.m, width,
-                             line)
+                    pack_row(g, planes + (d * g.axis[1].size + h) * g.axis[2].size * item,
+                             min(lanes, channels - b * lanes), col * g.step, width, line)
             for i in range(run):
-                t.x = band + i * g.m * g.band_row * item
-                t.v = v + (b * g.tiles + (r + i) * cols) * lanes * item
-                job.kernels.winograd_input[g.kind](&t)
+                t.x = band + i * g.step * g.band_row * item
+                t.v = v + (b * g.v_b + (r + i) * cols * g.v_t) * item
+                g.transform(&t)
             r += run
 
 
@@ -164,7 +159,7 @@ cdef void multiply(const Winograd *g, Py_ssize_t group, Py_ssize_t panel0, Py_ss
     cdef int nv, mr
     cdef const char *u
     panel_bounds(job, panel0, &at, &size, &width)
-    t.x_b = g.tiles * lanes
+    t.x_b = g.tiling.v_b
     for p in range(g.positions):
         for panel in range(panel0, panel1):
             panel_bounds(job, panel, &start, &size, &width)
@@ -179,8 +174,8 @@ cdef void multiply(const Winograd *g, Py_ssize_t group, Py_ssize_t panel0, Py_ss
                 for j in range(n):
                     first = j * tiles // n
                     mr = <int>((j + 1) * tiles // n - first)
-                    t.x = v + (p * g.v_p + (b * g.tiles + first) * lanes) * item
-                    t.y = m + (p * g.m_p + (start - at) * g.tiles + first * width) * item
+                    t.x = v + (p * g.tiling.v_p + b * g.tiling.v_b + first * lanes) * item
+                    t.y = m + (p * g.m_p + (start - at) * g.blocks.tiles + first * width) * item
                     job.kernels.winograd_tile[nv][mr](&t)
                 b += t.blocks
 
@@ -207,14 +202,14 @@ cdef void transform_output(const Winograd *g, Py_ssize_t group, Py_ssize_t panel
             t.oc = <int>min(lanes, size - v * lanes)
             t.bias = NULL if job.bias == NULL else job.bias + o * item
             for r in range(rows):
-                plane = (row + r) // g.tile_rows
-                top = (row + r) % g.tile_rows * g.m
+                plane = (row + r) // g.tiling.tile_rows
+                top = (row + r) % g.tiling.tile_rows * g.m
                 t.rows = min(g.m, out_h - top)
                 at = (plane // job.axis[0].out * job.y_n + o * job.y_c
                       + (plane % job.axis[0].out * out_h + top) * out_w + col * g.m)
                 t.y = job.y + at * item
                 t.residual = NULL if job.residual == NULL else job.residual + at * item
-                t.sums = m + ((start - first) * g.tiles + r * cols * width + v * lanes) * item
+                t.sums = m + ((start - first) * g.blocks.tiles + r * cols * width + v * lanes) * item
                 job.kernels.winograd_output[g.kind](&t)
                 activate_rows(job, job.y + at * item, t.oc, t.rows, out_w, t.cols)
 
@@ -227,15 +222,12 @@ cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogi
     cdef char *m = v + g.v_bytes
     if g.nonfinite:
         return  # the direct kernel will do it all again
-    col = number % g.col_blocks * g.col_block
-    number //= g.col_blocks
-    row = number % g.row_blocks * g.row_block
-    number //= g.row_blocks
+    block_at(&g.blocks, number % g.blocks.count, &row, &rows, &col, &cols)
+    number //= g.blocks.count
     group = job.group0 + number % (job.group1 - job.group0)
     split_panels(job, number // (job.group1 - job.group0), &panel0, &panel1)
-    rows = min(g.row_block, g.rows - row)
-    cols = min(g.col_block, g.tile_cols - col)
-    transform_input(g, group, row, rows, col, cols, workspace, v)
+    transform_tiles(&g.tiling, job.x + group * job.channels * job.x_c * job.itemsize, job.channels, row, rows, col, cols,
+                    workspace, v)
     multiply(g, group, panel0, panel1, rows * cols, v, m)
     transform_output(g, group, panel0, panel1, row, rows, col, cols, m)
 
@@ -256,18 +248,38 @@ cdef Py_ssize_t pieces(Py_ssize_t size, Py_ssize_t block) noexcept nogil:
     return (size + count - 1) // max(count, 1)
 
 
-cdef void choose_tiles(Winograd *g, Py_ssize_t columns, size_t budget) noexcept nogil:
-    """Blocks of tiles whose V and M stay in L2 where a block of TILES_MIN allows it."""
-    cdef Job *job = &g.job
-    cdef size_t each = g.positions * job.itemsize * (g.channel_blocks * job.kernels.lanes + columns)
+cdef Py_ssize_t tiles_of_block(const Winograd *g, Py_ssize_t columns, size_t budget) noexcept nogil:
+    """As many as keep V and M in L2, where a block of TILES_MIN allows it."""
+    cdef size_t each = g.positions * g.job.itemsize * (g.channel_blocks * g.job.kernels.lanes + columns)
     cdef Py_ssize_t tiles = max(<Py_ssize_t>TILES_MIN, min(<Py_ssize_t>TILES_MAX,
                                                            <Py_ssize_t>(cache_bytes(2) * 7 // 8 // each)))
-    tiles = max(1, min(tiles, <Py_ssize_t>(budget // each)))
-    g.col_block = pieces(g.tile_cols, tiles)
-    g.row_block = pieces(g.rows, max(1, tiles // max(g.col_block, 1)))
-    g.row_blocks = (g.rows + g.row_block - 1) // max(g.row_block, 1)
-    g.col_blocks = (g.tile_cols + g.col_block - 1) // max(g.col_block, 1)
-    g.tiles = g.row_block * g.col_block
+    return max(1, min(tiles, <Py_ssize_t>(budget // each)))
+
+
+cdef void choose_blocks(Blocks *blocks, Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t tiles) noexcept nogil:
+    """Equal blocks of about `tiles` tiles, whole rows first."""
+    blocks.rows, blocks.cols = rows, cols
+    blocks.col_block = pieces(cols, tiles)
+    blocks.row_block = pieces(rows, max(1, tiles // max(blocks.col_block, 1)))
+    blocks.col_blocks = (cols + blocks.col_block - 1) // max(blocks.col_block, 1)
+    blocks.count = (rows + blocks.row_block - 1) // max(blocks.row_block, 1) * blocks.col_blocks
+    blocks.tiles = blocks.row_block * blocks.col_block
+
+
+cdef void block_at(const Blocks *blocks, Py_ssize_t number, Py_ssize_t *row, Py_ssize_t *rows, Py_ssize_t *col,
+                   Py_ssize_t *cols) noexcept nogil:
+    row[0] = number // blocks.col_blocks * blocks.row_block
+    col[0] = number % blocks.col_blocks * blocks.col_block
+    rows[0] = min(blocks.row_block, blocks.rows - row[0])
+    cols[0] = min(blocks.col_block, blocks.cols - col[0])
+
+
+cdef size_t choose_band(Tiling *g, Py_ssize_t rows, Py_ssize_t cols) noexcept nogil:
+    """Lay out the band of blocks of `rows` x `cols` tiles; returns its bytes."""
+    g.band_row = ((cols - 1) * g.step + g.size) * g.kernels.lanes
+    g.run = (<Py_ssize_t>BAND_BYTES // (g.band_row * g.itemsize) - (g.size - g.step)) // g.step
+    g.run = min(max(<Py_ssize_t>1, g.run), rows)
+    return lines(((g.run - 1) * g.step + g.size) * g.band_row * g.itemsize)
 
 
 cdef size_t lines(size_t size) noexcept nogil:
@@ -301,24 +313,27 @@ def run(int kind, Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, 
     job.column = g.positions * g.u_rows * job.itemsize
     limit = max(<size_t>4 << 20, min(<size_t>PACKED_LIMIT, cache_bytes(3) // 2))
     columns = min(job.panels, max(<Py_ssize_t>1, <Py_ssize_t>(limit // (job.column * job.panel)))) * job.panel
-    g.tile_rows = (job.axis[1].out + g.m - 1) // g.m
-    g.tile_cols = (job.axis[2].out + g.m - 1) // g.m
-    g.rows = job.batch * job.axis[0].out * g.tile_rows
+    for i in range(3):
+        g.tiling.axis[i] = job.axis[i]
+    g.tiling.kernels, g.tiling.itemsize = job.kernels, job.itemsize
+    g.tiling.transform = job.kernels.winograd_input[kind]
+    g.tiling.x_n, g.tiling.x_c = job.x_n, job.x_c
+    g.tiling.step, g.tiling.size = g.m, g.alpha
+    g.tiling.tile_rows = (job.axis[1].out + g.m - 1) // g.m
     if max_workspace is not None:
         budget = min(budget, <size_t>max_workspace)
-    choose_tiles(&g, columns, budget)
-    g.band_row = ((g.col_block - 1) * g.m + g.alpha) * lanes
-    g.run = max(<Py_ssize_t>1, (<Py_ssize_t>BAND_BYTES // (g.band_row * job.itemsize) - (g.r - 1)) // g.m)
-    g.run = min(g.run, g.row_block)
-    g.band_bytes = lines(((g.run - 1) * g.m + g.alpha) * g.band_row * job.itemsize)
-    g.v_p = lines(g.channel_blocks * g.tiles * lanes * job.itemsize) // job.itemsize
-    g.m_p = lines(g.tiles * columns * job.itemsize) // job.itemsize
-    g.v_bytes = g.positions * g.v_p * job.itemsize
+    choose_blocks(&g.blocks, job.batch * job.axis[0].out * g.tiling.tile_rows, (job.axis[2].out + g.m - 1) // g.m,
+                  tiles_of_block(&g, columns, budget))
+    g.band_bytes = choose_band(&g.tiling, g.blocks.row_block, g.blocks.col_block)
+    g.tiling.v_t = lanes
+    g.tiling.v_b = g.blocks.tiles * lanes
+    g.tiling.v_p = lines(g.channel_blocks * g.tiling.v_b * job.itemsize) // job.itemsize
+    g.m_p = lines(g.blocks.tiles * columns * job.itemsize) // job.itemsize
+    g.v_bytes = g.positions * g.tiling.v_p * job.itemsize
     workspace = g.band_bytes + g.v_bytes + g.positions * g.m_p * job.itemsize
     if threads == 0:
         return workspace
-    run_rounds(job, w, pack_task, 2 * job.w_taps * job.panel * job.itemsize, limit, g.row_blocks * g.col_blocks,
-               task, workspace, threads)
+    run_rounds(job, w, pack_task, 2 * job.w_taps * job.panel * job.itemsize, limit, g.blocks.count, task, workspace, threads)
     if g.nonfinite:
         count_rerun()
         conv_direct.run(lattice, x, w, y, groups, transposed, bias, residual, activation, threads, max_workspace)

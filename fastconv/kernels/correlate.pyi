@@ -34,3 +34,17 @@ class Run(Protocol):
         threads: int,
         max_workspace: int | None,
     ) -> int: ...
+
+class WeightRun(Protocol):
+    """The same of the weight gradients."""
+
+    def __call__(
+        self,
+        lattice: Lattice,
+        x: Array,
+        dw: Array,
+        dy: Array,
+        groups: int,
+        threads: int,
+        max_workspace: int | None,
+    ) -> int: ...

@@ -29,7 +29,7 @@ cdef extern from "fastconv.h" nogil:
         const void *bias_m
         const void *bias_n
         const void *residual
-        Py_ssize_t x_c, channels
+        Py_ssize_t x_c, a_c, channels
         Py_ssize_t y_m, y_px
         Py_ssize_t left, cols, y_gap
         int pixels, flags
@@ -81,7 +81,7 @@ cdef extern from "fastconv.h" nogil:
     ctypedef struct fc_winograd_input:
         const void *x
         void *v
-        Py_ssize_t x_row, v_p, tiles
+        Py_ssize_t x_row, v_p, v_t, tiles
 
     ctypedef struct fc_winograd_tile:
         const void *x
@@ -98,6 +98,12 @@ cdef extern from "fastconv.h" nogil:
         Py_ssize_t s_p, s_t, tiles, y_oc, y_row
         Py_ssize_t rows, cols
         int oc, flags
+        int *nonfinite
+
+    ctypedef struct fc_winograd_dw:
+        const void *sums
+        void *dw
+        Py_ssize_t s_p, s_c, dw_t, channels
         int *nonfinite
 
     ctypedef struct fc_dot_tile:
@@ -146,6 +152,7 @@ cdef extern from "fastconv.h" nogil:
     ctypedef void (*fc_winograd_tile_fn)(const fc_winograd_tile *) noexcept nogil
     ctypedef void (*fc_winograd_output_fn)(const fc_winograd_output *) noexcept nogil
     ctypedef void (*fc_winograd_weight_fn)(void *, Py_ssize_t, const void *, Py_ssize_t) noexcept nogil
+    ctypedef void (*fc_winograd_dw_fn)(const fc_winograd_dw *) noexcept nogil
     ctypedef void (*fc_pool_fn)(const fc_pool *) noexcept nogil
     ctypedef double (*fc_sum_fn)(const void *, Py_ssize_t) noexcept nogil
     ctypedef void (*fc_moments_fn)(const void *, Py_ssize_t, Py_ssize_t, Py_ssize_t, double *,
@@ -184,6 +191,8 @@ cdef extern from "fastconv.h" nogil:
         fc_winograd_tile_fn winograd_tile[3][15]
         fc_winograd_output_fn winograd_output[3]
         fc_winograd_weight_fn winograd_weight[3]
+        fc_winograd_input_fn winograd_dy
+        fc_winograd_dw_fn winograd_dw
         int dot_mr[5]
         fc_dot_tile_fn dot_tile[5][7]
         fc_copy_fn copy_strided

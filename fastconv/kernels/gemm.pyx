@@ -104,6 +104,7 @@ cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogi
             mr = (i + 1) * rows // panels - first
             pack_a(job, m0 + first, mr, k, tile.channels, workspace)
             tile.a = workspace
+            tile.a_c = mr
             column = 0
             while column < columns:
                 nv = 1 if columns - column <= lanes else FC_NV_MAX

@@ -1,0 +1,327 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Weight gradient of 3x3 convolutions with stride 1 by Winograd's F(3x3, 4x4).
+
+dw is the correlation of x with dy. Cut dy into tiles of 4x4: each correlates with its 6x6 pixels of x, which takes 36 products
+instead of 144, and the products of all tiles are added up before the one transform to 3x3 taps:
+dw[o][c] = A^T (sum over tiles of V[c] * W[o]) A. For each of the 36 positions that sum is a matrix product over the tiles.
+
+The work goes in rounds of tiles. In a round, tasks transform x and dy by panels of channels to [panel][position][tile][width],
+then tasks multiply blocks of panels of x and of dy, transform the sums, and store them or add them to dw. The rounds, and the
+chains within, depend on the problem alone: neither the team nor max_workspace shows in the bits.
+
+As in the forward convolution, sums that are not finite are noticed, and the call runs again on the direct kernel.
+"""
+
+cimport numpy as cnp
+from libc.string cimport memset
+
+from fastconv.kernels.conv_winograd cimport (
+    Blocks,
+    Tiling,
+    block_at,
+    choose_band,
+    choose_blocks,
+    lines,
+    transform_tiles,
+)
+from fastconv.kernels.correlate cimport Job, count_rerun, start_job
+from fastconv.kernels.fastconv cimport (
+    FC_FIRST,
+    FC_NV_MAX,
+    FC_WINOGRAD_4_3,
+    fc_gemm_tile,
+    fc_winograd_dw,
+)
+from fastconv.kernels.isa cimport cache_bytes
+from fastconv.kernels.lattice cimport Axis, Lattice
+from fastconv.kernels.memory cimport block_alloc, block_free
+from fastconv.kernels.team cimport run_tasks
+
+from fastconv.kernels import conv_wgrad
+
+cnp.import_array()
+
+cdef enum:
+    R = 4
+    ALPHA = 6
+    POSITIONS = 36
+    TAPS = 9
+    # Tiles summed in registers before the partial sums go to memory (L1): longer chains are less accurate and no faster.
+    CHAIN = 16
+    # Tiles of a round: as many as have transforms of ROUND_BYTES, between these. Each round transforms and adds all sums once.
+    TILES_MIN = 64
+    TILES_MAX = 2048
+    ROUND_BYTES = 12 << 20
+    # Transforms kept at a time. Where a round of all channels takes more, it is done for some of the channels at a time.
+    TRANSFORMED_LIMIT = 24 << 20
+    # Panels of a block. 16 x 2 by 16 x 4 channels have 288 KiB of sums, which stay in L2.
+    X_PANELS = 2
+    DY_PANELS = 4
+    # Tiles that one task transforms.
+    TASK_TILES = 64
+
+cdef struct Gradient:
+    Job job                       # x as in the forward convolution, y = dy, w = dw; first: tasks get a pointer to it
+    Tiling tiling[2]              # of x and of dy
+    int nonfinite
+    Py_ssize_t channels[2]        # of a group, of x and of dy
+    Py_ssize_t panels[2]          # of a group
+    Py_ssize_t nr                 # channels of a panel
+    Py_ssize_t panel              # elements of a transformed panel
+    char *transformed
+    # what is worked on: groups, panels [first, last) of x and of dy, a block of tiles
+    Py_ssize_t group0, group1
+    Py_ssize_t first[2]
+    Py_ssize_t last[2]
+    Py_ssize_t row, rows, col, cols
+    Py_ssize_t task_rows, tasks   # rows of tiles that a task transforms, tasks of a panel
+    bint add                      # to dw
+    Py_ssize_t block[2]           # panels of a product
+    Py_ssize_t sums_p             # elements of the sums from position to position
+    size_t band_bytes, sums_bytes, taps_bytes
+
+
+cdef inline Py_ssize_t panel_size(const Gradient *g, int side, Py_ssize_t panel) noexcept nogil:
+    return min(g.nr, g.channels[side] - panel * g.nr)
+
+
+cdef inline Py_ssize_t panel_width(const Gradient *g, int side, Py_ssize_t panel) noexcept nogil:
+    """Channels, in whole vectors."""
+    return g.nr if panel_size(g, side, panel) > g.job.kernels.lanes else g.job.kernels.lanes
+
+
+cdef inline char *panel_at(const Gradient *g, Py_ssize_t group, int side, Py_ssize_t panel) noexcept nogil:
+    """Where V or W of a panel is."""
+    cdef Py_ssize_t x_panels = g.last[0] - g.first[0], all = x_panels + g.last[1] - g.first[1]
+    cdef Py_ssize_t i = (group - g.group0) * all + side * x_panels + panel - g.first[side]
+    return g.transformed + i * g.panel * g.job.itemsize
+
+
+cdef void transform_task(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
+    """Some rows of tiles of one panel of x or dy."""
+    cdef const Gradient *g = <const Gradient *>argument
+    cdef const Job *job = &g.job
+    cdef Py_ssize_t row = number % g.tasks * g.task_rows, rows = min(g.task_rows, g.rows - row)
+    cdef Py_ssize_t x_panels = g.last[0] - g.first[0], all = x_panels + g.last[1] - g.first[1], group, panel, c
+    cdef Tiling tiling
+    cdef const char *x
+    cdef int side
+    number //= g.tasks
+    group = g.group0 + number // all
+    side = 0 if number % all < x_panels else 1
+    panel = g.first[side] + number % all - side * x_panels
+    tiling = g.tiling[side]
+    tiling.v_t = panel_width(g, side, panel)
+    c = group * g.channels[side] + panel * g.nr
+    x = (job.y if side else job.x) + c * tiling.x_c * job.itemsize
+    transform_tiles(&tiling, x, panel_size(g, side, panel), g.row + row, rows, g.col, g.cols, workspace,
+                    panel_at(g, group, side, panel) + row * g.cols * tiling.v_t * job.itemsize)
+
+
+cdef void multiply(const Gradient *g, Py_ssize_t group, const Py_ssize_t *first, const Py_ssize_t *last,
+                   char *sums) noexcept nogil:
+    """sums[position][dy panel][channel][width] of the panels [first, last) of x and dy."""
+    cdef const Job *job = &g.job
+    cdef fc_gemm_tile tile
+    cdef Py_ssize_t item = job.itemsize, channels = min(g.channels[0], last[0] * g.nr) - first[0] * g.nr
+    cdef Py_ssize_t tiles = g.rows * g.cols, chains = (tiles + CHAIN - 1) // CHAIN, p, i, t, c, o, j, n, size, at, width
+    cdef int nv, mr
+    cdef const char *v
+    cdef const char *w
+    cdef char *to
+    tile.bias_m = tile.bias_n = tile.residual = NULL
+    tile.y_px = 1
+    tile.cols = tile.y_gap = 0
+    for p in range(POSITIONS):
+        for i in range(chains):
+            t = i * tiles // chains
+            tile.channels = (i + 1) * tiles // chains - t
+            tile.flags = FC_FIRST if i == 0 else 0
+            for o in range(first[1], last[1]):
+                width = panel_width(g, 1, o)
+                nv = <int>(width // job.kernels.lanes)
+                w = panel_at(g, group, 1, o) + p * g.tiling[1].v_p * item
+                to = sums + (p * g.sums_p + (o - first[1]) * channels * g.nr) * item
+                tile.x = w + t * width * item
+                tile.x_c = tile.y_m = tile.left = width
+                tile.pixels = <int>width
+                for c in range(first[0], last[0]):
+                    v = panel_at(g, group, 0, c) + p * g.tiling[0].v_p * item
+                    tile.a_c = panel_width(g, 0, c)
+                    size = panel_size(g, 0, c)
+                    n = (size + job.kernels.gemm_mr[nv] - 1) // job.kernels.gemm_mr[nv]
+                    for j in range(n):
+                        at = j * size // n
+                        mr = <int>((j + 1) * size // n - at)
+                        tile.a = v + (t * tile.a_c + at) * item
+                        tile.y = to + ((c - first[0]) * g.nr + at) * width * item
+                        job.kernels.gemm_tile[nv][mr](&tile)
+
+
+cdef void store(const Gradient *g, Py_ssize_t group, const Py_ssize_t *first, const Py_ssize_t *last, const char *sums,
+                char *taps, char *turned) noexcept nogil:
+    """dw of the panels, from their sums."""
+    cdef const Job *job = &g.job
+    cdef fc_winograd_dw t
+    cdef Py_ssize_t item = job.itemsize, lanes = job.kernels.lanes, o, v, i, size, width, pairs
+    cdef char *dw
+    t.channels = min(g.channels[0], last[0] * g.nr) - first[0] * g.nr
+    t.s_p = g.sums_p
+    t.nonfinite = <int *>&g.nonfinite
+    pairs = t.channels * TAPS
+    for o in range(first[1], last[1]):
+        size = panel_size(g, 1, o)
+        width = panel_width(g, 1, o)
+        t.s_c = t.dw_t = width
+        for v in range(width // lanes):
+            t.sums = sums + ((o - first[1]) * t.channels * g.nr + v * lanes) * item
+            t.dw = taps + v * lanes * item
+            job.kernels.winograd_dw(&t)
+        dw = <char *>job.w + (group * job.w_g + o * g.nr * job.w_o + first[0] * g.nr * job.w_c) * item
+        if not g.add:
+            job.kernels.transpose(dw, job.w_o, taps, width, pairs, size, pairs)
+            continue
+        job.kernels.transpose(turned, pairs, taps, width, pairs, size, pairs)
+        for i in range(size):
+            job.kernels.add(dw + i * job.w_o * item, turned + i * pairs * item, pairs)
+
+
+cdef void product_task(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
+    cdef const Gradient *g = <const Gradient *>argument
+    cdef Py_ssize_t first[2]
+    cdef Py_ssize_t last[2]
+    cdef Py_ssize_t blocks
+    cdef int side
+    if g.nonfinite:
+        return  # the direct kernel will do it all again
+    for side in range(2):
+        blocks = (g.last[side] - g.first[side] + g.block[side] - 1) // g.block[side]
+        first[side] = g.first[side] + number % blocks * g.block[side]
+        last[side] = min(g.last[side], first[side] + g.block[side])
+        number //= blocks
+    multiply(g, g.group0 + number, first, last, workspace)
+    store(g, g.group0 + number, first, last, workspace, workspace + g.sums_bytes,
+          workspace + g.sums_bytes + g.taps_bytes)
+
+
+cdef Py_ssize_t product_tasks(const Gradient *g) noexcept nogil:
+    cdef Py_ssize_t count = g.group1 - g.group0, side
+    for side in range(2):
+        count *= (g.last[side] - g.first[side] + g.block[side] - 1) // g.block[side]
+    return count
+
+
+cdef void choose_products(Gradient *g, size_t budget, int threads) noexcept nogil:
+    """The panels of a task: few enough for their sums to stay in L2, and for two tasks a thread. No sum depends on it."""
+    cdef Py_ssize_t wide
+    cdef size_t sum = g.nr * g.nr * g.job.itemsize
+    g.block[0] = min(<Py_ssize_t>X_PANELS, g.last[0] - g.first[0])
+    g.block[1] = min(<Py_ssize_t>DY_PANELS, g.last[1] - g.first[1])
+    budget = min(budget, max(cache_bytes(2) * 3 // 4, <size_t>256 << 10))
+    while g.block[0] * g.block[1] > 1 and (POSITIONS * sum * g.block[0] * g.block[1] > budget
+                                           or product_tasks(g) < 2 * threads):
+        wide = 1 if g.block[1] >= g.block[0] else 0
+        g.block[wide] = (g.block[wide] + 1) // 2
+    g.sums_p = lines(sum * g.block[0] * g.block[1]) // g.job.itemsize
+    g.sums_bytes = POSITIONS * g.sums_p * g.job.itemsize
+    g.taps_bytes = lines(TAPS * sum * g.block[0])
+
+
+cdef size_t product_bytes(const Gradient *g) noexcept nogil:
+    return g.sums_bytes + 2 * g.taps_bytes
+
+
+cdef int run_round(Gradient *g, size_t budget, int threads) except -1:
+    """The block of tiles that g says, for the groups and panels that it says."""
+    g.task_rows = min(g.rows, max(<Py_ssize_t>1, TASK_TILES // g.cols))
+    g.tasks = (g.rows + g.task_rows - 1) // g.task_rows
+    run_tasks(transform_task, g,
+              (g.group1 - g.group0) * (g.last[0] - g.first[0] + g.last[1] - g.first[1]) * g.tasks, g.band_bytes, threads)
+    choose_products(g, budget, threads)
+    run_tasks(product_task, g, product_tasks(g), product_bytes(g), threads)
+    return 0
+
+
+cdef void whole_axis(Axis *axis, Py_ssize_t size) noexcept nogil:
+    """Coordinate q is pixel q."""
+    memset(axis, 0, sizeof(Axis))
+    axis.out = axis.size = axis.span = axis.inner_stop = size
+    axis.step = 1
+
+
+def run(Lattice lattice, x, dw, dy, Py_ssize_t groups, int threads, max_workspace):
+    """dw[group*output][channel][tap], from contiguous x and dy[n][channel][d][h][w] of the forward lattice.
+
+    Returns the bytes of workspace a thread needs. With threads=0 that is all it does.
+    """
+    cdef Gradient g
+    cdef Job *job = &g.job
+    cdef Tiling *tiling
+    cdef Blocks tiles
+    cdef Py_ssize_t lanes, channels, most, number
+    cdef Py_ssize_t at_once[2]
+    cdef size_t workspace, limit = TRANSFORMED_LIMIT
+    cdef int side
+    memset(&g, 0, sizeof(Gradient))
+    start_job(job, lattice, x, dw, dy, groups, False, None, None, -1)
+    lanes = job.kernels.lanes
+    g.nr = FC_NV_MAX * lanes
+    channels = 0
+    for side in range(2):
+        g.channels[side] = job.outputs if side else job.channels
+        g.panels[side] = (g.channels[side] + g.nr - 1) // g.nr
+        channels += g.panels[side] * g.nr
+        tiling = &g.tiling[side]
+        tiling.kernels, tiling.itemsize = job.kernels, job.itemsize
+        tiling.transform = job.kernels.winograd_dy if side else job.kernels.winograd_input[<int>FC_WINOGRAD_4_3]
+        tiling.step, tiling.size = R, R if side else ALPHA
+        tiling.tile_rows = (job.axis[1].out + R - 1) // R
+        tiling.x_n, tiling.x_c = (job.y_n, job.y_c) if side else (job.x_n, job.x_c)
+        tiling.v_b = lanes
+        for i in range(3):
+            tiling.axis[i] = job.axis[i]
+            if side:
+                whole_axis(&tiling.axis[i], job.axis[i].out)
+    most = ROUND_BYTES // (POSITIONS * channels * job.itemsize)
+    choose_blocks(&tiles, job.batch * job.axis[0].out * g.tiling[0].tile_rows, (job.axis[2].out + R - 1) // R,
+                  max(<Py_ssize_t>TILES_MIN, min(<Py_ssize_t>TILES_MAX, most)))
+    for side in range(2):
+        tiling = &g.tiling[side]
+        g.band_bytes = max(g.band_bytes, choose_band(tiling, tiles.row_block, tiles.col_block))
+        tiling.v_p = lines(tiles.tiles * g.nr * job.itemsize) // job.itemsize
+    g.panel = POSITIONS * g.tiling[0].v_p
+    if max_workspace is not None:
+        limit = min(limit, <size_t>max_workspace)
+    # as many groups, or else panels of one, as have room
+    most = max(<Py_ssize_t>2, <Py_ssize_t>(limit // (g.panel * job.itemsize)))
+    at_once[0] = min(g.panels[0], most - min(g.panels[1], most // 2))
+    at_once[1] = min(g.panels[1], most - at_once[0])
+    most = min(groups, max(<Py_ssize_t>1, most // (g.panels[0] + g.panels[1])))
+    g.group1 = most
+    for side in range(2):
+        g.last[side] = at_once[side]
+    choose_products(&g, limit, threads)
+    workspace = max(g.band_bytes, product_bytes(&g))
+    if threads == 0:
+        return workspace
+    g.transformed = <char *>block_alloc(most * (at_once[0] + at_once[1]) * g.panel * job.itemsize)
+    if g.transformed == NULL:
+        raise MemoryError(
+            f"fastconv: no memory for {most * (at_once[0] + at_once[1]) * g.panel * job.itemsize} bytes of transforms")
+    try:
+        for g.group0 in range(0, groups, most):
+            g.group1 = min(groups, g.group0 + most)
+            for g.first[0] in range(0, g.panels[0], at_once[0]):
+                g.last[0] = min(g.panels[0], g.first[0] + at_once[0])
+                for g.first[1] in range(0, g.panels[1], at_once[1]):
+                    g.last[1] = min(g.panels[1], g.first[1] + at_once[1])
+                    for number in range(tiles.count):
+                        block_at(&tiles, number, &g.row, &g.rows, &g.col, &g.cols)
+                        g.add = number > 0
+                        run_round(&g, limit, threads)
+    finally:
+        block_free(g.transformed)
+    if g.nonfinite:
+        count_rerun()
+        conv_wgrad.run(0, lattice, x, dw, dy, groups, threads, max_workspace)
+    return workspace
