@@ -26,9 +26,9 @@ from fastconv.kernels import (
     conv_pixel,
     conv_split,
     conv_wgrad,
+    conv_wgrad_winograd,
     conv_winograd,
     isa,
-    wgrad_winograd,
 )
 from fastconv.kernels.call import Memo
 from fastconv.kernels.lattice import Lattice, join
@@ -200,7 +200,7 @@ WEIGHT_GRADIENTS = (
         "winograd_4_3",
         "Winograd F(3x3, 4x4): 4 times fewer products",
         "winograd_4_3",
-        wgrad_winograd.run,
+        conv_wgrad_winograd.run,
         partial(cannot_winograd, 3),
         inaccurate_weight_gradient,
         guard="a sum that is not finite",
