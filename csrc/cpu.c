@@ -32,6 +32,9 @@ static const struct {
 #if defined(__x86_64__)
 #include <cpuid.h>
 
+/* Of leaf 7, edx; gcc and clang have different names for them. */
+enum { FC_BIT_AMX_BF16 = 1 << 22, FC_BIT_AMX_TILE = 1 << 24 };
+
 static uint64_t xcr0(void) {
     uint32_t lo, hi;
     __asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
@@ -53,7 +56,8 @@ static unsigned cpu_features(void) {
     if (b & bit_AVX512VL) found |= FC_CPU_AVX512VL;
     if (b & bit_AVX512BW) found |= FC_CPU_AVX512BW;
     if (b & bit_AVX512DQ) found |= FC_CPU_AVX512DQ;
-    if ((os & 0x60000) == 0x60000 && (d & bit_AMX_TILE) && (d & bit_AMX_BF16)) found |= FC_CPU_AMX;
+    if ((os & 0x60000) == 0x60000 && (d & FC_BIT_AMX_TILE) && (d & FC_BIT_AMX_BF16))
+        found |= FC_CPU_AMX;
     if (__get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & bit_AVX512BF16)) found |= FC_CPU_AVX512BF16;
     return found;
 }

@@ -239,7 +239,7 @@ def _pixel(shape: Shape) -> Counts:
 
 
 def _depthwise(shape: Shape) -> Counts:
-    height, width = shape.size[1:]
+    height, width = shape.size[1], max(1, shape.size[2])
     across = math.ceil(width / DEPTHWISE_PIXELS)
     down = max(1, min(3, int(DEPTHWISE_PIXELS * across / width)))
     vectors = _vectors(shape, shape.groups)

@@ -57,11 +57,17 @@ def test_prepared_weights_cost_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("x", "w"),
-    [((0, 2, 5, 5), (3, 2, 3, 3)), ((1, 2, 3, 3), (3, 2, 3, 3)), ((1, 1, 1, 1), (1, 1, 1, 1))],
+    [
+        ((0, 2, 5, 5), (3, 2, 3, 3)),
+        ((1, 2, 3, 3), (3, 2, 3, 3)),
+        ((1, 1, 1, 1), (1, 1, 1, 1)),
+        ((1, 2, 3, 0), (3, 2, 1, 1)),
+        ((1, 2, 0, 3), (3, 2, 1, 1)),
+    ],
 )
 def test_costs_of_next_to_nothing(x: tuple[int, ...], w: tuple[int, ...]) -> None:
     for what in costs.PASSES:
-        shape = costs.shape_of(problem(x, w), what)
+        shape = costs.shape_of(problem(x, w, 1, int(0 in x[1:])), what)
         assert all(costs.seconds(name, shape) >= 0 for name in rows(what))
 
 

@@ -7,6 +7,7 @@
 #define FC_ISA_NAME amx
 #define FC_LANES_BYTES 64
 #define FC_F64 0
+#define FC_TILES
 #include "fastconv.h"
 #include "isa/simd.h"
 

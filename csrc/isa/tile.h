@@ -2,8 +2,9 @@
 /* clang-format off */
 /*
  * The vocabulary of the split kernels (body/split.h): tile registers, and vectors of 16 floats with
- * their bfloat16 parts. On AMX it maps to instructions; elsewhere to a software model of them with
- * the same bits, one float at a time, so that the logic can be tested on any machine.
+ * their bfloat16 parts. In the row that defines FC_TILES it maps to AMX instructions; elsewhere to a
+ * software model of them with the same bits, one float at a time, so that the logic can be tested on
+ * any machine.
  *
  *   FC_TILE_REGISTERS        declares the 8 tiles, 16 rows of 64 bytes each; their numbers are literals
  *   t_begin(), t_end()       configure this thread's tiles; release them, or every switch of context saves 8 KiB
@@ -18,7 +19,7 @@
  *   L, l_all(), l_least(l, x), l_get(l)   the least |x| that is not zero, as its bits minus 1; all ones without any
  */
 /* clang-format on */
-#if defined(__AMX_BF16__)
+#if defined(FC_TILES) /* not __AMX_BF16__: clang 15 has another name for it */
 #include <immintrin.h>
 
 #define FC_TILE_REGISTERS
@@ -113,8 +114,13 @@ static inline float f_flush(float x) {
 }
 static inline float f_of_h(uint16_t h) { return f_flush(f_of_bits((uint32_t)h << 16)); }
 
-/* Products of bfloat16 are exact in float, so a product and a sum are a fused multiply-add. The
- * inner loops run over j, which compilers turn into vectors. */
+/* A fused multiply-add: products of bfloat16 are exact in double, and where their sum with a float
+ * is not, it is too far from the middle of two floats to be rounded to the wrong one. */
+static inline float t_model_fma(float a, float b, float c) {
+    return f_flush((float)((double)a * b + c));
+}
+
+/* The inner loops run over j, which compilers turn into vectors. */
 static inline void t_model_dot(fc_tile_model *c, const fc_tile_model *a, const fc_tile_model *b) {
     float terms[2][16][16]; /* of b: [parity of k][k / 2][j] */
     for (int k = 0; k < 16; k++)
@@ -126,7 +132,7 @@ static inline void t_model_dot(fc_tile_model *c, const fc_tile_model *a, const f
             for (int odd = 0; odd < 2; odd++) {
                 const float factor = f_of_h(a->h[i][2 * k + odd]);
                 for (int j = 0; j < 16; j++)
-                    sums[odd][j] = f_flush(sums[odd][j] + factor * terms[odd][k][j]);
+                    sums[odd][j] = t_model_fma(factor, terms[odd][k][j], sums[odd][j]);
             }
         for (int j = 0; j < 16; j++)
             c->f[i][j] = f_flush(f_flush(c->f[i][j]) + f_flush(sums[0][j] + sums[1][j]));

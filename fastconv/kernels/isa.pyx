@@ -108,12 +108,14 @@ def tiles(int itemsize) -> dict:
 def select(str name) -> None:
     """Make `name` the active row. ValueError when it is unknown or this machine cannot run it."""
     global active, settled
-    for i, row in enumerate(rows()):
-        if row["name"] != name:
+    cdef const char *missing
+    for i in range(fc_isa_count()):
+        if fc_isa_table(i).name.decode() != name:
             continue
-        if row["missing"] is not None:
+        missing = fc_isa_missing(i, 1)  # of this row alone: nobody who caps the row asks for tile registers
+        if missing != NULL:
             raise ValueError(
-                f"ISA {name!r} needs {row['missing']}, which this CPU or its operating system lacks; "
+                f"ISA {name!r} needs {missing.decode()}, which this CPU or its operating system lacks; "
                 f"available here: {', '.join(available())}"
             )
         active = fc_isa_table(i)
