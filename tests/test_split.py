@@ -66,6 +66,7 @@ CASES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "blocks": ((1, 100, 6, 5), (33, 100, 3, 3), {"padding": 1}),
     "large": ((1, 2, 40, 41), (3, 2, 3, 3), {}),
     "strided": ((2, 4, 11, 12), (6, 4, 3, 5), {"stride": (2, 3), "padding": 2}),
+    "halved": ((1, 40, 8, 8), (33, 40, 3, 3), {"stride": 2, "padding": 1}),  # one phase of dx: one tap, in place
     "dilated": ((1, 33, 9, 9), (5, 33, 3, 2), {"dilation": (2, 3)}),
     "groups": ((2, 12, 8, 6), (15, 4, 2, 2), {"groups": 3}),
     "reflected": ((1, 2, 6, 6), (2, 2, 3, 3), {"padding": 2, "padding_mode": "reflect"}),
@@ -179,6 +180,17 @@ def test_prepared_weights(name: str, split: str, split_row: str) -> None:
     expected = fastconv.conv2d(x, w, b, algo=split, **options)
     for _ in range(2):
         assert_array_equal(prepared(x), expected)
+
+
+def test_weights_kept_for_one_stride_do_not_serve_another(split: str, split_row: str) -> None:
+    """A 1x1 kernel is packed as a matrix for stride 1 without padding, and as taps for all else."""
+    x, w, *_ = operands("pointwise")
+    x, w = np.repeat(x, 2, 1), np.tile(w, (1, 2, 1, 1))
+    w.flags.writeable = False
+    for options in ({}, {"stride": 2}, {"padding": 1}, {}):
+        assert_array_equal(
+            fastconv.conv2d(x, w, algo=split, **options), reference.conv(x, w, **options)
+        )
 
 
 @pytest.mark.parametrize("name", ["blocks", "strided", "pointwise", "linear"])

@@ -98,26 +98,35 @@ cdef uint32_t get_least(const Job *job, const char *panel, Py_ssize_t width) noe
     return (<const uint32_t *>(panel + (<Py_ssize_t>job.column - 4) * width))[0]
 
 
+cdef char *find_panel(const Job *job, Py_ssize_t task, Py_ssize_t *size, Py_ssize_t *width, const char **w) noexcept nogil:
+    """Where a task packs its panel of `size` outputs, and from where."""
+    cdef Py_ssize_t panels = job.panel1 - job.panel0, group = job.group0 + task // panels, start
+    panel_bounds(job, job.panel0 + task % panels, &start, size, width)
+    w[0] = job.w + (group * job.w_g + start * job.w_o) * 4
+    return <char *>packed_panel(job, group, start)
+
+
+cdef void pack_pointwise(void *argument, Py_ssize_t task, char *workspace) noexcept nogil:
+    """One panel as [channel block][part][width][TERMS], and the least magnitude of its weights."""
+    cdef const Split *g = <const Split *>argument
+    cdef Py_ssize_t size, width
+    cdef const char *w
+    cdef char *to = find_panel(&g.job, task, &size, &width, &w)
+    cdef Operand operand = operand_of(g, g.job.w_o, g.job.w_c)
+    set_least(&g.job, to, width, split_a(&operand, w, size, g.job.channels, workspace, to))
+
+
 cdef void pack_task(void *argument, Py_ssize_t task, char *workspace) noexcept nogil:
-    """One panel as [channel block][tap][part][pair of channels][width][2], or pointwise as [channel block][part][width][TERMS];
-    and the least magnitude of its weights."""
+    """One panel as [channel block][tap][part][pair of channels][width][2], and the least magnitude of its weights."""
     cdef const Split *g = <const Split *>argument
     cdef const Job *job = &g.job
-    cdef Py_ssize_t panels = job.panel1 - job.panel0, group = job.group0 + task // panels, start, size, width, c, i, t
+    cdef Py_ssize_t size, width, c, i, t
     cdef uint32_t least = NOTHING
     cdef const char *w
     cdef const float *even
     cdef const float *odd
-    cdef char *to
     cdef char *at
-    cdef Operand operand
-    panel_bounds(job, job.panel0 + task % panels, &start, &size, &width)
-    to = <char *>packed_panel(job, group, start)
-    w = job.w + (group * job.w_g + start * job.w_o) * 4
-    if g.pointwise:
-        operand = operand_of(g, job.w_o, job.w_c)
-        set_least(job, to, width, split_a(&operand, w, size, job.channels, workspace, to))
-        return
+    cdef char *to = find_panel(job, task, &size, &width, &w)
     for c in range(0, g.blocks * TERMS, 2):
         for i in range(min(<Py_ssize_t>2, job.channels - c)):
             job.kernels.transpose(workspace + i * job.w_taps * width * 4, width, w + (c + i) * job.w_c * 4, job.w_o, size,
@@ -312,9 +321,9 @@ cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogi
 
 
 cdef bint is_pointwise(const Job *job) noexcept:
-    """Whether every output reads the one input at its own place."""
+    """Whether every output reads the one input at its own place, and the weights are a matrix."""
     cdef const Axis *axis
-    if job.taps != 1:
+    if job.w_taps != 1:  # one tap of several, as in the gradient of a strided convolution, is not
         return False
     for i in range(3):
         axis = &job.axis[i]
@@ -368,8 +377,9 @@ def run(int products, Lattice lattice, x, w, y, Py_ssize_t groups, bint transpos
         band_offsets(job.axis, &job.band, off)
         job.off = off
         tasks = set_blocks(job)
-        run_rounds(job, w, pack_task, max(2 * job.w_taps, <Py_ssize_t>TERMS) * PANEL * 4, PACKED_LIMIT, tasks, task,
-                   workspace, threads)
+        # two functions, because kept weights are told apart by the one that packed them
+        run_rounds(job, w, pack_pointwise if g.pointwise else pack_task, max(2 * job.w_taps, <Py_ssize_t>TERMS) * PANEL * 4,
+                   PACKED_LIMIT, tasks, task, workspace, threads)
     finally:
         block_free(off)
     if g.failed:
