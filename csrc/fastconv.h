@@ -333,6 +333,7 @@ typedef struct {
     fc_pool_fn pool_max, pool_avg, pool_avg_backward;
 
     double (*sum)(const void *x, ptrdiff_t n);
+    int (*finite)(const void *x, ptrdiff_t n); /* whether all are; their sum may not be */
     /* Batch normalisation. A channel is `batch` runs of `plane` elements, `stride` apart. */
     void (*moments)(const void *x, ptrdiff_t batch, ptrdiff_t stride, ptrdiff_t plane, double *mean,
                     double *m2); /* m2 = sum (x - mean)^2 */

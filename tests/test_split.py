@@ -66,7 +66,8 @@ CASES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "blocks": ((1, 100, 6, 5), (33, 100, 3, 3), {"padding": 1}),
     "large": ((1, 2, 40, 41), (3, 2, 3, 3), {}),
     "strided": ((2, 4, 11, 12), (6, 4, 3, 5), {"stride": (2, 3), "padding": 2}),
-    "halved": ((1, 40, 8, 8), (33, 40, 3, 3), {"stride": 2, "padding": 1}),  # one phase of dx: one tap, in place
+    # one phase of dx has one tap, which reads dy at its own place
+    "halved": ((1, 40, 8, 8), (33, 40, 3, 3), {"stride": 2, "padding": 1}),
     "dilated": ((1, 33, 9, 9), (5, 33, 3, 2), {"dilation": (2, 3)}),
     "groups": ((2, 12, 8, 6), (15, 4, 2, 2), {"groups": 3}),
     "reflected": ((1, 2, 6, 6), (2, 2, 3, 3), {"padding": 2, "padding_mode": "reflect"}),
@@ -237,6 +238,24 @@ def test_prepared_weights_remember_that_they_are_small(split: str, split_row: st
     expected = fastconv.conv2d(x, w, b, algo="direct", **options)
     for _ in range(2):
         assert_array_equal(prepared(x), expected)
+
+
+def test_large_finite_sums_are_not_done_again(split: str, split_row: str) -> None:
+    """Even where all of them together are not finite, which would depend on the blocks, and so on the threads."""
+    a, b = np.full((3, 40), 2.0**60, "float32"), np.full((800, 40), 2.0**60, "float32")
+    x, w = a[:1].reshape(1, 40, 1, 1), b[:3].reshape(3, 40, 1, 1)
+    before = correlate.reruns()
+    for threads in (1, 7):
+        c = np.empty((3, 800), "float32")
+        gemm.multiply(a, False, b, True, None, c, threads, SPLITS[split])
+        assert_array_equal(c, a @ b.T)
+    x = np.repeat(x, 500, 3)
+    y = fastconv.conv2d(x, w, algo=split)
+    assert_array_equal(y, reference.conv(x, w))
+    dy = np.full(y.shape, 2.0**58, "float32")
+    dw = fastconv.conv2d_backward(dy, x, w, algo=split, needs=(False, True, False))[1]
+    assert_array_equal(dw, np.float32(500 * 2.0**118))
+    assert correlate.reruns() == before
 
 
 def test_small_times_small_is_done_again(split: str, split_row: str) -> None:

@@ -48,6 +48,16 @@ static double FC_FN(sum)(const void *x, ptrdiff_t n) {
     return total;
 }
 
+static int FC_FN(finite)(const void *vx, ptrdiff_t n) {
+    const REAL *const x = vx;
+    V s[NORM_ACC] = {v_zero(), v_zero(), v_zero(), v_zero()};
+#define FC_TERM(k, at, m) \
+    s[k] = v_fma(FC_LOAD(x + (at), m), v_zero(), s[k]); /* NaN once one is not finite */
+    FC_OVER_BLOCK(1, 0, n, FC_TERM)
+#undef FC_TERM
+    return FC_FN(fold)(s) == 0;
+}
+
 /* Sum of d and of d^2, d = x - c. */
 static void FC_FN(deviations)(const REAL *x, ptrdiff_t runs, ptrdiff_t stride, ptrdiff_t n, REAL c,
                               double *first, double *second) {

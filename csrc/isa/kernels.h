@@ -70,6 +70,7 @@ const fc_kernels FC_FN(kernels) = {
     .pool_avg = FC_FN(pool_avg),
     .pool_avg_backward = FC_FN(pool_avg_backward),
     .sum = FC_FN(sum),
+    .finite = FC_FN(finite),
     .moments = FC_FN(moments),
     .norm_sums = FC_FN(norm_sums),
     .affine = FC_FN(affine),

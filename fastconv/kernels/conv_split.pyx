@@ -13,7 +13,6 @@ and the least weight (but zero) whose lowest parts might be lost.
 """
 
 cimport numpy as cnp
-from libc.math cimport isfinite
 from libc.stdint cimport uint32_t
 from libc.string cimport memset
 
@@ -98,7 +97,8 @@ cdef uint32_t get_least(const Job *job, const char *panel, Py_ssize_t width) noe
     return (<const uint32_t *>(panel + (<Py_ssize_t>job.column - 4) * width))[0]
 
 
-cdef char *find_panel(const Job *job, Py_ssize_t task, Py_ssize_t *size, Py_ssize_t *width, const char **w) noexcept nogil:
+cdef char *find_panel(const Job *job, Py_ssize_t task, Py_ssize_t *size, Py_ssize_t *width,
+                      const char **w) noexcept nogil:
     """Where a task packs its panel of `size` outputs, and from where."""
     cdef Py_ssize_t panels = job.panel1 - job.panel0, group = job.group0 + task // panels, start
     panel_bounds(job, job.panel0 + task % panels, &start, size, width)
@@ -169,11 +169,11 @@ cdef uint32_t split_band(const Split *g, const Task *t, char *planes, char *band
 
 cdef bint finite(const Split *g, const fc_pixel_store *store) noexcept nogil:
     cdef Py_ssize_t m, r
-    cdef double total = 0
     for m in range(store.outputs):
         for r in range(store.rows):
-            total += g.job.kernels.sum(<const float *>store.sums + m * store.s_m + r * store.s_row, store.cols)
-    return isfinite(total)
+            if not g.job.kernels.finite(<const float *>store.sums + m * store.s_m + r * store.s_row, store.cols):
+                return False
+    return True
 
 
 cdef void sum_panel(const Split *g, const Task *t, const char *weights, Py_ssize_t width, Py_ssize_t d, const char *planes,

@@ -7,7 +7,6 @@ slices that depends on the problem alone, and the slices are added in order. So 
 """
 
 cimport numpy as cnp
-from libc.math cimport isfinite
 from libc.stdint cimport uint32_t
 from libc.string cimport memset
 
@@ -317,7 +316,7 @@ cdef void reduce_task(void *argument, Py_ssize_t number, char *workspace) noexce
                               min(nr, part.outputs - o), pairs)
         if g.products:
             for s in range(o, min(part.outputs, o + nr)):
-                if not isfinite(job.kernels.sum(dw + s * job.w_o * item, pairs)):
+                if not job.kernels.finite(dw + s * job.w_o * item, pairs):
                     g.failed = True
         o += nr
 

@@ -155,6 +155,7 @@ cdef extern from "fastconv.h" nogil:
     ctypedef void (*fc_winograd_dw_fn)(const fc_winograd_dw *) noexcept nogil
     ctypedef void (*fc_pool_fn)(const fc_pool *) noexcept nogil
     ctypedef double (*fc_sum_fn)(const void *, Py_ssize_t) noexcept nogil
+    ctypedef bint (*fc_finite_fn)(const void *, Py_ssize_t) noexcept nogil
     ctypedef void (*fc_moments_fn)(const void *, Py_ssize_t, Py_ssize_t, Py_ssize_t, double *,
                                    double *) noexcept nogil
     ctypedef void (*fc_norm_sums_fn)(const void *, const void *, Py_ssize_t, Py_ssize_t, Py_ssize_t,
@@ -213,6 +214,7 @@ cdef extern from "fastconv.h" nogil:
         fc_pool_fn pool_avg
         fc_pool_fn pool_avg_backward
         fc_sum_fn sum
+        fc_finite_fn finite
         fc_moments_fn moments
         fc_norm_sums_fn norm_sums
         fc_affine_fn affine

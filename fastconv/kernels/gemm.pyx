@@ -8,7 +8,6 @@ split for tile registers first, see conv_split.
 """
 
 cimport numpy as cnp
-from libc.math cimport isfinite
 from libc.stdint cimport uint32_t
 from libc.string cimport memset
 
@@ -202,7 +201,7 @@ cdef void split_task(void *argument, Py_ssize_t number, char *acc) noexcept nogi
     job.split.end()
     for i in range(rows):
         job.kernels.copy_strided(c, acc + i * whole(columns) * 4, columns, 1)
-        if not isfinite(job.kernels.sum(c, columns)):
+        if not job.kernels.finite(c, columns):
             job.failed = True
         if job.bias != NULL and job.k0 + job.terms == job.k:
             job.kernels.add(c, job.bias + n * job.n_block * 4, columns)
