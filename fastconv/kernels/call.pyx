@@ -53,7 +53,8 @@ cdef inline bint put(Signature *s, char tag, const void *value, Py_ssize_t size)
     if s.end - s.at <= size:
         return False
     s.at[0] = tag
-    memcpy(s.at + 1, value, size)
+    if size:  # C does not allow NULL even for no bytes
+        memcpy(s.at + 1, value, size)
     s.at += 1 + size
     return True
 
