@@ -12,7 +12,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -318,7 +318,9 @@ def draw(report: dict[str, Any], path: Path) -> None:
 # ----------------------------------------------------------------------------------- command line
 
 
-def _words(allowed: Sequence[str]) -> Any:
+def words_of(allowed: Sequence[str]) -> Callable[[str], list[str]]:
+    """A parser of words with commas."""
+
     def parse(text: str) -> list[str]:
         words = text.split(",")
         for word in words:
@@ -329,14 +331,14 @@ def _words(allowed: Sequence[str]) -> Any:
     return parse
 
 
-def _peer_names(text: str) -> list[str]:
-    names = text.split(",")
+def peer_names(text: str) -> list[str]:
+    names = [name for name in text.split(",") if name]
     try:
         for name in names:
             find_peer(name)
     except ValueError as reason:
         raise argparse.ArgumentTypeError(str(reason)) from None
-    return names if OURS in names else [OURS, *names]
+    return names
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -359,15 +361,15 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help=f"a named list, with all its images; peers are then {', '.join(SET_PEERS)}",
     )
     parser.add_argument("--batch", type=int, help="images of each problem, instead of its own")
-    parser.add_argument("--passes", type=_words(PASSES), default=list(PASSES))
+    parser.add_argument("--passes", type=words_of(PASSES), default=list(PASSES))
     parser.add_argument(
         "--peers",
-        type=_peer_names,
+        type=peer_names,
         help="with commas; also fastconv:ALGORITHM",
     )
     parser.add_argument(
         "--precision",
-        type=_words(PRECISIONS),
+        type=words_of(PRECISIONS),
         default=list(PRECISIONS[:1]),
         metavar="WORDS",
         help="of convolutions, with commas, each a table: " + ", ".join(PRECISIONS),
@@ -384,6 +386,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if options.peers is None:
         options.peers = [p for p in (SET_PEERS if options.set else PEERS) if p != AUTOCAST]
         options.peers += [AUTOCAST] if "medium" in options.precision else []
+    if OURS not in options.peers:
+        options.peers = [OURS, *options.peers]
     return options
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import fastconv
-from benchmarks import calls, peers, problems, report, verify
+from benchmarks import accuracy, calls, peers, problems, report, verify
 from fastconv.kernels import isa
 
 
@@ -152,3 +152,33 @@ def test_a_bad_precision_is_refused(
     with pytest.raises(SystemExit):
         report.parse(arguments)
     assert "argument --precision: " in capsys.readouterr().err
+
+
+def test_the_tables_of_accuracy(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    numbers = tmp_path / "accuracy.json"
+    asked = ["--problems", "lenet2", "--data", "relu", "--peers", "", "--json", str(numbers)]
+    assert accuracy.main(asked) == 0
+    (forward, dw) = json.loads(numbers.read_text())["results"]
+    assert (forward["terms"], dw["terms"]) == (150, 200)
+    for result in (forward, dw):
+        assert set(result["errors"]) == {"chain", *report.PRECISIONS}
+        assert 0 < result["errors"]["highest"]["rms"] < 1e-6
+    page = capsys.readouterr().out
+    assert "| data | layer | K | chain | highest |" in page
+    assert "### Weight gradient: reduced precision" in page
+
+
+def test_the_plot_of_speed_against_accuracy(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(accuracy, "EFFORTS", {"quick": report.Effort(1, 0)})
+    monkeypatch.setattr(accuracy, "able", lambda p, what: ["direct", "split_3"])
+    picture, numbers = tmp_path / "plot.png", tmp_path / "plot.json"
+    asked = ["--plot", str(picture), "--layer", "lenet2", "--batch", "1", "--peers", "numpy_im2col"]
+    assert accuracy.main([*asked, "--json", str(numbers)]) == 0
+    found = json.loads(numbers.read_text())
+    names = [point["name"] for point in found["points"]]
+    assert {"direct", "choice for 'highest'", "numpy_im2col"} <= set(names)
+    assert ("split_3" in found["model"]) != ("split_3" in names)
+    assert picture.stat().st_size > 10_000
