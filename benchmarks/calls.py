@@ -2,14 +2,17 @@
 """What each peer is asked to do for a problem, as its own users would write it.
 
 A `*_call` takes a problem, a pass and the problem's arrays, and gives a function without arguments
-that returns a fresh result: this is what is timed. Packages are imported when they are needed.
+that returns a fresh result: this is what is timed. A `*_precision` is a context in which they run
+with one of fastconv's words for precision. Packages are imported when they are needed.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -35,6 +38,14 @@ PART_FLOPS = 1e7
 
 class Unsupported(Exception):
     """The peer has no such operation; the text says why."""
+
+
+@contextmanager
+def float32_only(word: str) -> Iterator[None]:
+    """The precision of peers that know no other: it is compared with "highest" and "high"."""
+    if word == "medium":
+        raise Unsupported("it does not multiply floats as bfloat16")
+    yield
 
 
 # ------------------------------------------------------------------------------------ fastconv
@@ -113,6 +124,12 @@ def _state(p: Block, a: Arrays) -> Arrays:
     return {"0.weight": a["w"], "0.bias": a["b"], **{f"1.{name}": a[name] for name in p.norm}}
 
 
+def fastconv_precision(word: str) -> AbstractContextManager[None]:
+    import fastconv
+
+    return fastconv.precision(word)
+
+
 def start_fastconv(threads: int) -> str:
     import fastconv
 
@@ -187,6 +204,63 @@ def torch_call(p: Problem, what: str, a: Arrays, form: str = "contiguous") -> Ca
         return lambda: aten.threshold_backward(dy, x, 0)
     y, backward = function(x), getattr(aten, f"{p.op}_backward")  # PyTorch keeps the result
     return lambda: backward(dy, y)
+
+
+@contextmanager
+def torch_precision(word: str) -> Iterator[None]:
+    """Floats convolved as bfloat16 within "medium"."""
+    import torch
+
+    if word != "medium":
+        yield
+        return
+    if not _torch_has_bf16():
+        raise Unsupported("here PyTorch multiplies floats as floats in any case")
+    settings = torch.backends.mkldnn.conv
+    before, settings.fp32_precision = settings.fp32_precision, "bf16"
+    yield
+    settings.fp32_precision = before
+
+
+@lru_cache(maxsize=1)
+def _torch_has_bf16() -> bool:
+    """Whether the setting changes anything: every processor accepts it, and PyTorch has it since 2.9."""
+    import torch
+
+    settings = getattr(torch.backends.mkldnn, "conv", None)
+    if settings is None:
+        return False
+    x, w, before = torch.randn(1, 64, 14, 14), torch.randn(64, 64, 3, 3), settings.fp32_precision
+    results = []
+    for each in ("ieee", "bf16"):
+        settings.fp32_precision = each
+        results.append(torch.conv2d(x, w))
+    settings.fp32_precision = before
+    return not torch.equal(*results)
+
+
+def torch_autocast_call(p: Problem, what: str, a: Arrays, variant: str = "") -> Call:
+    """Tensors turned to bfloat16 in the call, as under autocast; the result is float again."""
+    import torch
+
+    aten, half = torch.ops.aten, torch.bfloat16
+    p = _only_conv(p)
+    x, w, b, dy = (torch.from_numpy(a[name]) for name in ("x", "w", "b", "dy"))
+    if what == "forward":
+        return lambda: torch.conv2d(x.to(half), w.to(half), b.to(half), **p.options).float()
+    place = ("dx", "dw").index(what)
+    pairs = [(v, v) for v in (p.stride, p.padding, p.dilation)]
+    rest = (None, *pairs, False, (0, 0), p.groups, [i == place for i in range(3)])
+    return lambda: aten.convolution_backward(dy.to(half), x.to(half), w.to(half), *rest)[
+        place
+    ].float()
+
+
+@contextmanager
+def bfloat16_only(word: str) -> Iterator[None]:
+    if word != "medium":
+        raise Unsupported("it multiplies bfloat16")
+    yield
 
 
 def start_torch(threads: int) -> str:
@@ -268,7 +342,7 @@ def _padded(p: Conv, x: Array) -> Array:
     return np.pad(x, ((0, 0), (0, 0), (p.padding,) * 2, (p.padding,) * 2))
 
 
-def _windows(p: Conv, x: Array) -> Array:
+def windows(p: Conv, x: Array) -> Array:
     """A view of the padded images: [n][c][ky][kx][oy][ox]."""
     span = p.dilation * (p.kernel - 1) + 1
     found = np.lib.stride_tricks.sliding_window_view(_padded(p, x), (span, span), axis=(2, 3))
@@ -287,26 +361,26 @@ def numpy_call(problem: Problem, what: str, a: Arrays, variant: str = "") -> Cal
         return image.reshape(p.groups, w.shape[2], cells)
 
     def forward() -> Array:
-        y = np.stack([(w @ columns(image)).reshape(p.y_shape[1:]) for image in _windows(p, x)])
+        y = np.stack([(w @ columns(image)).reshape(p.y_shape[1:]) for image in windows(p, x)])
         y += a["b"][:, np.newaxis, np.newaxis]
         return y
 
     def dx() -> Array:
         result = _padded(p, np.zeros_like(x))
-        windows = np.empty((p.channels, p.kernel, p.kernel, p.out, p.out), x.dtype)
+        parts = np.empty((p.channels, p.kernel, p.kernel, p.out, p.out), x.dtype)
         for image, dy_image in zip(result, dy, strict=True):
-            np.matmul(w.mT, dy_image.reshape(p.groups, -1, cells), out=columns(windows))
+            np.matmul(w.mT, dy_image.reshape(p.groups, -1, cells), out=columns(parts))
             for ky, kx in np.ndindex(p.kernel, p.kernel):
                 rows, cols = (
                     slice(k * p.dilation, k * p.dilation + (p.out - 1) * p.stride + 1, p.stride)
                     for k in (ky, kx)
                 )
-                image[:, rows, cols] += windows[:, ky, kx]
+                image[:, rows, cols] += parts[:, ky, kx]
         inner = slice(p.padding, p.padding + p.size)
         return result[:, :, inner, inner]
 
     def dw() -> Array:
-        images = zip(dy, _windows(p, x), strict=True)
+        images = zip(dy, windows(p, x), strict=True)
         parts = (d.reshape(p.groups, -1, cells) @ columns(image).mT for d, image in images)
         return sum(parts, np.zeros((), x.dtype)).reshape(p.w_shape)
 

@@ -3,10 +3,12 @@
 
 A worker says once what it is ({"version": ...} or {"missing": ...}) and then answers requests:
 
-    {"do": "prepare", "problem": {...}, "pass": "dx", "dtype": "float32"}
+    {"do": "prepare", "problem": {...}, "pass": "dx", "dtype": "float32", "precision": "highest"}
         -> {"part": {...}, "seconds": of one call} or {"skip": reason}
     {"do": "verify", "expected": "projection.npy"} -> {"error": ...}
     {"do": "time", "repeat": 5}                    -> {"seconds": [...]}
+    {"do": "compute", "problem": {...}, "pass": "dx", "precision": "highest", "operands": "arrays.npz",
+     "result": "result.npy"}                       -> {} or {"skip": reason}
 
 What is timed is what a user would call: fresh outputs, weights packed in the call. ONNX Runtime is
 the exception: its weights are constants of the model, packed beforehand, as its users have them; and so
@@ -28,8 +30,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -51,21 +54,25 @@ SHORT_SECONDS = 5e-5
 
 @dataclass(frozen=True)
 class Peer:
-    """`start(threads)` imports the package and says its version; `call` gives what is timed."""
+    """`start(threads)` imports the package and says its version; `call` gives what is timed, within `precision(word)`."""
 
     start: Callable[[int], str]
     call: Callable[..., calls.Call]
     variant: str = ""
     partial: bool = False
     package: str = ""
+    precision: Callable[[str], AbstractContextManager[None]] = calls.float32_only
 
+
+_torch = partial(Peer, calls.start_torch, package="torch", precision=calls.torch_precision)
 
 PEERS = {
-    "fastconv": Peer(calls.start_fastconv, calls.fastconv_call, "auto"),
-    "torch": Peer(calls.start_torch, calls.torch_call, "contiguous", package="torch"),
-    "torch_channels_last": Peer(
-        calls.start_torch, calls.torch_call, "channels_last", package="torch"
+    "fastconv": Peer(
+        calls.start_fastconv, calls.fastconv_call, "auto", precision=calls.fastconv_precision
     ),
+    "torch": _torch(calls.torch_call, "contiguous"),
+    "torch_channels_last": _torch(calls.torch_call, "channels_last"),
+    "torch_autocast": _torch(calls.torch_autocast_call, precision=calls.bfloat16_only),
     "onnxruntime": Peer(calls.start_onnxruntime, calls.onnxruntime_call, package="onnxruntime"),
     "numpy_im2col": Peer(calls.start_numpy, calls.numpy_call),
     "scipy_correlate2d": Peer(calls.start_scipy, calls.correlate2d_call, partial=True),
@@ -104,13 +111,14 @@ class Session:
     def __init__(self, peer: Peer) -> None:
         self.peer = peer
         self.arrays_of = lru_cache(maxsize=1)(Problem.arrays)  # passes of a problem share them
+        self.precision = ExitStack()
 
     def prepare(self, request: dict[str, Any]) -> dict[str, Any]:
         whole, self.what = from_dict(request["problem"]), request["pass"]
         self.problem = calls.part(whole, self.what) if self.peer.partial else whole
         arrays = self.arrays_of(self.problem, request["dtype"])
         try:
-            self.call = self.peer.call(self.problem, self.what, arrays, self.peer.variant)
+            self.call = self.call_of(self.problem, arrays, request)
         except calls.Unsupported as reason:
             return {"skip": str(reason)}
         self.calls = 1
@@ -119,6 +127,14 @@ class Session:
             seconds = self.seconds()
         self.calls = max(1, round(SHORT_SECONDS / seconds))
         return {"part": self.problem.as_dict(), "seconds": seconds}
+
+    def call_of(
+        self, problem: Problem, arrays: calls.Arrays, request: dict[str, Any]
+    ) -> calls.Call:
+        """The call, in the precision that is asked for from now on."""
+        self.precision.close()
+        self.precision.enter_context(self.peer.precision(request["precision"]))
+        return self.peer.call(problem, request["pass"], arrays, self.peer.variant)
 
     def seconds(self) -> float:
         self.result = None  # its memory is free for the next one, as in a user's loop
@@ -131,6 +147,16 @@ class Session:
         """The result of the last call is the one that is checked."""
         result = np.asarray(self.result)
         return {"error": error(self.problem, self.what, result, np.load(request["expected"]))}
+
+    def compute(self, request: dict[str, Any]) -> dict[str, Any]:
+        """One result from operands in a file."""
+        problem = from_dict(request["problem"])
+        try:
+            call = self.call_of(problem, dict(np.load(request["operands"])), request)
+        except calls.Unsupported as reason:
+            return {"skip": str(reason)}
+        np.save(request["result"], np.asarray(call()))
+        return {}
 
     def time(self, request: dict[str, Any]) -> dict[str, Any]:
         """One call wakes the threads and fills the caches; the others count."""
@@ -153,7 +179,12 @@ def work(name: str, threads: int, replies: TextIO) -> None:
         return
     answer({"version": version, "python": sys.version.split()[0]})
     session = Session(peer)
-    actions = {"prepare": session.prepare, "verify": session.verify, "time": session.time}
+    actions = {
+        "prepare": session.prepare,
+        "verify": session.verify,
+        "time": session.time,
+        "compute": session.compute,
+    }
     for line in sys.stdin:
         request = json.loads(line)
         answer(actions[request["do"]](request))

@@ -12,8 +12,9 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ QUICK = (
 SET_PEERS = ["fastconv", "torch", "torch_channels_last"]
 # Quick runs take fewer images of a problem with more flops than this.
 QUICK_FLOPS = 2e9
+PRECISIONS = ("highest", "high", "medium")  # convolutions know them
+AUTOCAST = "torch_autocast"  # a peer of "medium" alone
 
 
 @dataclass(frozen=True)
@@ -115,9 +118,15 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     before = measure_roof(options)
     workers, missing = start_workers(options.peers, options.threads)
     versions = {worker.name: worker.version for worker in workers}
-    jobs = [(p, what) for p in problems for what in p.passes if what in options.passes]
+    jobs = [
+        (p, what, word)
+        for p in problems
+        for what in p.passes
+        if what in options.passes
+        for word in (options.precision if p.op == "conv" else PRECISIONS[:1])
+    ]
     try:
-        results = [_result(p, what, workers, options) for p, what in progress(jobs)]
+        results = [_result(*job, workers, options) for job in progress(jobs)]
     finally:
         for worker in workers:
             worker.close()
@@ -133,14 +142,15 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _result(
-    problem: Problem, what: str, workers: list[Worker], options: argparse.Namespace
+    problem: Problem, what: str, precision: str, workers: list[Worker], options: argparse.Namespace
 ) -> dict[str, Any]:
     effort = EFFORTS[options.effort]
-    found = compare(workers, problem, what, options.dtype, effort.rounds, effort.seconds)
+    found = compare(workers, problem, what, options.dtype, effort.rounds, effort.seconds, precision)
     return {
         "problem": problem.as_dict(),
         "label": problem.label,
         "pass": what,
+        "precision": precision,
         "flops": problem.flops,
         "bytes": problem.floor(what, np.dtype(options.dtype).itemsize),
         **found,
@@ -219,7 +229,9 @@ could have moved in that time; what stays in cache can be below 1. A peer's colu
 ours: above 1, fastconv is faster. Peers run in processes of their own, with as many threads, and
 take turns; each result was verified before it was timed. `*`: measured on some of the images and
 output channels and scaled. ONNX Runtime packs weights beforehand, when its session is built. Prepared
-models pack theirs beforehand too; PyTorch runs the Sequential in evaluation mode, `fastconv:layers` ours."""
+models pack theirs beforehand too; PyTorch runs the Sequential in evaluation mode, `fastconv:layers` ours.
+Against precision "medium" PyTorch may multiply bfloat16 (torch.backends.mkldnn.conv.fp32_precision =
+"bf16"), and is left out where its processor does not; torch_autocast turns tensors to bfloat16."""
 
 
 def markdown(report: dict[str, Any], peers: Sequence[str]) -> str:
@@ -254,14 +266,20 @@ def markdown(report: dict[str, Any], peers: Sequence[str]) -> str:
 
 
 def _title(result: dict[str, Any]) -> str:
-    return f"{TITLES.get(result['problem']['op'], OTHERS)}: {result['pass']}"
+    word = "" if result["precision"] == PRECISIONS[0] else f", {result['precision']}"
+    return f"{TITLES.get(result['problem']['op'], OTHERS)}{word}: {result['pass']}"
 
 
 def _split(results: Sequence[dict[str, Any]]) -> list[Table]:
-    """The results by operation and pass."""
-    titles = [f"{title}: {what}" for title in (*TITLES.values(), OTHERS) for what in PASSES]
-    tables = [(title, [r for r in results if _title(r) == title]) for title in titles]
-    return [(title, rows) for title, rows in tables if rows]
+    """The results by operation, precision and pass."""
+    operations = (*TITLES, "")
+
+    def place(result: dict[str, Any]) -> tuple[int, int, int]:
+        op, word, what = result["problem"]["op"], result["precision"], result["pass"]
+        row = operations.index(op if op in TITLES else "")
+        return row, PRECISIONS.index(word), PASSES.index(what)
+
+    return [(title, list(rows)) for title, rows in groupby(sorted(results, key=place), _title)]
 
 
 def _failures(results: Sequence[dict[str, Any]]) -> Iterator[str]:
@@ -269,16 +287,18 @@ def _failures(results: Sequence[dict[str, Any]]) -> Iterator[str]:
     for result in results:
         for peer, reason in result["skipped"].items():
             if reason.startswith("WRONG RESULT") or "process" in reason:
-                yield f"- {peer}, {result['problem']['name']} {result['pass']}: {reason}"
+                place = f"{result['problem']['name']} {result['pass']}, {result['precision']}"
+                yield f"- {peer}, {place}: {reason}"
 
 
 def draw(report: dict[str, Any], path: Path) -> None:
-    """The roofline of the first pass that was timed."""
+    """The roofline of the first pass and precision that was timed."""
     facts, results = report["machine"], report["results"]
     timed = [r for r in results if OURS in r["times"]]
     if not timed:
         return
     what = next(p for p in PASSES if any(r["pass"] == p for r in timed))
+    word = next(w for w in PRECISIONS if any(r["precision"] == w for r in timed))
     points = [
         (
             r["problem"]["name"],
@@ -287,7 +307,7 @@ def draw(report: dict[str, Any], path: Path) -> None:
             r["flops"] / r["times"][OURS]["seconds"] / 1e9,
         )
         for r in timed
-        if r["pass"] == what
+        if r["pass"] == what and r["precision"] == word
     ]
     title = f"fastconv {what}, {facts['dtype']}, threads: {facts['threads']}, {facts['cpu']}"
     title += f" ({facts['isa']})"
@@ -298,7 +318,9 @@ def draw(report: dict[str, Any], path: Path) -> None:
 # ----------------------------------------------------------------------------------- command line
 
 
-def _words(allowed: Sequence[str]) -> Any:
+def words_of(allowed: Sequence[str]) -> Callable[[str], list[str]]:
+    """A parser of words with commas."""
+
     def parse(text: str) -> list[str]:
         words = text.split(",")
         for word in words:
@@ -309,14 +331,14 @@ def _words(allowed: Sequence[str]) -> Any:
     return parse
 
 
-def _peer_names(text: str) -> list[str]:
-    names = text.split(",")
+def peer_names(text: str) -> list[str]:
+    names = [name for name in text.split(",") if name]
     try:
         for name in names:
             find_peer(name)
     except ValueError as reason:
         raise argparse.ArgumentTypeError(str(reason)) from None
-    return names if OURS in names else [OURS, *names]
+    return names
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -339,11 +361,18 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help=f"a named list, with all its images; peers are then {', '.join(SET_PEERS)}",
     )
     parser.add_argument("--batch", type=int, help="images of each problem, instead of its own")
-    parser.add_argument("--passes", type=_words(PASSES), default=list(PASSES))
+    parser.add_argument("--passes", type=words_of(PASSES), default=list(PASSES))
     parser.add_argument(
         "--peers",
-        type=_peer_names,
+        type=peer_names,
         help="with commas; also fastconv:ALGORITHM",
+    )
+    parser.add_argument(
+        "--precision",
+        type=words_of(PRECISIONS),
+        default=list(PRECISIONS[:1]),
+        metavar="WORDS",
+        help="of convolutions, with commas, each a table: " + ", ".join(PRECISIONS),
     )
     parser.add_argument("--dtype", choices=roofline.DTYPES, default="float32")
     parser.add_argument("--threads", type=int, default=fastconv.get_num_threads())
@@ -352,7 +381,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     for name, value in (("threads", options.threads), ("batch", options.batch)):
         if value is not None and value < 1:
             parser.error(f"argument --{name}: expected an integer >= 1, got {value}")
-    options.peers = options.peers or (SET_PEERS if options.set else list(PEERS))
+    if options.dtype == "float64" and options.precision != list(PRECISIONS[:1]):
+        parser.error("argument --precision: float64 has one precision")
+    if options.peers is None:
+        options.peers = [p for p in (SET_PEERS if options.set else PEERS) if p != AUTOCAST]
+        options.peers += [AUTOCAST] if "medium" in options.precision else []
+    if OURS not in options.peers:
+        options.peers = [OURS, *options.peers]
     return options
 
 

@@ -113,7 +113,7 @@ def plot(points: Sequence[tuple[str, str, float, float]], roof: dict[str, Any], 
     if groups:
         axes.legend(loc="lower right")
     figure.tight_layout()
-    _draw_labels(axes, points)
+    draw_labels(axes, [(name, x, y) for name, _, x, y in points])
     figure.savefig(path)
     plt.close(figure)
 
@@ -156,19 +156,19 @@ def _draw_roof(axes: Any, roof: dict[str, Any]) -> None:
     )
 
 
-def _draw_labels(axes: Any, points: Sequence[tuple[str, str, float, float]]) -> None:
+def draw_labels(axes: Any, points: Sequence[tuple[str, float, float]]) -> None:
     """A name at the free place nearest to each point, joined to it by a thin line."""
     figure = axes.figure
     figure.canvas.draw()
     scale = figure.dpi / 72
-    places = axes.transData.transform([(x, y) for _, _, x, y in points]) if points else []
+    places = axes.transData.transform([(x, y) for _, x, y in points]) if points else []
     taken: list[Box] = [(x - 5, y - 5, x + 5, y + 5) for x, y in places]
     taken += [text.get_window_extent().extents for text in axes.texts]
-    taken += [(x - 3, y - 3, x + 3, y + 3) for x, y in _along(axes.lines[0])]
+    taken += [(x - 3, y - 3, x + 3, y + 3) for line in axes.lines for x, y in _along(line)]
     if axes.get_legend():
         taken.append(axes.get_legend().get_window_extent().extents)
     frame = axes.get_window_extent().extents
-    for (name, _, _, _), (x, y) in sorted(
+    for (name, _, _), (x, y) in sorted(
         zip(points, places, strict=True), key=lambda pair: -pair[1][1]
     ):
         text = axes.annotate(name, (x, y), xycoords="figure pixels", fontsize=8)

@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks.peers import PeerFailed, Worker, repeats
 from benchmarks.problems import Problem, from_dict
-from benchmarks.verify import TOLERANCE, expected
+from benchmarks.verify import expected, tolerance
 
 
 def start_workers(names: Sequence[str], threads: int) -> tuple[list[Worker], dict[str, str]]:
@@ -35,17 +35,19 @@ def start_workers(names: Sequence[str], threads: int) -> tuple[list[Worker], dic
 
 
 def _prepare(
-    worker: Worker, problem: Problem, what: str, dtype: str, folder: Path
+    worker: Worker, problem: Problem, what: str, dtype: str, precision: str, folder: Path
 ) -> tuple[dict[str, Any] | None, str]:
     """Prepare and verify one peer: its reply, or None and the reason why it is not timed."""
-    reply = worker.ask("prepare", problem=problem.as_dict(), dtype=dtype, **{"pass": what})
+    asked = {"problem": problem.as_dict(), "pass": what, "dtype": dtype, "precision": precision}
+    reply = worker.ask("prepare", **asked)
     if "skip" in reply:
         return None, reply["skip"]
     path = folder / "expected.npy"
     np.save(path, expected(from_dict(reply["part"]), what, dtype))
     error = worker.ask("verify", expected=str(path))["error"]
-    if not error <= TOLERANCE[dtype]:
-        return None, f"WRONG RESULT: error {error:.2g} of the rms, allowed {TOLERANCE[dtype]:.0g}"
+    allowed = tolerance(dtype, precision)
+    if not error <= allowed:
+        return None, f"WRONG RESULT: error {error:.2g} of the rms, allowed {allowed:.0g}"
     return {**reply, "error": error}, ""
 
 
@@ -63,7 +65,13 @@ def _summary(times: Sequence[float], scale: float, error: float) -> dict[str, An
 
 
 def compare(
-    workers: list[Worker], problem: Problem, what: str, dtype: str, rounds: int, seconds: float
+    workers: list[Worker],
+    problem: Problem,
+    what: str,
+    dtype: str,
+    rounds: int,
+    seconds: float,
+    precision: str = "highest",
 ) -> dict[str, Any]:
     """Time one pass of one problem on every worker: {"times": {peer: ...}, "skipped": {...}}.
 
@@ -83,7 +91,7 @@ def compare(
     with tempfile.TemporaryDirectory() as folder:
         for worker in list(workers):
             try:
-                reply, reason = _prepare(worker, problem, what, dtype, Path(folder))
+                reply, reason = _prepare(worker, problem, what, dtype, precision, Path(folder))
             except PeerFailed as failure:
                 drop(worker, failure)
                 continue

@@ -26,8 +26,14 @@ from benchmarks.problems import (
 )
 
 # Largest error allowed, in units of the projection's root mean square. A peer that adds a batch in
-# float32, term by term, reaches 1e-4; bfloat16 products would be at 2e-3.
+# float32, term by term, reaches 1e-4. bfloat16 products are at 3e-3 in the mean and five times that at worst.
 TOLERANCE = {"float32": 5e-4, "float64": 1e-11}
+BFLOAT16_TOLERANCE = 0.05
+
+
+def tolerance(dtype: str, precision: str) -> float:
+    bfloat16 = dtype == "float32" and precision == "medium"
+    return BFLOAT16_TOLERANCE if bfloat16 else TOLERANCE[dtype]
 
 
 def _signs(count: int) -> Array:
