@@ -46,7 +46,7 @@ class Explanation:
         lines += [f"  not {name}: {reason}" for name, reason in self.passed_by.items()]
         if self.guard:
             lines.append(
-                f"  done again on direct after {self.guard}; in this process {self.reruns} calls so far"
+                f"  done again on direct after {self.guard}; in this process {self.reruns} times so far"
             )
         return "\n".join(lines)
 
@@ -124,8 +124,8 @@ def explain(
     Explanation
         With fields algorithm, passed_by (name -> reason), flops, bytes (each operand once), workspace (bytes a thread), threads,
         isa, precision, candidates (name -> expected seconds of each that could be taken) and expected_seconds, that of the
-        algorithm; guard, what in the data makes the direct kernel do the call again, and reruns, how many calls of this process
-        were done again. The seconds come from the model by which it was chosen (costs.py), scaled by the multiply-add peak
+        algorithm; guard, what in the data makes the direct kernel do the call again, and reruns, how often that happened in
+        this process. The seconds come from the model by which it was chosen (costs.py), scaled by the multiply-add peak
         measured here and divided by the threads.
 
     Examples

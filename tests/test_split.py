@@ -308,6 +308,19 @@ def test_matrix_product_in_rounds(split_row: str) -> None:
     assert_array_equal(c, a @ b.T)
 
 
+@pytest.mark.parametrize(("m", "n"), [(4200, 3), (3, 4200)])
+def test_matrix_product_in_slabs(m: int, n: int, split_row: str) -> None:
+    """More rows or columns than gemm.SLAB; a bias; the guard in the last of them."""
+    g = rng(6)
+    a, b, bias = (integers(g, s, "float32") for s in ((m, 33), (33, n), (n,)))
+    c = np.full((m, n), np.nan, "float32")
+    gemm.multiply(a, False, b, False, bias, c, 2, 6)
+    assert_array_equal(c, a @ b + bias)
+    a[-1, 5] = b[7, -1] = np.nan
+    gemm.multiply(a, False, b, False, bias, c, 2, 6)
+    assert_array_equal(c, a @ b + bias)
+
+
 def test_linear_by_precision(split_row: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each word takes the split that it allows, forward and backward, where tile registers are the fastest."""
     seconds = lambda products, *_: 1 / (7 - products) if products else 2.0  # noqa: E731
@@ -342,6 +355,14 @@ def test_choice_by_precision(
     assert all(repr(word) in dict(reasons)[name] for name in less)
     shape = costs.shape_of(problem, "dw")
     assert algorithms.select("auto", shape, word)[0].name == expected
+
+
+def test_few_channels_are_not_accurate_enough(split_row: str) -> None:
+    """Less than 8 for "highest", whatever they would cost; forced they run."""
+    for channels, enough in ((7, False), (8, True)):
+        found = fastconv.explain("conv2d", (1, channels, 9, 9), (4, channels, 3, 3))
+        assert ("split_6" in found.candidates) == enough
+    assert "channels" in fastconv.explain("conv2d", (1, 3, 9, 9), (4, 3, 3, 3)).passed_by["split_6"]
 
 
 def test_precision_reaches_the_kernels(split_row: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,6 +38,7 @@ cdef enum:
     DOT_ROWS = 4       # up to this many rows are dot products
     DOT_COLUMNS = 64   # columns of a task of dot products
     SPLIT_LIMIT = 48 << 20  # bytes of split matrices at a time; more terms go through in rounds
+    SLAB = 4096        # rows and columns at a time: three parts of CHAIN terms of both are 12 MiB
 
 cdef struct Job:
     const fc_kernels *kernels
@@ -50,7 +51,7 @@ cdef struct Job:
     # Split products: the parts of terms k0.. of all blocks of a, then of b, and the least magnitude in each
     const fc_split_kernels *split
     int products, parts, failed
-    Py_ssize_t k0, terms
+    Py_ssize_t c_row, k0, terms
     char *packed
     uint32_t *least
 
@@ -183,14 +184,14 @@ cdef void split_task(void *argument, Py_ssize_t number, char *acc) noexcept nogi
     cdef Py_ssize_t rows = min(job.m_block, job.m - m * job.m_block), columns = min(job.n_block, job.n - n * job.n_block)
     cdef const char *a = job.packed + m * unit(job, job.m_block)
     cdef const char *b = job.packed + job.m_blocks * unit(job, job.m_block) + n * unit(job, job.n_block)
-    cdef char *c = job.c + (m * job.m_block * job.n + n * job.n_block) * 4
+    cdef char *c = job.c + (m * job.m_block * job.c_row + n * job.n_block) * 4
     if lost(job.parts, job.least[m], job.least[job.m_blocks + n]):
         job.failed = True
     if job.failed:
         return  # the other kernels will do it all again
     if job.k0:
         for i in range(rows):
-            job.kernels.copy_strided(acc + i * whole(columns) * 4, c + i * job.n * 4, columns, 1)
+            job.kernels.copy_strided(acc + i * whole(columns) * 4, c + i * job.c_row * 4, columns, 1)
     job.split.begin()
     while k < job.terms:
         count = min(<Py_ssize_t>CHAIN, job.terms - k)
@@ -205,11 +206,43 @@ cdef void split_task(void *argument, Py_ssize_t number, char *acc) noexcept nogi
             job.failed = True
         if job.bias != NULL and job.k0 + job.terms == job.k:
             job.kernels.add(c, job.bias + n * job.n_block * 4, columns)
-        c += job.n * 4
+        c += job.c_row * 4
 
 
-cdef int run_split(Job *job, int threads) except -1:
-    """c on tile registers: a and b are split once, as many terms at a time as SPLIT_LIMIT allows."""
+cdef void set_blocks(Job *job, int threads) noexcept:
+    """Cut c into blocks, two for each thread where there are not more."""
+    cdef Py_ssize_t wanted
+    job.m_block = min(job.m, <Py_ssize_t>BLOCK)
+    job.m_blocks = (job.m + job.m_block - 1) // job.m_block
+    wanted = max(1, 2 * threads // job.m_blocks)
+    job.n_block = max(FC_NV_MAX * job.kernels.lanes, min(<Py_ssize_t>BLOCK, (job.n + wanted - 1) // wanted))
+    job.n_block = min(job.n, job.n_block)
+    job.n_blocks = (job.n + job.n_block - 1) // job.n_block
+
+
+cdef int run_split(const Job *whole_job, int threads) except -1:
+    """c on tile registers, in slabs of at most SLAB rows and columns. 1 where the other kernels must do it again."""
+    cdef Job job
+    cdef Py_ssize_t m, n
+    for m in range((whole_job.m + SLAB - 1) // SLAB):
+        for n in range((whole_job.n + SLAB - 1) // SLAB):
+            job = whole_job[0]
+            job.a += m * SLAB * job.a_row * 4
+            job.b += n * SLAB * job.b_col * 4
+            job.c += (m * SLAB * job.c_row + n * SLAB) * 4
+            if job.bias != NULL:
+                job.bias += n * SLAB * 4
+            job.m = min(<Py_ssize_t>SLAB, job.m - m * SLAB)
+            job.n = min(<Py_ssize_t>SLAB, job.n - n * SLAB)
+            set_blocks(&job, threads)
+            run_slab(&job, threads)
+            if job.failed:
+                return 1
+    return 0
+
+
+cdef int run_slab(Job *job, int threads) except -1:
+    """One slab: a and b are split once, as many terms at a time as SPLIT_LIMIT allows."""
     cdef Py_ssize_t each = 2 * job.parts * (job.m_blocks * whole(job.m_block) + job.n_blocks * whole(job.n_block))
     # rounds must not depend on the blocks, and so on the threads: both guards look at one round at a time
     cdef Py_ssize_t most = max(1, SPLIT_LIMIT // (2 * job.parts * (job.m + job.n) * CHAIN)) * CHAIN
@@ -274,7 +307,6 @@ def multiply(cnp.ndarray a, bint a_transposed, cnp.ndarray b, bint b_transposed,
     With `products`, of the bfloat16 parts of a and b on tile registers, and again without where those are not exact enough.
     """
     cdef Job job
-    cdef Py_ssize_t wanted
     job.itemsize = cnp.PyArray_ITEMSIZE(c)
     job.kernels = active_kernels(job.itemsize)
     job.m, job.n = cnp.PyArray_DIM(c, 0), cnp.PyArray_DIM(c, 1)
@@ -297,18 +329,13 @@ def multiply(cnp.ndarray a, bint a_transposed, cnp.ndarray b, bint b_transposed,
     if not products and job.m <= DOT_ROWS and b_transposed and not a_transposed:
         run_tasks(dot_task, &job, (job.n + DOT_COLUMNS - 1) // DOT_COLUMNS, 0, threads)
         return
-    job.m_block = min(job.m, <Py_ssize_t>BLOCK)
-    job.m_blocks = (job.m + job.m_block - 1) // job.m_block
-    wanted = max(1, 2 * threads // job.m_blocks)
-    job.n_block = max(FC_NV_MAX * job.kernels.lanes, min(<Py_ssize_t>BLOCK, (job.n + wanted - 1) // wanted))
-    job.n_block = min(job.n, job.n_block)
-    job.n_blocks = (job.n + job.n_block - 1) // job.n_block
     if products:
-        run_split(&job, threads)
-        if job.failed:
+        job.c_row = job.n
+        if run_split(&job, threads):
             count_rerun()
             multiply(a, a_transposed, b, b_transposed, bias, c, threads)
         return
+    set_blocks(&job, threads)
     # an odd number of cache lines from row to row: no power-of-two stride that maps all rows to one set of the cache
     job.pitch = ((job.n_block * job.itemsize + 63) // 64 | 1) * 64 // job.itemsize
     run_tasks(task, &job, job.m_blocks * job.n_blocks,
