@@ -342,8 +342,6 @@ def run(int products, Lattice lattice, x, dw, dy, Py_ssize_t groups, int threads
     g.split = active_split()
     g.nr = 2 * SIDE if products else FC_NV_MAX * job.kernels.lanes
     g.dot = not products and job.outputs <= job.kernels.lanes
-    g.output_chunk = min(job.outputs, <Py_ssize_t>OUTPUTS)
-    g.output_chunks = (job.outputs + g.output_chunk - 1) // g.output_chunk
     g.channel_chunk = min(job.channels, max(1, TERMS // job.taps))
     if products:
         g.channel_chunk = min(job.channels, max(2 * SIDE, g.channel_chunk // (2 * SIDE) * 2 * SIDE))
@@ -354,6 +352,10 @@ def run(int products, Lattice lattice, x, dw, dy, Py_ssize_t groups, int threads
     choose_block(job.axis, g.channel_chunk, job.itemsize, BAND_LIMIT, pixels, job.band.block)
     band_layout(job.axis, job.band.block, job.itemsize, &job.band)
     g.blocks = set_blocks(job)
+    # few pixels leave room for the dy of twice as many outputs, and packing their bands would weigh more
+    i = OUTPUTS if 2 * job.band.block[0] * job.band.block[1] * job.band.block[2] > PIXELS else 2 * OUTPUTS
+    g.output_chunk = min(job.outputs, i)
+    g.output_chunks = (job.outputs + g.output_chunk - 1) // g.output_chunk
     g.slices = max(1, min(g.blocks, SLICES // (groups * g.output_chunks * g.channel_chunks)))
     if max_workspace is not None:
         limit = min(limit, <size_t>max_workspace) // job.itemsize
