@@ -122,8 +122,8 @@ SPLITS = {
     3: "three products of two bfloat16 parts of each float",
     1: "floats rounded to bfloat16",
 }
-
-
+# The most precise word that each serves.
+SPLIT_PRECISIONS = dict(zip(SPLITS, PRECISIONS, strict=True))
 # Fewest channels with which six products keep the promise: a tile has room for 32, and is rounded as often with fewer.
 SPLIT_LEAST = 8
 
@@ -144,7 +144,7 @@ def _split(run: Callable[..., int], run_linear: Callable[..., int], products: in
         cannot_split,
         partial(inaccurate_split, products),
         run_linear=partial(run_linear, products),
-        precision=dict(zip(SPLITS, PRECISIONS, strict=True))[products],
+        precision=SPLIT_PRECISIONS[products],
         guard="a sum that is not finite, or operands so small that their last bits would be lost",
     )
 
@@ -282,9 +282,9 @@ def _less(precision: str, asked: str) -> bool:
 
 
 def _imprecise(algorithm: Algorithm, precision: str) -> str | None:
-    if not _less(algorithm.precision, precision):
-        return None
-    return f"it is for precision {algorithm.precision!r}, and {precision!r} is asked for"
+    if _less(algorithm.precision, precision):
+        return f"it is for precision {algorithm.precision!r}, and {precision!r} is asked for"
+    return None
 
 
 def select(
@@ -374,10 +374,7 @@ def clear_plans() -> None:
 
 def _allowed(precision: str) -> list[int]:
     """Numbers of products that are precise enough, and 0 for the other kernels."""
-    return [
-        0,
-        *(n for n, word in zip(SPLITS, PRECISIONS, strict=True) if not _less(word, precision)),
-    ]
+    return [0, *(n for n, word in SPLIT_PRECISIONS.items() if not _less(word, precision))]
 
 
 def gemm_products(dtype: np.dtype[Any], m: int, n: int, k: int, precision: str) -> int:

@@ -24,11 +24,11 @@ CHAIN = 256
 DIRECT_PIXELS, IM2COL_PIXELS, PIXEL_PIXELS = 784, 384, 4096
 DEPTHWISE_PIXELS = 14
 WINOGRAD_TILES = 32
+WGRAD_PIXELS, WGRAD_OUTPUTS, WGRAD_TERMS, WGRAD_TILES = 256, 128, 288, 512
 # Tile registers, see csrc/isa/tile.h: multiply-adds of a product of two tiles, and what a tile holds.
 TILE_PRODUCTS, TILE_SIDE, TILE_TERMS = 16 * 16 * 32, 16, 32
-# Of its time a split kernel with one tile of either operand loads this much more than with two.
+# A split kernel with one tile of an operand loads nearly as many tiles as with two: it takes this much longer for a product.
 SINGLE = 1.5
-WGRAD_PIXELS, WGRAD_OUTPUTS, WGRAD_TERMS, WGRAD_TILES = 256, 128, 288, 512
 # Of so many bytes half is taken to leave the caches before it is used.
 FAR = 8 << 20
 
@@ -342,7 +342,8 @@ def _dw_linear(shape: Shape) -> Counts:
 
 def _dw_direct(shape: Shape) -> Counts:
     outputs, pixels = _vectors(shape, shape.outputs), shape.size[1] * shape.size[2]
-    panels = math.ceil(shape.outputs / WGRAD_OUTPUTS)
+    few = 2 * pixels <= WGRAD_PIXELS
+    panels = math.ceil(shape.outputs / (2 * WGRAD_OUTPUTS if few else WGRAD_OUTPUTS))
     parts = math.ceil(shape.channels / max(1, WGRAD_TERMS // math.prod(shape.kernel)))
     blocks = shape.groups * shape.images * math.ceil(pixels / WGRAD_PIXELS)
     band = {name: panels * n for name, n in _band(shape, WGRAD_PIXELS).items()}

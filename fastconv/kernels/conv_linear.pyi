@@ -1,23 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 from collections.abc import Callable
-from typing import Any, Concatenate
+from typing import Concatenate
 
-import numpy as np
-
-from fastconv.kernels.lattice import Lattice
-
-Array = np.ndarray[Any, Any]
-
-# with the number of products before it, a correlate.Run
+# with the number of products before them, a correlate.Run and a correlate.WeightRun
 run: Callable[Concatenate[int, ...], int]
-
-def weight_gradient(
-    products: int,
-    lattice: Lattice,
-    x: Array,
-    dw: Array,
-    dy: Array,
-    groups: int,
-    threads: int,
-    max_workspace: int | None,
-) -> int: ...
+weight_gradient: Callable[Concatenate[int, ...], int]

@@ -1,20 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Concatenate
 
 import numpy as np
 
-from fastconv.kernels.lattice import Lattice
-
 Array = np.ndarray[Any, Any]
 
-def run(
-    products: int,
-    lattice: Lattice,
-    x: Array,
-    dw: Array,
-    dy: Array,
-    groups: int,
-    threads: int,
-    max_workspace: int | None,
-) -> int: ...
+# with the number of products before it, a correlate.WeightRun
+run: Callable[Concatenate[int, ...], int]
+
 def bias_gradient(dy: Array, db: Array, threads: int) -> None: ...
