@@ -15,12 +15,11 @@ static FC_INLINE void FC_FN(conv_store_block)(REAL *y, const ptrdiff_t y_oc, con
                                               const ptrdiff_t nr, const REAL *residual,
                                               const int relu, const int n, const int rows) {
     V r[VL];
-#pragma GCC unroll 16
-    for (int i = 0; i < VL; i++) r[i] = i < n ? v_load(sums + i * nr) : v_zero();
-    v_transpose(r);
+    v_transpose(r, sums, nr, n);
 #pragma GCC unroll 16
     for (int i = 0; i < VL; i++) {
         if (i >= rows) break;
+        FC_OPAQUE(y); /* else gcc works all rows' addresses out first, and spills them */
         V s = r[i];
         if (residual) s = v_add(s, n == VL ? v_load(residual) : v_load_n(residual, n));
         if (relu) s = v_max(v_zero(), s);
@@ -57,9 +56,11 @@ static __attribute__((noinline)) void FC_FN(conv_store)(const fc_conv_tile *t, c
             const int n = mr - p0 < VL ? mr - p0 : VL, rows = t->oc - o0 < VL ? t->oc - o0 : VL;
             const ptrdiff_t at = o0 * y_oc + p0;
             const REAL *const from = sums + p0 * nr + o0;
-            if (n < VL || rows < VL || residual)
+            if (rows < VL || residual)
                 FC_FN(conv_store_block)(y + at, y_oc, from, nr, residual ? residual + at : NULL,
                                         relu, n, rows);
+            else if (n < VL)
+                FC_FN(conv_store_block)(y + at, y_oc, from, nr, NULL, relu, n, VL);
             else if (relu)
                 FC_FN(conv_store_block)(y + at, y_oc, from, nr, NULL, 1, VL, VL);
             else

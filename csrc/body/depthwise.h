@@ -83,12 +83,19 @@ static FC_INLINE void FC_FN(depthwise_load_block)(REAL *y, const int32_t *at, co
                                                   ptrdiff_t x_plane, ptrdiff_t pixels,
                                                   ptrdiff_t planes) {
     V r[VL];
+    _Alignas(64) REAL part[VL * VL];
+    const REAL *next = x + VL * x_plane; /* the planes after these */
 #pragma GCC unroll 16
-    for (int i = 0; i < VL; i++) /* the planes after these are next */
-        FC_PREFETCH_READ(x + (i + VL) * x_plane);
-#pragma GCC unroll 16
-    for (int i = 0; i < VL; i++) r[i] = i < planes ? FC_LOAD(x + i * x_plane, pixels) : v_zero();
-    v_transpose(r);
+    for (int i = 0; i < VL; i++, next += x_plane) {
+        FC_OPAQUE(next);
+        FC_PREFETCH_READ(next);
+    }
+    if (planes < VL || pixels < VL) {
+        FC_FN(load_part)(part, x, x_plane, planes, pixels);
+        x = part;
+        x_plane = VL;
+    }
+    v_transpose(r, x, x_plane, VL);
 #pragma GCC unroll 16
     for (int j = 0; j < VL; j++)
         if (j < pixels) v_store(y + at[j], r[j]);
@@ -97,13 +104,14 @@ static FC_INLINE void FC_FN(depthwise_load_block)(REAL *y, const int32_t *at, co
 static void FC_FN(depthwise_load)(void *vy, const int32_t *at, const void *vx, ptrdiff_t x_plane,
                                   ptrdiff_t pixels, ptrdiff_t planes) {
     const REAL *const x = vx;
-    ptrdiff_t p = 0;
-    if (planes == VL)
-        for (; p + VL <= pixels; p += VL)
+    for (ptrdiff_t p = 0; p < pixels; p += VL) {
+        if (pixels >= VL && p > pixels - VL) p = pixels - VL; /* the last block overlaps */
+        if (planes == VL && pixels >= VL)
             FC_FN(depthwise_load_block)(vy, at + p, x + p, x_plane, VL, VL);
-    for (; p < pixels; p += VL)
-        FC_FN(depthwise_load_block)(vy, at + p, x + p, x_plane, pixels - p < VL ? pixels - p : VL,
-                                    planes);
+        else
+            FC_FN(depthwise_load_block)(vy, at + p, x + p, x_plane, pixels < VL ? pixels : VL,
+                                        planes);
+    }
 }
 
 static FC_INLINE void FC_FN(depthwise_store_block)(const fc_depthwise_store *t, ptrdiff_t p,
@@ -111,30 +119,36 @@ static FC_INLINE void FC_FN(depthwise_store_block)(const fc_depthwise_store *t, 
     V r[VL];
     const REAL *const sums = (const REAL *)t->sums + p * VL, *bias = t->bias;
     const REAL *residual = t->residual;
-    REAL *y = (REAL *)t->y + p;
+    const ptrdiff_t y_plane = t->y_plane;
+    REAL *y = (REAL *)t->y + p, *next = y + VL * y_plane;
     if (residual) residual += p;
 #pragma GCC unroll 16
-    for (int i = 0; i < VL; i++) FC_PREFETCH(y + (i + VL) * t->y_plane);
+    for (int i = 0; i < VL; i++, next += y_plane) {
+        FC_OPAQUE(next);
+        FC_PREFETCH(next);
+    }
+    v_transpose(r, sums, VL, pixels);
 #pragma GCC unroll 16
-    for (int j = 0; j < VL; j++) r[j] = j < pixels ? v_load(sums + j * VL) : v_zero();
-    v_transpose(r);
-#pragma GCC unroll 16
-    for (int i = 0; i < VL; i++) {
+    for (int i = 0; i < VL; i++, y += y_plane) {
         if (i >= planes) break;
+        FC_OPAQUE(y);
         if (bias) r[i] = v_add(r[i], v_set1(bias[i * t->bias_plane]));
-        if (residual) r[i] = v_add(r[i], FC_LOAD(residual + i * t->y_plane, pixels));
+        if (residual) r[i] = v_add(r[i], FC_LOAD(residual + i * y_plane, pixels));
         if (t->relu) r[i] = v_max(v_zero(), r[i]);
         if (pixels == VL)
-            v_store(y + i * t->y_plane, r[i]);
+            v_store(y, r[i]);
         else
-            v_store_n(y + i * t->y_plane, r[i], pixels);
+            v_store_n(y, r[i], pixels);
     }
 }
 
 static void FC_FN(depthwise_store)(const fc_depthwise_store *t) {
-    ptrdiff_t p = 0;
-    if (t->planes == VL)
-        for (; p + VL <= t->pixels; p += VL) FC_FN(depthwise_store_block)(t, p, VL, VL);
-    for (; p < t->pixels; p += VL)
-        FC_FN(depthwise_store_block)(t, p, t->pixels - p < VL ? t->pixels - p : VL, t->planes);
+    const ptrdiff_t pixels = t->pixels;
+    for (ptrdiff_t p = 0; p < pixels; p += VL) {
+        if (pixels >= VL && p > pixels - VL) p = pixels - VL; /* the last block overlaps */
+        if (t->planes == VL && pixels >= VL)
+            FC_FN(depthwise_store_block)(t, p, VL, VL);
+        else
+            FC_FN(depthwise_store_block)(t, p, pixels < VL ? pixels : VL, t->planes);
+    }
 }

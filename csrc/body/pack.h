@@ -46,17 +46,28 @@ static void FC_FN(transpose)(void *vy, ptrdiff_t y_ld, const void *vx, ptrdiff_t
     const REAL *const x = vx;
     for (ptrdiff_t i0 = 0; i0 < pad; i0 += VL) {
         const ptrdiff_t ni = pad - i0 < VL ? pad - i0 : VL;
+        const ptrdiff_t here = rows - i0 < VL ? rows - i0 : VL;
         for (ptrdiff_t j0 = 0; j0 < cols; j0 += VL) {
+            if (cols >= VL && j0 > cols - VL) j0 = cols - VL; /* the last block overlaps */
             const ptrdiff_t nj = cols - j0 < VL ? cols - j0 : VL;
+            const REAL *from = x + i0 * x_ld + j0;
+            REAL *to = y + j0 * y_ld + i0;
+            ptrdiff_t step = x_ld;
             V r[VL];
-            for (int i = 0; i < VL; i++) {
-                const REAL *const from = x + (i0 + i) * x_ld + j0;
-                r[i] = i0 + i >= rows ? v_zero() : nj == VL ? v_load(from) : v_load_n(from, nj);
+            _Alignas(64) REAL part[VL * VL];
+            if (here < VL || nj < VL) {
+                FC_FN(load_part)(part, from, x_ld, here, nj);
+                from = part;
+                step = VL;
             }
-            v_transpose(r);
-            for (int j = 0; j < VL; j++) {
+            v_transpose(r, from, step, VL);
+#pragma GCC unroll 16
+            for (int j = 0; j < VL; j++, to += y_ld) {
                 if (j >= nj) break;
-                v_store_n(y + (j0 + j) * y_ld + i0, r[j], ni);
+                if (ni == VL)
+                    v_store(to, r[j]);
+                else
+                    v_store_n(to, r[j], ni);
             }
         }
     }

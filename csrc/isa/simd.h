@@ -23,7 +23,8 @@
  *   v_copysign(a, b) a >= 0 with the sign of b
  *   v_pow2(n, k)     2^(n + k) for whole numbers n and k; a normal number, or infinity
  *   v_hsum, v_hmax   over the lanes, in one fixed order
- *   v_transpose(r)   r[i][j] <-> r[j][i] of VL vectors
+ *   v_transpose(r, p, step, n)  r[j][i] = p[i*step + j], i < n, for j < VL: columns of n <= VL rows of
+ *                    VL; the other lanes hold some of row 0
  */
 /* clang-format on */
 #undef FC_LOAD
@@ -94,7 +95,7 @@
 #if defined(__GNUC__)
 #define FC_OPAQUE(p) __asm__("" : "+r"(p))
 #if defined(__x86_64__)
-#define FC_HIDE(v) __asm__("" : "+x"(v)) /* the same for a vector register */
+#define FC_HIDE(v) __asm__("" : "+v"(v)) /* the same for any vector register */
 #else
 #define FC_HIDE(v) ((void)0)
 #endif
@@ -117,6 +118,12 @@
 #define FC_PREFETCH_READ(p) ((void)0)
 #endif
 #endif
+
+/* Of v_transpose. It puts 128 bits of several rows together as they are loaded, which any vector
+ * port can do, and so needs half the shuffles of a transpose in registers, which one port does. */
+#undef FC_ROW
+#define FC_ROW(a, i, rows) \
+    ((i) + (rows) < n ? (a) + (rows) * step : p) /* row i + rows from row i */
 
 #if FC_LANES_BYTES == 0 /* plain C */
 #define V REAL
@@ -152,7 +159,7 @@
 #define v_pow2(n, k) FC_FN(scalar_pow2)(n, k)
 #define v_hsum(a) (a)
 #define v_hmax(a) (a)
-#define v_transpose(r) ((void)(r))
+#define v_transpose(r, p, step, n) ((void)(*(r) = *(p), (void)(step), (void)(n)))
 
 static inline REAL FC_FN(scalar_max)(REAL a, REAL b) { return a > b ? a : b; }
 static inline REAL FC_FN(scalar_max_either)(REAL a, REAL b) {
@@ -223,7 +230,7 @@ static inline REAL FC_FN(scalar_pow2)(REAL n, int k) {
         _mm256_castps_si256(_mm256_add_ps(n, _mm256_set1_ps(FC_POW2 + (k)))), 23))
 #define v_hsum(a) FC_FN(hsum)(a)
 #define v_hmax(a) FC_FN(hmax)(a)
-#define v_transpose(r) FC_FN(transpose_v)(r)
+#define v_transpose(r, p, step, n) FC_FN(transpose_v)(r, p, step, n)
 
 static inline __m256i FC_FN(first)(ptrdiff_t n) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
@@ -277,27 +284,31 @@ static inline float FC_FN(hmax)(__m256 a) {
     s = _mm_max_ps(s, _mm_movehl_ps(s, s));
     return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
 }
-static FC_INLINE void FC_FN(transpose_v)(__m256 *r) {
-    __m256 t[8];
-#pragma GCC unroll 16
-    for (int i = 0; i < 8; i += 2) {
-        t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
-        t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+static FC_INLINE void FC_FN(transpose_v)(__m256 *r, const float *p, ptrdiff_t step, ptrdiff_t n) {
+    __m256 t[8]; /* t[4*c + k]: columns 4*c to 4*c + 3 of rows k and k + 4 */
+    const float *a = p;
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; k++) {
+        const float *b = FC_ROW(a, k, 4);
+        FC_OPAQUE(b);
+#pragma GCC unroll 2
+        for (int c = 0; c < 8; c += 4)
+            t[c + k] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(a + c)),
+                                            _mm_loadu_ps(b + c), 1);
+        a = FC_ROW(a, k, 1);
+        FC_OPAQUE(a);
     }
-#pragma GCC unroll 16
-    for (int i = 0; i < 8; i += 4) {
-        r[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
-        r[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);
-        r[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
-        r[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
+#pragma GCC unroll 2
+    for (int c = 0; c < 8; c += 4) { /* 4x4 in each 128 bits */
+        const __m256 a = _mm256_unpacklo_ps(t[c], t[c + 1]);
+        const __m256 b = _mm256_unpackhi_ps(t[c], t[c + 1]);
+        const __m256 d = _mm256_unpacklo_ps(t[c + 2], t[c + 3]);
+        const __m256 e = _mm256_unpackhi_ps(t[c + 2], t[c + 3]);
+        r[c] = _mm256_shuffle_ps(a, d, 0x44);
+        r[c + 1] = _mm256_shuffle_ps(a, d, 0xee);
+        r[c + 2] = _mm256_shuffle_ps(b, e, 0x44);
+        r[c + 3] = _mm256_shuffle_ps(b, e, 0xee);
     }
-#pragma GCC unroll 16
-    for (int i = 0; i < 4; i++) {
-        t[i] = _mm256_permute2f128_ps(r[i], r[i + 4], 0x20);
-        t[i + 4] = _mm256_permute2f128_ps(r[i], r[i + 4], 0x31);
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < 8; i++) r[i] = t[i];
 }
 
 #elif FC_LANES_BYTES == 32 /* AVX2, double */
@@ -338,7 +349,7 @@ static FC_INLINE void FC_FN(transpose_v)(__m256 *r) {
         _mm256_castpd_si256(_mm256_add_pd(n, _mm256_set1_pd(FC_POW2 + (k)))), 52))
 #define v_hsum(a) FC_FN(hsum)(a)
 #define v_hmax(a) FC_FN(hmax)(a)
-#define v_transpose(r) FC_FN(transpose_v)(r)
+#define v_transpose(r, p, step, n) FC_FN(transpose_v)(r, p, step, n)
 
 static inline __m256i FC_FN(first)(ptrdiff_t n) {
     return _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3));
@@ -380,13 +391,25 @@ static inline double FC_FN(hmax)(__m256d a) {
     const __m128d s = _mm_max_pd(_mm256_castpd256_pd128(a), _mm256_extractf128_pd(a, 1));
     return _mm_cvtsd_f64(_mm_max_sd(s, _mm_unpackhi_pd(s, s)));
 }
-static FC_INLINE void FC_FN(transpose_v)(__m256d *r) {
-    const __m256d t0 = _mm256_unpacklo_pd(r[0], r[1]), t1 = _mm256_unpackhi_pd(r[0], r[1]);
-    const __m256d t2 = _mm256_unpacklo_pd(r[2], r[3]), t3 = _mm256_unpackhi_pd(r[2], r[3]);
-    r[0] = _mm256_permute2f128_pd(t0, t2, 0x20);
-    r[1] = _mm256_permute2f128_pd(t1, t3, 0x20);
-    r[2] = _mm256_permute2f128_pd(t0, t2, 0x31);
-    r[3] = _mm256_permute2f128_pd(t1, t3, 0x31);
+static FC_INLINE void FC_FN(transpose_v)(__m256d *r, const double *p, ptrdiff_t step, ptrdiff_t n) {
+    __m256d t[4]; /* t[2*c + k]: columns 2*c and 2*c + 1 of rows k and k + 2 */
+    const double *a = p;
+#pragma GCC unroll 2
+    for (int k = 0; k < 2; k++) {
+        const double *b = FC_ROW(a, k, 2);
+        FC_OPAQUE(b);
+#pragma GCC unroll 2
+        for (int c = 0; c < 4; c += 2)
+            t[c + k] = _mm256_insertf128_pd(_mm256_castpd128_pd256(_mm_loadu_pd(a + c)),
+                                            _mm_loadu_pd(b + c), 1);
+        a = FC_ROW(a, k, 1);
+        FC_OPAQUE(a);
+    }
+#pragma GCC unroll 2
+    for (int c = 0; c < 4; c += 2) { /* 2x2 in each 128 bits */
+        r[c] = _mm256_unpacklo_pd(t[c], t[c + 1]);
+        r[c + 1] = _mm256_unpackhi_pd(t[c], t[c + 1]);
+    }
 }
 
 #elif FC_LANES_BYTES == 64 && !FC_F64 /* AVX-512, float */
@@ -425,7 +448,7 @@ static FC_INLINE void FC_FN(transpose_v)(__m256d *r) {
         _mm512_castps_si512(_mm512_add_ps(n, _mm512_set1_ps(FC_POW2 + (k)))), 23))
 #define v_hsum(a) FC_FN(hsum)(a)
 #define v_hmax(a) FC_FN(hmax)(a)
-#define v_transpose(r) FC_FN(transpose_v)(r)
+#define v_transpose(r, p, step, n) FC_FN(transpose_v)(r, p, step, n)
 
 static inline __m512 FC_FN(load_even)(const float *p) { /* p[0..15] and p[15..30] */
     const __m512i even =
@@ -461,33 +484,38 @@ static inline float FC_FN(hmax)(__m512 a) {
     s = _mm_max_ps(s, _mm_movehl_ps(s, s));
     return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
 }
-static FC_INLINE void FC_FN(transpose_v)(__m512 *r) {
-    __m512 t[16];
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; i += 2) {
-        t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
-        t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+static FC_INLINE void FC_FN(transpose_v)(__m512 *r, const float *p, ptrdiff_t step, ptrdiff_t n) {
+    __m512 t[16]; /* t[4*c + k]: columns 4*c to 4*c + 3 of rows k, k + 4, k + 8 and k + 12 */
+    const float *a = p;
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; k++) {
+        const float *b = FC_ROW(a, k, 4);
+        FC_OPAQUE(b);
+        const float *d = FC_ROW(b, k + 4, 4);
+        FC_OPAQUE(d);
+        const float *e = FC_ROW(d, k + 8, 4);
+        FC_OPAQUE(e);
+#pragma GCC unroll 4
+        for (int c = 0; c < 16; c += 4) {
+            __m512 lanes = _mm512_castps128_ps512(_mm_loadu_ps(a + c));
+            lanes = _mm512_insertf32x4(lanes, _mm_loadu_ps(b + c), 1);
+            lanes = _mm512_insertf32x4(lanes, _mm_loadu_ps(d + c), 2);
+            t[c + k] = _mm512_insertf32x4(lanes, _mm_loadu_ps(e + c), 3);
+        }
+        a = FC_ROW(a, k, 1);
+        FC_OPAQUE(a);
     }
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; i += 4) { /* r[i+k] = column k of each 4x4 block of rows i..i+3 */
-        r[i] = _mm512_shuffle_ps(t[i], t[i + 2], 0x44);
-        r[i + 1] = _mm512_shuffle_ps(t[i], t[i + 2], 0xee);
-        r[i + 2] = _mm512_shuffle_ps(t[i + 1], t[i + 3], 0x44);
-        r[i + 3] = _mm512_shuffle_ps(t[i + 1], t[i + 3], 0xee);
+#pragma GCC unroll 4
+    for (int c = 0; c < 16; c += 4) { /* 4x4 in each 128 bits */
+        const __m512 a = _mm512_unpacklo_ps(t[c], t[c + 1]);
+        const __m512 b = _mm512_unpackhi_ps(t[c], t[c + 1]);
+        const __m512 d = _mm512_unpacklo_ps(t[c + 2], t[c + 3]);
+        const __m512 e = _mm512_unpackhi_ps(t[c + 2], t[c + 3]);
+        r[c] = _mm512_shuffle_ps(a, d, 0x44);
+        r[c + 1] = _mm512_shuffle_ps(a, d, 0xee);
+        r[c + 2] = _mm512_shuffle_ps(b, e, 0x44);
+        r[c + 3] = _mm512_shuffle_ps(b, e, 0xee);
     }
-#pragma GCC unroll 16
-    for (int k = 0; k < 4; k++) { /* 4x4 transpose of the 128-bit lanes of r[k], r[k+4], ... */
-        const __m512 a = _mm512_shuffle_f32x4(r[k], r[k + 4], 0x88);
-        const __m512 b = _mm512_shuffle_f32x4(r[k], r[k + 4], 0xdd);
-        const __m512 c = _mm512_shuffle_f32x4(r[k + 8], r[k + 12], 0x88);
-        const __m512 d = _mm512_shuffle_f32x4(r[k + 8], r[k + 12], 0xdd);
-        t[k] = _mm512_shuffle_f32x4(a, c, 0x88);
-        t[k + 4] = _mm512_shuffle_f32x4(b, d, 0x88);
-        t[k + 8] = _mm512_shuffle_f32x4(a, c, 0xdd);
-        t[k + 12] = _mm512_shuffle_f32x4(b, d, 0xdd);
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; i++) r[i] = t[i];
 }
 
 #else /* AVX-512, double */
@@ -526,7 +554,7 @@ static FC_INLINE void FC_FN(transpose_v)(__m512 *r) {
         _mm512_castpd_si512(_mm512_add_pd(n, _mm512_set1_pd(FC_POW2 + (k)))), 52))
 #define v_hsum(a) FC_FN(hsum)(a)
 #define v_hmax(a) FC_FN(hmax)(a)
-#define v_transpose(r) FC_FN(transpose_v)(r)
+#define v_transpose(r, p, step, n) FC_FN(transpose_v)(r, p, step, n)
 
 static inline __m512d FC_FN(load_even)(const double *p) { /* p[0..7] and p[7..14] */
     const __m512i even = _mm512_setr_epi64(0, 2, 4, 6, 9, 11, 13, 15);
@@ -555,29 +583,43 @@ static inline double FC_FN(hmax)(__m512d a) {
     const __m128d s = _mm_max_pd(_mm256_castpd256_pd128(h), _mm256_extractf128_pd(h, 1));
     return _mm_cvtsd_f64(_mm_max_sd(s, _mm_unpackhi_pd(s, s)));
 }
-static FC_INLINE void FC_FN(transpose_v)(__m512d *r) {
-    __m512d t[8];
-#pragma GCC unroll 16
-    for (int i = 0; i < 8; i += 2) { /* t[i+k] = column k of each 2x2 block of rows i, i+1 */
-        t[i] = _mm512_unpacklo_pd(r[i], r[i + 1]);
-        t[i + 1] = _mm512_unpackhi_pd(r[i], r[i + 1]);
+static FC_INLINE void FC_FN(transpose_v)(__m512d *r, const double *p, ptrdiff_t step, ptrdiff_t n) {
+    __m512d t[8]; /* t[2*c + k]: columns 2*c and 2*c + 1 of rows k, k + 2, k + 4 and k + 6 */
+    const double *a = p;
+#pragma GCC unroll 2
+    for (int k = 0; k < 2; k++) {
+        const double *b = FC_ROW(a, k, 2);
+        FC_OPAQUE(b);
+        const double *d = FC_ROW(b, k + 2, 2);
+        FC_OPAQUE(d);
+        const double *e = FC_ROW(d, k + 4, 2);
+        FC_OPAQUE(e);
+#pragma GCC unroll 4
+        for (int c = 0; c < 8; c += 2) {
+            __m512d lanes = _mm512_castpd128_pd512(_mm_loadu_pd(a + c));
+            lanes = _mm512_insertf64x2(lanes, _mm_loadu_pd(b + c), 1);
+            lanes = _mm512_insertf64x2(lanes, _mm_loadu_pd(d + c), 2);
+            t[c + k] = _mm512_insertf64x2(lanes, _mm_loadu_pd(e + c), 3);
+        }
+        a = FC_ROW(a, k, 1);
+        FC_OPAQUE(a);
     }
-#pragma GCC unroll 16
-    for (int k = 0; k < 2; k++) { /* 4x4 transpose of the 128-bit lanes of t[k], t[k+2], ... */
-        const __m512d a = _mm512_shuffle_f64x2(t[k], t[k + 2], 0x88);
-        const __m512d b = _mm512_shuffle_f64x2(t[k], t[k + 2], 0xdd);
-        const __m512d c = _mm512_shuffle_f64x2(t[k + 4], t[k + 6], 0x88);
-        const __m512d d = _mm512_shuffle_f64x2(t[k + 4], t[k + 6], 0xdd);
-        r[k] = _mm512_shuffle_f64x2(a, c, 0x88);
-        r[k + 2] = _mm512_shuffle_f64x2(b, d, 0x88);
-        r[k + 4] = _mm512_shuffle_f64x2(a, c, 0xdd);
-        r[k + 6] = _mm512_shuffle_f64x2(b, d, 0xdd);
+#pragma GCC unroll 4
+    for (int c = 0; c < 8; c += 2) { /* 2x2 in each 128 bits */
+        r[c] = _mm512_unpacklo_pd(t[c], t[c + 1]);
+        r[c + 1] = _mm512_unpackhi_pd(t[c], t[c + 1]);
     }
 }
 #endif
 
 /* The first m <= VL of a vector; a full one where m says so. */
 #define FC_LOAD(p, m) ((m) == VL ? v_load(p) : v_load_n(p, m))
+/* `rows` x `cols` of a block that v_transpose takes, the rest zero: reads nothing beyond them. */
+static inline void FC_FN(load_part)(REAL *block, const REAL *p, ptrdiff_t step, ptrdiff_t rows,
+                                    ptrdiff_t cols) {
+    for (ptrdiff_t i = 0; i < VL; i++)
+        v_store(block + i * VL, i < rows ? v_load_n(p + i * step, cols) : v_zero());
+}
 /* Runs the body for the vectors of a row: m elements are in memory from c on. */
 #define FC_OVER_COLUMNS(columns, body) \
     for (ptrdiff_t c = 0; c < (columns); c += VL) { \

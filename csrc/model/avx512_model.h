@@ -274,6 +274,8 @@ FC_MODEL_MEMORY(pd, double, 4, __m512d, __mmask8)
 #undef _mm512_shuffle_ps
 #undef _mm512_shuffle_f32x4
 #undef _mm512_shuffle_f64x2
+#undef _mm512_insertf32x4
+#undef _mm512_insertf64x2
 #undef _mm512_cmp_ps_mask
 #undef _mm512_cmp_pd_mask
 #undef _mm512_fpclass_ps_mask
@@ -298,6 +300,21 @@ FC_MODEL_MEMORY(pd, double, 4, __m512d, __mmask8)
         __m512d, a, b, \
         (__m512d){_mm256_permute2f128_pd(fc_a.lo, fc_a.hi, FC_MODEL_LANES(imm)), \
                   _mm256_permute2f128_pd(fc_b.lo, fc_b.hi, FC_MODEL_LANES((imm) >> 4))})
+
+FC_MODEL __m512 fc_model_castps128_ps512(__m128 a) {
+    return (__m512){_mm256_castps128_ps256(a), _mm256_setzero_ps()};
+}
+FC_MODEL __m512d fc_model_castpd128_pd512(__m128d a) {
+    return (__m512d){_mm256_castpd128_pd256(a), _mm256_setzero_pd()};
+}
+#define _mm512_castps128_ps512 fc_model_castps128_ps512
+#define _mm512_castpd128_pd512 fc_model_castpd128_pd512
+#define _mm512_insertf32x4(a, b, imm) \
+    FC_MODEL_IMM_1(__m512, a, (imm) < 2 ? _mm256_insertf128_ps(fc_a.lo, b, (imm) & 1) : fc_a.lo, \
+                   (imm) < 2 ? fc_a.hi : _mm256_insertf128_ps(fc_a.hi, b, (imm) & 1))
+#define _mm512_insertf64x2(a, b, imm) \
+    FC_MODEL_IMM_1(__m512d, a, (imm) < 2 ? _mm256_insertf128_pd(fc_a.lo, b, (imm) & 1) : fc_a.lo, \
+                   (imm) < 2 ? fc_a.hi : _mm256_insertf128_pd(fc_a.hi, b, (imm) & 1))
 
 #define _mm512_cmp_ps_mask(a, b, imm) \
     FC_MODEL_IMM_2(__m512, a, b, \
