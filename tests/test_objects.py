@@ -23,6 +23,7 @@ pytestmark = pytest.mark.skipif(OBJDUMP is None, reason="objdump (binutils) is n
 ROWS = [row["name"] for row in isa.rows()]
 # Tiles whose accumulators must stay in registers, and the loops in which they would be spilled.
 TILES = ("conv_tile", "gemm_tile", "wgrad_tile", "winograd_tile", "pixel_sums", "dot_tile")
+MEMORY_READ = re.compile(r"(?:mov|vmov|vbroadcast|vfn?madd)\S*\s+[^%$]*\([^)]*\)")
 VECTOR_STORE = re.compile(r"vmov[a-z0-9]+\s+%[xyz]mm\d+,[-0-9a-fx]*\(%r[sb]p")
 
 
@@ -85,6 +86,37 @@ def test_accumulators_are_not_spilled(row: str) -> None:
                 spilled += [f"{name}: {stores} stores in a loop"] if stores else []
     assert checked > 20, "the loops were not found: not trusted"
     assert not spilled, "\n".join(spilled)
+
+
+def fewest_loads(name: str, products: int) -> int | None:
+    """Of a loop of so many multiply-adds, each of one vector of either operand; None: of other kernels."""
+    if match := re.match(r"fc_dot_tile_([2-9])x([2-9])_", name):
+        a, b = map(int, match.groups())
+        return products * (a + b) // (a * b)
+    if match := re.match(r"fc_pixel_sums_([23])_", name):
+        outputs = int(match[1])
+        return products // outputs + outputs + 1  # pixels, weights and the tap's offset
+    return None
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row not in ("scalar", "amx")])
+def test_operands_are_loaded_once(row: str) -> None:
+    """What several multiply-adds of a step take is loaded to a register. Compilers like to load it for each of them."""
+    if row == "avx512" and not any("zmm" in t for _, t in KERNELS["fc_conv_tile_14x2_f32_avx512"]):
+        pytest.skip("built against the software model of AVX-512")
+    checked, wrong = 0, []
+    for name, body in KERNELS.items():
+        if row_of(name) != row:
+            continue
+        for loop in innermost_loops(body):
+            products = sum("vfmadd" in text for text in loop)
+            fewest = fewest_loads(name, products)
+            if products and fewest is not None:
+                checked += 1
+                loads = sum(bool(MEMORY_READ.match(text)) for text in loop)
+                wrong += [f"{name}: {loads} loads, not {fewest}"] if loads > fewest else []
+    assert checked > 20, "the loops were not found: not trusted"
+    assert not wrong, "\n".join(wrong)
 
 
 @pytest.mark.skipif("amx" not in ROWS, reason="not x86-64")

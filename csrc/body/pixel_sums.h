@@ -32,7 +32,8 @@ static FC_INLINE void FC_FN(pixel_tile)(const fc_pixel_sums *t, const REAL *x, R
                 for (int m = 0; m < mr; m++) w[m] = v_set1(a[m]);
 #pragma GCC unroll 8
                 for (int v = 0; v < nv; v++) {
-                    const V b = v_load(xs + v * VL);
+                    V b = v_load(xs + v * VL);
+                    if (mr > 1) FC_HIDE(b); /* else gcc loads it mr times, as an operand of each */
 #pragma GCC unroll 14
                     for (int m = 0; m < mr; m++) acc[m][v] = v_fma(w[m], b, acc[m][v]);
                 }
@@ -89,7 +90,7 @@ static FC_INLINE void FC_FN(pixel_pair)(const fc_pixel_sums *t, const REAL *lead
 #pragma GCC unroll 8
             for (int v = 0; v < nv; v++) {
                 V b = v_load(xs + v * VL);
-                FC_HIDE(b); /* else gcc loads it twice, as an operand of each multiply-add */
+                FC_HIDE(b); /* as in pixel_tile */
                 acc[v] = v_fma(w, b, acc[v]);
                 late[v] = v_fma(before, b, late[v]);
             }

@@ -72,21 +72,30 @@ static FC_INLINE void FC_FN(dot_tile_body)(const fc_dot_tile *t, const int na, c
 #pragma GCC unroll 6
         for (int m = 0; m < nb; m++) b[m] = (const REAL *)t->b[m] + r * t->b_row;
         ptrdiff_t p = 0;
-/* one vector of each operand into sum[][][u]; the fewer operands stay in registers */
+/* one vector of each operand into sum[][][u]; the fewer operands stay in registers. Without FC_HIDE
+ * gcc loads a vector again for every multiply-add that takes it. */
 #define FC_DOT_STEP(u, load) \
     do { \
         V held[FC_DOT_A_MAX]; \
         if (na <= nb) { \
-            _Pragma("GCC unroll 4") for (int i = 0; i < na; i++) held[i] = load(a[i]); \
+            _Pragma("GCC unroll 4") for (int i = 0; i < na; i++) { \
+                held[i] = load(a[i]); \
+                if (nb > 1) FC_HIDE(held[i]); \
+            } \
             _Pragma("GCC unroll 6") for (int m = 0; m < nb; m++) { \
-                const V bm = load(b[m]); \
+                V bm = load(b[m]); \
+                if (na > 1) FC_HIDE(bm); \
                 _Pragma("GCC unroll 4") for (int i = 0; i < na; i++) sum[i][m][u] = \
                     v_fma(held[i], bm, sum[i][m][u]); \
             } \
         } else { \
-            _Pragma("GCC unroll 4") for (int m = 0; m < nb; m++) held[m] = load(b[m]); \
+            _Pragma("GCC unroll 4") for (int m = 0; m < nb; m++) { \
+                held[m] = load(b[m]); \
+                FC_HIDE(held[m]); \
+            } \
             _Pragma("GCC unroll 4") for (int i = 0; i < na; i++) { \
-                const V ai = load(a[i]); \
+                V ai = load(a[i]); \
+                if (nb > 1) FC_HIDE(ai); \
                 _Pragma("GCC unroll 4") for (int m = 0; m < nb; m++) sum[i][m][u] = \
                     v_fma(ai, held[m], sum[i][m][u]); \
             } \
