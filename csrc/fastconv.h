@@ -166,9 +166,9 @@ typedef struct {
 } fc_winograd_input;
 
 /* winograd_tile[nv][mr]: y[m][o] (+)= sum_b sum_c x[b*x_b + m*lanes + c] * w[(b*lanes + c)*NR + o],
- * c < lanes; it adds to y without FC_FIRST */
+ * c < lanes; it adds to y without FC_FIRST. From `next` on it prefetches as many bytes as w has. */
 typedef struct {
-    const void *x, *w;
+    const void *x, *w, *next;
     void *y; /* y[mr][NR] */
     ptrdiff_t x_b, blocks;
     int flags;

@@ -96,15 +96,17 @@ static FC_INLINE void FC_FN(winograd_g)(V *y, const V *g, const fc_winograd *k) 
  */
 static FC_INLINE void FC_FN(winograd_input_body)(const fc_winograd_input *t, const fc_winograd *k) {
     const int m = k->m, r = k->r, alpha = m + r - 1;
+    const ptrdiff_t x_row = t->x_row, v_p = t->v_p,
+                    v_t = t->v_t; /* or each store reads them again */
     _Alignas(64) REAL columns[FC_ALPHA_MAX][(FC_TILE_RUN * FC_M_MAX + FC_R_MAX - 1) * VL];
     for (ptrdiff_t first = 0; first < t->tiles; first += FC_TILE_RUN) {
         const ptrdiff_t n = t->tiles - first < FC_TILE_RUN ? t->tiles - first : FC_TILE_RUN;
         const REAL *const x = (const REAL *)t->x + first * m * VL;
-        REAL *const v = (REAL *)t->v + first * t->v_t;
+        REAL *const v = (REAL *)t->v + first * v_t;
         for (ptrdiff_t j = 0; j < n * m + r - 1; j++) {
             V in[FC_ALPHA_MAX], out[FC_ALPHA_MAX];
 #pragma GCC unroll 6
-            for (int i = 0; i < alpha; i++) in[i] = v_load(x + i * t->x_row + j * VL);
+            for (int i = 0; i < alpha; i++) in[i] = v_load(x + i * x_row + j * VL);
             FC_FN(winograd_bt)(out, in, k);
 #pragma GCC unroll 6
             for (int i = 0; i < alpha; i++) v_store(columns[i] + j * VL, out[i]);
@@ -117,7 +119,7 @@ static FC_INLINE void FC_FN(winograd_input_body)(const fc_winograd_input *t, con
                 FC_FN(winograd_bt)(out, in, k);
 #pragma GCC unroll 6
                 for (int j = 0; j < alpha; j++)
-                    v_store(v + (i * alpha + j) * t->v_p + p * t->v_t, out[j]);
+                    v_store(v + (i * alpha + j) * v_p + p * v_t, out[j]);
             }
     }
 }
@@ -248,7 +250,7 @@ FC_WINOGRAD(2, 5)
 static FC_INLINE void FC_FN(winograd_tile_body)(const fc_winograd_tile *t, const int mr,
                                                 const int nv) {
     V acc[FC_MR_MAX][FC_NV_MAX];
-    const REAL *x = t->x, *w = t->w;
+    const REAL *x = t->x, *w = t->w, *next = t->next;
     REAL *const y = t->y;
     const int first = t->flags & FC_FIRST;
 #pragma GCC unroll 14
@@ -260,7 +262,10 @@ static FC_INLINE void FC_FN(winograd_tile_body)(const fc_winograd_tile *t, const
         for (int c = 0; c < VL; c++) {
             V u[FC_NV_MAX];
 #pragma GCC unroll 2
-            for (int v = 0; v < nv; v++) u[v] = v_load(w + (c * nv + v) * VL);
+            for (int v = 0; v < nv; v++) {
+                u[v] = v_load(w + (c * nv + v) * VL);
+                FC_PREFETCH_READ(next + (c * nv + v) * VL);
+            }
 #pragma GCC unroll 14
             for (int p = 0; p < mr; p++) {
                 const V a = v_set1(x[p * VL + c]);
@@ -270,6 +275,7 @@ static FC_INLINE void FC_FN(winograd_tile_body)(const fc_winograd_tile *t, const
         }
         x += t->x_b;
         w += nv * VL * VL;
+        next += nv * VL * VL;
     }
 #pragma GCC unroll 14
     for (int p = 0; p < mr; p++)

@@ -150,6 +150,13 @@ cdef void transform_tiles(const Tiling *g, const char *x, Py_ssize_t channels, P
             r += run
 
 
+cdef const char *weights_at(const Winograd *g, Py_ssize_t group, Py_ssize_t panel, Py_ssize_t p) noexcept nogil:
+    """U[position p] of a panel."""
+    cdef Py_ssize_t start, size, width
+    panel_bounds(&g.job, panel, &start, &size, &width)
+    return packed_panel(&g.job, group, start) + p * g.u_rows * width * g.job.itemsize
+
+
 cdef void multiply(const Winograd *g, Py_ssize_t group, Py_ssize_t panel0, Py_ssize_t panel1, Py_ssize_t tiles,
                    const char *v, char *m) noexcept nogil:
     """M[position] = V[position] U[position] for each panel."""
@@ -157,26 +164,29 @@ cdef void multiply(const Winograd *g, Py_ssize_t group, Py_ssize_t panel0, Py_ss
     cdef fc_winograd_tile t
     cdef Py_ssize_t item = job.itemsize, lanes = job.kernels.lanes, p, b, panel, start, size, width, first, j, n, at
     cdef int nv, mr
-    cdef const char *u
     panel_bounds(job, panel0, &at, &size, &width)
     t.x_b = g.tiling.v_b
     for p in range(g.positions):
         for panel in range(panel0, panel1):
             panel_bounds(job, panel, &start, &size, &width)
-            u = packed_panel(job, group, start)
             nv = <int>(width // lanes)
             n = (tiles + job.kernels.conv_mr[nv] - 1) // job.kernels.conv_mr[nv]
+            t.w = weights_at(g, group, panel, p)
             b = 0
             while b < g.channel_blocks:
                 t.blocks = min(g.channel_blocks - b, max(CHAIN // lanes, 1))
                 t.flags = FC_FIRST if b == 0 else 0
-                t.w = u + (p * g.u_rows + b * lanes) * width * item
+                t.next = <const char *>t.w + t.blocks * lanes * width * item
+                if b + t.blocks == g.channel_blocks:
+                    t.next = weights_at(g, group, panel + 1, p) if panel + 1 < panel1 else weights_at(
+                        g, group, panel0, p + 1)
                 for j in range(n):
                     first = j * tiles // n
                     mr = <int>((j + 1) * tiles // n - first)
                     t.x = v + (p * g.tiling.v_p + b * g.tiling.v_b + first * lanes) * item
                     t.y = m + (p * g.m_p + (start - at) * g.blocks.tiles + first * width) * item
                     job.kernels.winograd_tile[nv][mr](&t)
+                t.w = t.next
                 b += t.blocks
 
 

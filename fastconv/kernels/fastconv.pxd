@@ -86,6 +86,7 @@ cdef extern from "fastconv.h" nogil:
     ctypedef struct fc_winograd_tile:
         const void *x
         const void *w
+        const void *next
         void *y
         Py_ssize_t x_b, blocks
         int flags
