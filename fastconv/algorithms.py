@@ -143,6 +143,7 @@ def _split(run: Callable[..., int], run_linear: Callable[..., int], products: in
         partial(run, products),
         cannot_split,
         partial(inaccurate_split, products),
+        joins=True,
         run_linear=partial(run_linear, products),
         precision=SPLIT_PRECISIONS[products],
         guard="a sum that is not finite, or operands so small that their last bits would be lost",

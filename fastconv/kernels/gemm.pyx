@@ -27,7 +27,7 @@ from fastconv.kernels.fastconv cimport (
 )
 from fastconv.kernels.isa cimport active_kernels, active_split
 from fastconv.kernels.memory cimport block_alloc, block_free
-from fastconv.kernels.split cimport SIDE, TERMS, Operand, lost, parts_of, split_a, split_b, whole
+from fastconv.kernels.split cimport SIDE, TERMS, Operand, lost, parts_of, split_a, split_b, steps_in_l1, whole
 from fastconv.kernels.team cimport run_tasks
 
 cnp.import_array()
@@ -194,7 +194,7 @@ cdef void split_task(void *argument, Py_ssize_t number, char *acc) noexcept nogi
             job.kernels.copy_strided(acc + i * whole(columns) * 4, c + i * job.c_row * 4, columns, 1)
     job.split.begin()
     while k < job.terms:
-        count = min(<Py_ssize_t>CHAIN, job.terms - k)
+        count = min(steps_in_l1(job.parts, True) * TERMS, job.terms - k)
         multiply_split(job, rows, columns, count, job.k0 == k == 0, a, b, acc)
         a += 2 * job.parts * whole(rows) * count
         b += 2 * job.parts * whole(columns) * count
