@@ -68,8 +68,9 @@ cnp.import_array()
 
 cdef enum:
     PANEL = 2 * SIDE  # output channels, and pixels, of a tile kernel
-    # Up to so many channels the taps share the terms of a tile. A constant, because it shows in the bits.
-    FEW = 8
+    # Up to so many channels, which would leave more than half of a tile empty, the taps share its terms. A constant, because it
+    # shows in the bits.
+    FEW = 15
     PIXELS = 784     # outputs of a block
     CHUNK = 64       # pixels converted at a time: 8 KiB of floats, in L1
     PACKED_LIMIT = 24 << 20
