@@ -27,8 +27,8 @@ WINOGRAD_TILES = 32
 WGRAD_PIXELS, WGRAD_OUTPUTS, WGRAD_TERMS, WGRAD_TILES = 256, 128, 288, 512
 # Tile registers, see csrc/isa/tile.h: multiply-adds of a product of two tiles, and what a tile holds.
 TILE_PRODUCTS, TILE_SIDE, TILE_TERMS = 16 * 16 * 32, 16, 32
-# A split kernel with one tile of an operand adds to half as many sums, and waits for each (52 cycles; 16 a product): it takes this
-# much longer for a product.
+# A split kernel with one tile of an operand adds to half as many sums, and waits for each (52 cycles; 16 a product): it takes
+# this much longer for a product.
 SINGLE = 1.6
 # Up to so many channels the taps share the terms of a tile, see conv_split.pyx.
 TILE_FEW = 15
@@ -555,8 +555,8 @@ _AVX2 = Costs(
 # has to be never the fastest.
 _SPLIT_MODEL = {"calls": 5000, "efficiency": 0.1, "elements": 50, "pack": 50}
 # Of amx: prototypes on one core of an Intel Xeon with tile registers reached 214 GFLOP/s of multiply-adds and read 15 GB/s of
-# memory; those of the split kernels took 6.4 ns a tile product (16 cycles are 5.3), for 3x3 kernels of 64 channels at 56x56 to 256
-# at 14x14. The rest is predicted, from the vector instructions of 16 floats at 3 GHz and a fifth more: 10 cycles to copy or
+# memory; those of the split kernels took 6.4 ns a tile product (16 cycles are 5.3), for 3x3 kernels of 64 channels at 56x56 to
+# 256 at 14x14. The rest is predicted, from the vector instructions of 16 floats at 3 GHz and a fifth more: 10 cycles to copy or
 # transpose and store them, 2.5 for each part.
 _AMX_PEAK = 214
 _SPLIT_AMX = {

@@ -59,8 +59,8 @@ def split(request: pytest.FixtureRequest) -> str:
 
 
 # x, w and options: rows joined and not, several blocks of channels and of pixels, panels of one tile and of two, channel tails,
-# strides and phases, groups, other ranks, and pointwise kernels, whose rows and planes are one. Up to 15 channels share tiles with
-# the taps.
+# strides and phases, groups, other ranks, and pointwise kernels, whose rows and planes are one. Up to 15 channels share tiles
+# with the taps.
 CASES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "joined": ((2, 5, 7, 7), (19, 5, 3, 3), {"padding": 1}),
     "rows": ((1, 3, 5, 16), (16, 3, 3, 9), {"padding": 4}),
@@ -345,6 +345,31 @@ def test_matrix_product_in_rounds(split_row: str) -> None:
     c = np.full((16, 4000), np.nan, "float32")
     gemm.multiply(a, False, b, True, None, c, 2, 6)
     assert_array_equal(c, a @ b.T)
+
+
+@pytest.mark.parametrize(
+    ("m", "n", "k"), [(5, 7, 3), (33, 50, 300), (16, 4200, 33), (9, 4000, 2100)]
+)
+def test_matrix_product_with_weights(m: int, n: int, k: int, split: str, split_row: str) -> None:
+    """Packed once, the same bits: narrow panels, several rounds of terms and slabs of columns; and the same guards."""
+    g = rng(m)
+    a, b, bias = (reals(g, s, "float32") for s in ((m, k), (n, k), (n,)))
+    expected, c = np.empty((2, m, n), "float32")
+    gemm.multiply(a, False, b, True, bias, expected, 2, SPLITS[split])
+    weights = correlate.Weights(b)
+    for threads in (1, 2, 3):
+        c[...] = np.nan
+        gemm.multiply(a, False, weights, True, bias, c, threads, SPLITS[split])
+        same_bytes(c, expected)
+    size = weights.nbytes
+    assert size >= n * k
+    b[-1, -1] = 1e-39
+    weights.refresh(b)
+    before = correlate.reruns()
+    gemm.multiply(a, False, weights, True, bias, c, 2, SPLITS[split])
+    assert correlate.reruns() == before + 1
+    gemm.multiply(a, False, b, True, bias, expected, 2)
+    same_bytes(c, expected)
 
 
 @pytest.mark.parametrize(("m", "n"), [(4200, 3), (3, 4200)])

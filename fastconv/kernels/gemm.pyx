@@ -191,7 +191,7 @@ cdef void keep_panel(void *argument, Py_ssize_t panel, char *workspace) noexcept
 cdef object keep_b(Job *job, Weights w, int threads):
     """Set job.kept to the packed form of w, of an earlier call or made now; who holds the result keeps it alive."""
     cdef Py_ssize_t panels = panels_of(job), size = panels * job.panel * job.k * job.itemsize
-    key = (<size_t>job.kernels, <size_t>keep_panel, job.parts)
+    key = (<size_t>job.kernels, <size_t>keep_panel, job.products)
     form = w.packed.get(key)
     job.chains = (job.k + CHAIN - 1) // CHAIN
     if job.products:
