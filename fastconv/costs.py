@@ -312,8 +312,9 @@ def _split(products: int, shape: Shape) -> Counts:
     stored = runs * shape.outputs * shape.pixels
     if shape.channels <= TILE_FEW or (math.prod(shape.kernel) == 1 and shape.is_plain):
         # columns of pixels; not transposed
-        blocks, tiles = _tiles(shape.terms, TILE_TERMS), _tiles(shape.pixels)
-        steps, read = runs * tiles * blocks, runs * shape.terms * shape.pixels
+        blocks: float = _tiles(shape.terms, TILE_TERMS)
+        steps = runs * _tiles(shape.pixels) * blocks
+        read = runs * shape.terms * shape.pixels
         moved = stored / 2
     else:
         row = width + shape.halo[2] // shape.step[2]

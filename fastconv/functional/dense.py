@@ -110,14 +110,11 @@ def multiply_add(options: tuple[str, str], x: Any, w: Any, b: Any, out: Array | 
         raise ValueError(f"b: expected shape ({w.shape[0]},), got {b.shape}")
     shape = (*x.shape[:-1], w.shape[0])
     check_out(out, shape, result_dtype)
-    arrays = (
-        contiguous(x, dtype),
-        contiguous(w, dtype),
-        None if b is None else contiguous(b, dtype),
-    )
-    y = target(out, shape, dtype, *arrays)
-    if arrays[1] is w and weights is not None:  # kernels take them as they are
-        arrays = (arrays[0], weights, arrays[2])
+    x, plain = contiguous(x, dtype), contiguous(w, dtype)
+    b = None if b is None else contiguous(b, dtype)
+    y = target(out, shape, dtype, x, plain, b)
+    # packed forms are of weights that kernels take as they are
+    arrays = (x, plain if weights is None or plain is not w else weights, b)
     if y.size:
         flops = 2 * y.size * w.shape[1]
         rows = math.prod(x.shape[:-1])

@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Convolution of floats as products of their bfloat16 parts, on tile registers; see csrc/body/split.h.
 
-A task owns one block of output pixels of one group, of one image or of several small ones. It splits the block's band once, to rows
-of 32 channels for each pixel, so that any 16 neighbouring pixels are a tile, whatever the tap; then for each panel of output
-channels runs the tiles along the band. The rows of a block are one long row where that takes fewer tiles: the sums between the rows
-proper are thrown away. All phases of an input gradient with a stride read the one band.
+A task owns one block of output pixels of one group, of one image or of several small ones. It splits the block's band once,
+to rows of 32 channels for each pixel, so that any 16 neighbouring pixels are a tile, whatever the tap; then for each panel of
+output channels runs the tiles along the band. The rows of a block are one long row where that takes fewer tiles: the sums
+between the rows proper are thrown away. All phases of an input gradient with a stride read the one band.
 
-Where there are few channels, which would leave most of a tile empty, and for a 1x1 kernel of stride 1 without padding, it is a
-matrix product instead: of the weights with columns of (channel, tap) terms, in pairs, one column for each pixel. Its sums come out
-as planes.
+Where there are few channels, which would leave most of a tile empty, and for a 1x1 kernel of stride 1 without padding, it is
+a matrix product instead: of the weights with columns of (channel, tap) terms, in pairs, one column for each pixel. Its sums
+come out as planes.
 
-The tiles of a panel's weights stay in L1 for as many steps, (32 channels, tap) pairs, as fit there beside the pixels of a tile; then
-the sums go to memory, as they are, and back. Weights that take more than half of L2 come from beyond it for each task: small images
-then share a task, so that the output channels are outside and the images inside. Neither shows in the bits.
+The tiles of a panel's weights stay in L1 for as many steps, (32 channels, tap) pairs, as fit there beside the pixels of a
+tile; then the sums go to memory, as they are, and back. Weights that take more than half of L2 come from beyond it for each
+task: small images then share a task, so that the output channels are outside and the images inside. Neither shows in the
+bits.
 
 Tile products count denormals as zero, and the parts of very large and very small floats are no longer exact. Two guards find
 the calls that this may touch, and the direct kernel does those again: a sum that is not finite, and a pair of the least input
@@ -464,7 +465,8 @@ cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogi
             g.failed = True
         i += g.together
     g.kernels.end()
-    for i in range(images):
+    images += t.n
+    while t.n < images:
         activate(job, &t)
         t.n += 1
 

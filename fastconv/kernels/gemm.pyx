@@ -66,8 +66,8 @@ cdef struct Job:
     Py_ssize_t m_block, m_blocks, n_block, n_blocks, pitch
     char *kept       # b of Weights as panels[k][panel], or in parts like `b_parts`; or NULL
     Py_ssize_t panel  # columns of a panel
-    # Split products of terms k0..: the parts of blocks of a, and of panels of b, and the least magnitudes in both: of each block,
-    # and of each CHAIN terms of a panel, `chains` of them. Those of `kept` begin with the first term.
+    # Split products of terms k0..: the parts of blocks of a, and of panels of b, and the least magnitudes in both: of each
+    # block, and of each CHAIN terms of a panel, `chains` of them. Those of `kept` begin with the first term.
     const fc_split_kernels *split
     int products, parts, failed
     Py_ssize_t c_row, k0, terms, chains
@@ -433,7 +433,7 @@ def multiply(cnp.ndarray a, bint a_transposed, b, bint b_transposed, cnp.ndarray
         return
     job.panel = 2 * SIDE if products else FC_NV_MAX * job.kernels.lanes
     if isinstance(b, Weights):
-        form = keep_b(&job, b, threads)
+        _form = keep_b(&job, b, threads)  # alive until all is done
     if products:
         job.c_row = job.n
         if run_split(&job, threads):
