@@ -124,15 +124,6 @@ SPLITS = {
 }
 # The most precise word that each serves.
 SPLIT_PRECISIONS = dict(zip(SPLITS, PRECISIONS, strict=True))
-# Fewest channels with which six products keep the promise: a tile has room for 32, and is rounded as often with fewer.
-SPLIT_LEAST = 8
-
-
-def inaccurate_split(products: int, shape: Shape) -> str | None:
-    few = shape.channels < SPLIT_LEAST and shape.what != "dw" and not shape.is_linear
-    if products == 6 and few:
-        return f"fewer than {SPLIT_LEAST} channels: its rounding errors would weigh too much"
-    return None
 
 
 def _split(run: Callable[..., int], run_linear: Callable[..., int], products: int) -> Algorithm:
@@ -142,7 +133,7 @@ def _split(run: Callable[..., int], run_linear: Callable[..., int], products: in
         f"split_{products}",
         partial(run, products),
         cannot_split,
-        partial(inaccurate_split, products),
+        joins=True,
         run_linear=partial(run_linear, products),
         precision=SPLIT_PRECISIONS[products],
         guard="a sum that is not finite, or operands so small that their last bits would be lost",

@@ -27,8 +27,11 @@ WINOGRAD_TILES = 32
 WGRAD_PIXELS, WGRAD_OUTPUTS, WGRAD_TERMS, WGRAD_TILES = 256, 128, 288, 512
 # Tile registers, see csrc/isa/tile.h: multiply-adds of a product of two tiles, and what a tile holds.
 TILE_PRODUCTS, TILE_SIDE, TILE_TERMS = 16 * 16 * 32, 16, 32
-# A split kernel with one tile of an operand loads nearly as many tiles as with two: it takes this much longer for a product.
-SINGLE = 1.5
+# A split kernel with one tile of an operand adds to half as many sums, and waits for each (52 cycles; 16 a product): it takes
+# this much longer for a product.
+SINGLE = 1.6
+# Up to so many channels the taps share the terms of a tile, see conv_split.pyx.
+TILE_FEW = 15
 # Of so many bytes half is taken to leave the caches before it is used.
 FAR = 8 << 20
 
@@ -278,13 +281,25 @@ def _tiles(count: float, size: int = TILE_SIDE) -> int:
     return math.ceil(count / size)
 
 
+def _side(count: float) -> float:
+    """Tiles along one side of a product, as many pairs as there are; a single one weighs more."""
+    tiles = _tiles(count)
+    return tiles + (SINGLE - 1) * (tiles % 2)
+
+
+def _parts(products: int) -> int:
+    """bfloat16 parts of a float."""
+    return {6: 3, 3: 2, 1: 1}[products]
+
+
 def _split_gemm(products: int, m: int, n: int, k: int) -> Counts:
     """c[m][n] = a[m][k] b[k][n] on tile registers."""
-    rows, columns, blocks = _tiles(m), _tiles(n), _tiles(k, TILE_TERMS)
-    single = SINGLE if min(rows, columns) == 1 else 1
+    blocks = _tiles(k, TILE_TERMS)
+    read = blocks * TILE_TERMS * (m + n)
     return {
-        "fma": products * rows * columns * blocks * TILE_PRODUCTS / isa.lanes(4) * single,
-        "elements": blocks * TILE_TERMS * (m + n) + m * n,
+        "fma": products * _side(m) * _side(n) * blocks * TILE_PRODUCTS / isa.lanes(4),
+        "elements": read + m * n,
+        "parts": _parts(products) * read,
         "calls": 1,
     }
 
@@ -293,19 +308,29 @@ def _split(products: int, shape: Shape) -> Counts:
     if shape.is_linear:
         return _split_gemm(products, shape.images, shape.outputs, round(shape.terms))
     height, width = shape.size[1:]
-    row = width + shape.halo[2] // shape.step[2]
-    pixels = min(height * _tiles(width), _tiles((height - 1) * row + width))
-    blocks, outputs = _tiles(shape.channels, TILE_TERMS), _tiles(shape.outputs)
     runs = shape.groups * shape.runs
-    steps = runs * shape.images * pixels * outputs * blocks * shape.taps
-    lines = height + shape.halo[1] // shape.step[1]
-    read = blocks * TILE_TERMS * lines * row * math.prod(shape.phases)
-    weights = runs * outputs * TILE_SIDE * blocks * TILE_TERMS * shape.taps
+    stored = runs * shape.outputs * shape.pixels
+    if shape.channels <= TILE_FEW or (math.prod(shape.kernel) == 1 and shape.is_plain):
+        # columns of pixels; not transposed
+        blocks: float = _tiles(shape.terms, TILE_TERMS)
+        steps = runs * _tiles(shape.pixels) * blocks
+        read = runs * shape.terms * shape.pixels
+        moved = stored / 2
+    else:
+        row = width + shape.halo[2] // shape.step[2]
+        tiles = min(height * _tiles(width), _tiles((height - 1) * row + width))
+        blocks = _tiles(shape.channels, TILE_TERMS) * shape.taps
+        steps = runs * shape.images * tiles * blocks
+        lines = (height + shape.halo[1] // shape.step[1]) * row * math.prod(shape.phases)
+        read = shape.groups * shape.images * lines * _tiles(shape.channels, TILE_TERMS) * TILE_TERMS
+        moved = read + stored
+    weights = runs * _tiles(shape.outputs) * TILE_SIDE * blocks * TILE_TERMS
     return {
-        "fma": products * steps * TILE_PRODUCTS / isa.lanes(4) * (SINGLE if outputs == 1 else 1),
-        "elements": runs * shape.images * (read + shape.outputs * height * width),
+        "fma": products * steps * _side(shape.outputs) * TILE_PRODUCTS / isa.lanes(4),
+        "elements": moved,
+        "parts": _parts(products) * read,
         "pack": 0 if shape.prepared else weights,
-        "calls": shape.runs,
+        "calls": 1,
     }
 
 
@@ -384,12 +409,14 @@ def _dw_split(products: int, shape: Shape) -> Counts:
         return _split_gemm(products, shape.outputs, round(shape.terms), shape.images)
     height, width = shape.size[1:]
     row = width + shape.halo[2] // shape.step[2]
-    channels, outputs = _tiles(shape.channels), _tiles(shape.outputs)
-    tiles = shape.images * _tiles(height * row, TILE_TERMS) * channels * outputs * shape.taps
-    single = SINGLE if min(channels, outputs) == 1 else 1
+    tiles = shape.images * _tiles(height * row, TILE_TERMS) * shape.taps
+    tiles *= _side(shape.channels) * _side(shape.outputs)
+    read = TILE_SIDE * (_tiles(shape.channels) + _tiles(shape.outputs))
+    read *= shape.groups * shape.images * height * row
     return {
-        "fma": products * shape.groups * tiles * single * TILE_PRODUCTS / isa.lanes(4),
-        "elements": shape.groups * shape.images * height * row * TILE_SIDE * (channels + outputs),
+        "fma": products * shape.groups * tiles * TILE_PRODUCTS / isa.lanes(4),
+        "elements": read,
+        "parts": _parts(products) * read,
     }
 
 
@@ -528,19 +555,23 @@ _AVX2 = Costs(
 # as the lanes of the row: twice on avx512; the plain C of `scalar` has one. The software model of tile registers in `scalar` only
 # has to be never the fastest.
 _SPLIT_MODEL = {"calls": 5000, "efficiency": 0.1, "elements": 50, "pack": 50}
-# Of amx: prototypes of the split kernels on one core of an Intel Xeon with tile registers took 6.4 ns a tile product (16 cycles
-# are 5.3), and 0.55 ns for each float converted or stored, for 3x3 kernels of 64 channels at 56x56 to 256 at 14x14.
+# Of amx: prototypes on one core of an Intel Xeon with tile registers reached 214 GFLOP/s of multiply-adds and read 15 GB/s of
+# memory; those of the split kernels took 6.4 ns a tile product (16 cycles are 5.3), for 3x3 kernels of 64 channels at 56x56 to
+# 256 at 14x14. The rest is predicted, from the vector instructions of 16 floats at 3 GHz and a fifth more: 10 cycles to copy or
+# transpose and store them, 2.5 for each part.
+_AMX_PEAK = 214
 _SPLIT_AMX = {
     "calls": 5000,
-    "efficiency": 2 * TILE_PRODUCTS / 6.4 / (2 * _AVX2.peak),
-    "elements": 0.55,
+    "efficiency": 2 * TILE_PRODUCTS / 6.4 / _AMX_PEAK,
+    "elements": 0.25,
+    "parts": 0.06,
     "pack": 0.55,
 }
 COSTS = {
     "scalar": replace(_AVX2, peak=_AVX2.peak / 8, ns={**_AVX2.ns, "split": _SPLIT_MODEL}),
     "avx2": _AVX2,
     "avx512": replace(_AVX2, peak=2 * _AVX2.peak),
-    "amx": replace(_AVX2, peak=2 * _AVX2.peak, ns={**_AVX2.ns, "split": _SPLIT_AMX}),
+    "amx": Costs(peak=_AMX_PEAK, bandwidth=15, ns={**_AVX2.ns, "split": _SPLIT_AMX}),
 }
 
 

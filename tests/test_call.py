@@ -70,7 +70,7 @@ def short(call: Callable[[], Any]) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(conv, "convolve", long_way)
         patch.setattr(conv, "_Layout", long_way)
-        patch.setattr(dense, "_linear", long_way)
+        patch.setattr(dense, "multiply_add", long_way)
         for module in (activation, norm, pool):
             patch.setattr(module, "as_array", long_way)
         return call()

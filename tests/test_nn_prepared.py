@@ -142,6 +142,21 @@ def test_what_is_fused(name: str) -> None:
     assert not [word for word in left if word not in text]
 
 
+def test_linear_layers_are_packed(dtype: str, isa_row: str) -> None:
+    """In a Sequential and in a module with a forward of its own: the bits of the layers, and the weights packed at once."""
+    inner = Own(nn.Linear(70, 90, dtype=dtype, rng=1))
+    model = nn.Sequential(nn.Linear(300, 70, dtype=dtype, rng=0), nn.ReLU(), inner)
+    x = reals(rng(41), (8, 300), dtype)
+    prepared = model.prepare(x.shape)
+    assert_array_equal(prepared(x), model.eval()(x))
+    layers = [m for m in prepared._model.modules() if isinstance(m, nn.Linear)]
+    assert len(layers) == 2
+    for layer in layers:
+        made: Any = layer.forward
+        assert made.nbytes > 2 * layer.weight.data.nbytes - 1
+    assert "forward" not in vars(inner.inner)
+
+
 def test_a_single_layer_can_be_prepared() -> None:
     x = reals(rng(36), SHAPES[2], "f8")
     for layer in (conv(), norm(2, 3), nn.Dropout(), nn.Linear(10, 3)):

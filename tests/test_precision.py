@@ -19,8 +19,11 @@ from fastconv import algorithms, costs
 from tests.tolerance import BOUND
 
 SPLITS = [f"split_{products}" for products in algorithms.SPLITS]
-# Sums of 64 to 6,272 terms
+# Sums of 64 to 6,272 terms; up to 15 channels share tiles with the taps
 FORWARD = (
+    Conv("first", "", 2, 3, 18, 32, 7),
+    Conv("few", "", 2, 15, 14, 32, 3),
+    Conv("half", "", 2, 16, 14, 32, 3),
     Conv("1x1", "", 1, 64, 14, 32, 1),
     Conv("3x3", "", 1, 32, 16, 32, 3),
     Conv("3x3-deep", "", 1, 512, 8, 32, 3),
@@ -66,13 +69,13 @@ def test_highest(p: Conv, data: str, isa_row: str) -> None:
 
 
 @pytest.mark.parametrize("data", ["normal", "relu"])
-@pytest.mark.parametrize("channels", [8, 16, 64])
+@pytest.mark.parametrize("channels", [3, 16, 64])
 def test_highest_where_split_products_are_fastest(
     channels: int, data: str, split_row: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(costs.COSTS, split_row, costs.COSTS["amx"])
     algorithms.clear_plans()
-    sums = Sums(Conv("layer", "", 1, channels, 16, 64, 3, 2), "forward", data)
+    sums = Sums(Conv("layer", "", 1, channels, 16, 64, 7, 2), "forward", data)
     chain, found, split = sums.chain(), sums.fastconv("highest"), sums.fastconv("split_6")
     algorithms.clear_plans()
     assert found == split, "split products were not chosen"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Weights that are packed once: prepare_conv*, and layers in evaluation."""
+"""Weights that are packed once: prepare_conv*, prepare_linear, and layers in evaluation."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import pytest
 import fastconv
 from benchmarks.problems import PROBLEMS
 from fastconv import algorithms, costs, nn
+from fastconv.kernels import isa
 from fastconv.kernels.call import frozen, frozen_weights
 from fastconv.kernels.correlate import Weights
 from fastconv.problem import conv_problem
@@ -181,6 +182,59 @@ def test_bad_input() -> None:
         prepared(np.ones((1, 3, 9, 9)))
     with pytest.raises(ValueError, match="residual"):
         prepared(np.ones((1, 2, 9, 9)), np.ones(3))
+
+
+@pytest.mark.parametrize("rows", [1, 4, 5, 40])
+@pytest.mark.parametrize(("outputs", "inputs"), [(3, 5), (70, 33), (417, 300), (16, 1030)])
+def test_linear_has_the_same_bits(
+    rows: int, outputs: int, inputs: int, dtype: str, isa_row: str
+) -> None:
+    """Panels with a tail, several blocks of outputs and of terms; few rows are dot products, which pack nothing."""
+    g = rng(6)
+    x, w, b = (reals(g, s, dtype) for s in ((rows, inputs), (outputs, inputs), (outputs,)))
+    y = fastconv.linear(x, w, b)
+    prepared = fastconv.prepare_linear(w, b)
+    expected = fastconv.linear(x, w)
+    for threads in THREADS:
+        with fastconv.threads(threads):
+            assert np.array_equal(prepared(x), y)
+            out = np.full_like(y, np.nan)
+            assert prepared(x, out) is out
+            assert np.array_equal(out, y)
+            assert np.array_equal(fastconv.prepare_linear(w)(x), expected)
+    few = not isa.has_split() or dtype == "float64"
+    assert (prepared.nbytes > w.nbytes) == (rows > 4) or not few
+    assert prepared.nbytes >= w.nbytes
+
+
+def test_prepared_linear_takes_any_rows_and_types() -> None:
+    g = rng(7)
+    w, b = reals(g, (9, 12), "float32"), reals(g, (9,), "float32")
+    prepared = fastconv.prepare_linear(w, b)
+    for shape in ((12,), (3, 5, 12), (0, 12)):
+        x = reals(g, shape, "float32")
+        assert np.array_equal(prepared(x), fastconv.linear(x, w, b))
+        wide = x.astype("float64")
+        assert np.array_equal(prepared(wide), fastconv.linear(wide, w, b))
+    before = prepared(np.ones((6, 12), "float32"))
+    w[...] = b[...] = 7
+    assert np.array_equal(prepared(np.ones((6, 12), "float32")), before)
+
+
+def test_prepare_linear_errors_name_the_argument() -> None:
+    w = np.ones((4, 3))
+    for arguments, message in (
+        ((np.ones(3),), "w: expected a matrix"),
+        ((w, np.ones(3)), "b: expected shape"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fastconv.prepare_linear(*arguments)
+    with pytest.raises(ValueError, match="precision"):
+        fastconv.prepare_linear(w, precision="low")
+    with pytest.raises(ValueError, match="x: expected 3 features"):
+        fastconv.prepare_linear(w)(np.ones((2, 4)))
+    with pytest.raises(ValueError, match="out"):
+        fastconv.prepare_linear(w)(np.ones((2, 3)), np.ones((2, 3)))
 
 
 def test_layers_notice_changed_weights() -> None:

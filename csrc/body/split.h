@@ -106,20 +106,21 @@ static void FC_SPLIT(begin)(void) { t_begin(); }
 static void FC_SPLIT(end)(void) { t_end(); }
 
 /* to[p*part + i] = part p of x[i] */
-static uint32_t FC_SPLIT(rows)(void *to, ptrdiff_t part, const float *x, ptrdiff_t n, int parts) {
+static FC_INLINE uint32_t FC_SPLIT(rows_of)(uint16_t *to, ptrdiff_t part, const float *x,
+                                            ptrdiff_t n, const int parts) {
     L least = l_all();
     for (ptrdiff_t i = 0; i < n; i += 16) {
         const ptrdiff_t here = n - i < 16 ? n - i : 16;
         F f = f_load_n(x + i, here);
         least = l_least(least, f);
-        for (int p = 0; p < parts; p++) h_store_n((uint16_t *)to + p * part + i, f_part(&f), here);
+        for (int p = 0; p < parts; p++) h_store_n(to + p * part + i, f_part(&f), here);
     }
     return l_get(least);
 }
 
 /* to[p*part + 2*i], to[p*part + 2*i + 1] = part p of even[i], odd[i] */
-static uint32_t FC_SPLIT(pairs)(void *to, ptrdiff_t part, const float *even, const float *odd,
-                                ptrdiff_t n, int parts) {
+static FC_INLINE uint32_t FC_SPLIT(pairs_of)(uint16_t *to, ptrdiff_t part, const float *even,
+                                             const float *odd, ptrdiff_t n, const int parts) {
     L least = l_all();
     for (ptrdiff_t i = 0; i < n; i += 16) {
         const ptrdiff_t here = n - i < 16 ? n - i : 16;
@@ -127,10 +128,24 @@ static uint32_t FC_SPLIT(pairs)(void *to, ptrdiff_t part, const float *even, con
         least = l_least(l_least(least, e), o);
         for (int p = 0; p < parts; p++) {
             const H h = f_part(&e);
-            u_store_n((uint16_t *)to + p * part + 2 * i, h_pair(h, f_part(&o)), here);
+            u_store_n(to + p * part + 2 * i, h_pair(h, f_part(&o)), here);
         }
     }
     return l_get(least);
+}
+
+/* Loops for each number of parts: nothing is taken from the last one. */
+static uint32_t FC_SPLIT(rows)(void *to, ptrdiff_t part, const float *x, ptrdiff_t n, int parts) {
+    return parts == 3   ? FC_SPLIT(rows_of)(to, part, x, n, 3)
+           : parts == 2 ? FC_SPLIT(rows_of)(to, part, x, n, 2)
+                        : FC_SPLIT(rows_of)(to, part, x, n, 1);
+}
+
+static uint32_t FC_SPLIT(pairs)(void *to, ptrdiff_t part, const float *even, const float *odd,
+                                ptrdiff_t n, int parts) {
+    return parts == 3   ? FC_SPLIT(pairs_of)(to, part, even, odd, n, 3)
+           : parts == 2 ? FC_SPLIT(pairs_of)(to, part, even, odd, n, 2)
+                        : FC_SPLIT(pairs_of)(to, part, even, odd, n, 1);
 }
 
 #define FC_ENTRY_SPLIT(products) \

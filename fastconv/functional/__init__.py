@@ -55,7 +55,12 @@ from fastconv.functional.pool import (
     max_pool3d,
     max_pool3d_backward,
 )
-from fastconv.functional.prepared import prepare_conv1d, prepare_conv2d, prepare_conv3d
+from fastconv.functional.prepared import (
+    prepare_conv1d,
+    prepare_conv2d,
+    prepare_conv3d,
+    prepare_linear,
+)
 from fastconv.functional.shape import (
     dropout,
     dropout2d,
@@ -125,6 +130,7 @@ __all__ = [
     "prepare_conv1d",
     "prepare_conv2d",
     "prepare_conv3d",
+    "prepare_linear",
     "relu",
     "relu_backward",
     "sigmoid",

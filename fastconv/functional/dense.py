@@ -22,6 +22,7 @@ from fastconv.functional._arrays import (
 )
 from fastconv.kernels import conv_linear, gemm
 from fastconv.kernels.call import OPERANDS, RESULT, TEAM, Call
+from fastconv.kernels.correlate import Weights
 
 
 def _describe(rows: int, columns: int, terms: int) -> str:
@@ -94,13 +95,14 @@ def linear(
     """
     options = ("linear", runtime.resolve_precision(precision))
     y = None if runtime.verbose else calls.call(options, (x, w, b), out)
-    return _linear(options, x, w, b, out) if y is None else y
+    return multiply_add(options, x, w, b, out) if y is None else y
 
 
-def _linear(options: tuple[str, str], x: Any, w: Any, b: Any, out: Array | None) -> Array:
-    """Check everything and run; and remember it for the next call with the same signature."""
+def multiply_add(options: tuple[str, str], x: Any, w: Any, b: Any, out: Array | None) -> Array:
+    """linear: check everything and run; and remember it for the next call with the same signature."""
     given = (x, w, b)
-    x, w = as_array("x", x), as_array("w", w)
+    weights = w if isinstance(w, Weights) else None
+    x, w = as_array("x", x), as_array("w", w) if weights is None else weights.array
     b = None if b is None else as_array("b", b)
     dtype, result_dtype = common_dtypes(x=x, w=w, b=b)
     _check(x, w)
@@ -108,12 +110,11 @@ def _linear(options: tuple[str, str], x: Any, w: Any, b: Any, out: Array | None)
         raise ValueError(f"b: expected shape ({w.shape[0]},), got {b.shape}")
     shape = (*x.shape[:-1], w.shape[0])
     check_out(out, shape, result_dtype)
-    arrays = (
-        contiguous(x, dtype),
-        contiguous(w, dtype),
-        None if b is None else contiguous(b, dtype),
-    )
-    y = target(out, shape, dtype, *arrays)
+    x, plain = contiguous(x, dtype), contiguous(w, dtype)
+    b = None if b is None else contiguous(b, dtype)
+    y = target(out, shape, dtype, x, plain, b)
+    # packed forms are of weights that kernels take as they are
+    arrays = (x, plain if weights is None or plain is not w else weights, b)
     if y.size:
         flops = 2 * y.size * w.shape[1]
         rows = math.prod(x.shape[:-1])

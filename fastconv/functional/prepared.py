@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Convolutions whose weights are packed once and used in many calls: inference."""
+"""Convolutions and linear layers whose weights are packed once and used in many calls: inference."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from fastconv import algorithms, runtime
 from fastconv.algorithms import calls
 from fastconv.functional._arrays import Array, as_array, common_dtypes, public
 from fastconv.functional.conv import Padding, Spatial, convolve
+from fastconv.functional.dense import multiply_add
 from fastconv.kernels.correlate import Weights
 from fastconv.kernels.memory import is_plain
 from fastconv.problem import ACTIVATIONS, LAYOUTS, PRECISIONS, choice, conv_problem, integer
@@ -77,6 +78,61 @@ class PreparedConv:
     def __repr__(self) -> str:
         shape = self._weights.array.shape
         return f"<prepared conv{self._rank}d, OIHW {shape}, {self._weights.array.dtype}>"
+
+
+class PreparedLinear:
+    """A linear layer with fixed weights: ``y = prepared(x)``. Made by :func:`fastconv.prepare_linear`."""
+
+    def __init__(self, w: Any, b: Any, precision: str | None) -> None:
+        given = as_array("w", w)
+        dtype = common_dtypes(w=given)[0]
+        if given.ndim != 2:
+            raise ValueError(f"w: expected a matrix (outputs, inputs), got shape {given.shape}")
+        self._precision = None if precision is None else choice("precision", precision, PRECISIONS)
+        self._weights = Weights(np.array(given, dtype, order="C"))
+        self._bias = None if b is None else np.array(as_array("b", b), dtype, order="C")
+        if self._bias is not None and self._bias.shape != given.shape[:1]:
+            raise ValueError(f"b: expected shape {given.shape[:1]}, got {self._bias.shape}")
+
+    def __call__(self, x: Any, out: Array | None = None) -> Array:
+        """The layer's outputs for `x`; arguments, result and errors as in linear."""
+        options = ("linear", runtime.resolve_precision(self._precision))
+        arrays = (x, self._weights, self._bias)
+        y = None if runtime.verbose else calls.call(options, arrays, out)
+        return multiply_add(options, *arrays, out) if y is None else y
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the copy of the weights and of their packed forms so far."""
+        return int(self._weights.array.nbytes) + self._weights.nbytes
+
+    def __repr__(self) -> str:
+        shape = self._weights.array.shape
+        return f"<prepared linear, {shape}, {self._weights.array.dtype}>"
+
+
+def prepare_linear(w: Any, b: Any = None, *, precision: str | None = None) -> PreparedLinear:
+    """Pack the weights of a linear layer once, for many calls with them: inference.
+
+    ``fastconv.prepare_linear(w, b)(x)`` has the bits of ``fastconv.linear(x, w, b)``. Up to four rows of x read the weights as
+    they are; for more rows a packed form is made in the first such call.
+
+    Parameters
+    ----------
+    w, b, precision
+        As in :func:`fastconv.linear`. `w` and `b` are copied, in float32 or float64: later changes do not show.
+
+    Returns
+    -------
+    PreparedLinear
+        Call it with ``(x, out=None)``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Naming the argument.
+    """
+    return PreparedLinear(w, b, precision)
 
 
 def kept(found: Weights | None, w: Array) -> Weights | None:

@@ -21,11 +21,11 @@ def run(products, lattice, x, w, y, groups, transposed, bias, residual, activati
     """
     if threads == 0:
         return gemm.workspace(y.itemsize, products)
-    if isinstance(w, Weights):
-        w = w.array
-    if w.ndim != 2:
-        w = w.reshape(len(w), w.size // len(w))
-    outputs, inputs = w.shape
+    array = w.array if isinstance(w, Weights) else w
+    outputs = len(array)
+    inputs = array.size // outputs
+    if transposed or not isinstance(w, Weights):
+        w = matrix(array, outputs, inputs)
     rows = (x if transposed else y).size // outputs
     a = matrix(x, rows, outputs if transposed else inputs)
     c = matrix(y, rows, inputs if transposed else outputs)

@@ -1,11 +1,19 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Convolution of floats as products of their bfloat16 parts, on tile registers; see csrc/body/split.h.
 
-A task owns one block of output pixels of one image and group. It splits the block's band once, to rows of 32 channels for each
-pixel, so that any 16 neighbouring pixels are a tile, whatever the tap; then for each panel of output channels and each block of
-channels runs the tiles along the band. The rows of a block are one long row where that takes fewer tiles: the sums between the
-rows proper are thrown away. A 1x1 kernel of stride 1 without padding is a matrix product instead, of the weights with the
-pixels, which are split where they lie, channels in pairs: its sums come out as planes.
+A task owns one block of output pixels of one group, of one image or of several small ones. It splits the block's band once,
+to rows of 32 channels for each pixel, so that any 16 neighbouring pixels are a tile, whatever the tap; then for each panel of
+output channels runs the tiles along the band. The rows of a block are one long row where that takes fewer tiles: the sums
+between the rows proper are thrown away. All phases of an input gradient with a stride read the one band.
+
+Where there are few channels, which would leave most of a tile empty, and for a 1x1 kernel of stride 1 without padding, it is
+a matrix product instead: of the weights with columns of (channel, tap) terms, in pairs, one column for each pixel. Its sums
+come out as planes.
+
+The tiles of a panel's weights stay in L1 for as many steps, (32 channels, tap) pairs, as fit there beside the pixels of a
+tile; then the sums go to memory, as they are, and back. Weights that take more than half of L2 come from beyond it for each
+task: small images then share a task, so that the output channels are outside and the images inside. Neither shows in the
+bits.
 
 Tile products count denormals as zero, and the parts of very large and very small floats are no longer exact. Two guards find
 the calls that this may touch, and the direct kernel does those again: a sum that is not finite, and a pair of the least input
@@ -18,26 +26,26 @@ from libc.string cimport memset
 
 from fastconv.kernels.correlate cimport (
     Job,
+    Phase,
     Task,
     activate,
     band_budget,
     count_rerun,
     decode,
-    output_at,
     packed_panel,
     panel_bounds,
     run_rounds,
     set_blocks,
+    set_phase,
     source_plane,
     start_job,
 )
 from fastconv.kernels.fastconv cimport FC_FIRST, fc_pixel_store, fc_split_kernels, fc_split_tile
-from fastconv.kernels.isa cimport active_split
+from fastconv.kernels.isa cimport active_split, cache_bytes
 from fastconv.kernels.lattice cimport (
     Axis,
     Lattice,
     band_layout,
-    band_offsets,
     choose_block,
     fill_band,
 )
@@ -50,8 +58,9 @@ from fastconv.kernels.split cimport (
     lost,
     parts_of,
     split_a,
-    split_b,
+    steps_in_l1,
     whole,
+    whole_terms,
 )
 
 from fastconv.kernels import conv_direct
@@ -60,32 +69,49 @@ cnp.import_array()
 
 cdef enum:
     PANEL = 2 * SIDE  # output channels, and pixels, of a tile kernel
-    # (channel block, tap) steps summed in tiles before the partial sums go to memory: three blocks of 3x3 kernels, whose
-    # weights (162 KiB with three parts) and pixels stay in L2. A constant, because it shows in the bits.
-    STEPS = 27
+    # Up to so many channels, which would leave more than half of a tile empty, the taps share its terms. A constant, because it
+    # shows in the bits.
+    FEW = 15
     PIXELS = 784     # outputs of a block
     CHUNK = 64       # pixels converted at a time: 8 KiB of floats, in L1
     PACKED_LIMIT = 24 << 20
 
+cdef struct SplitPhase:
+    Phase phase
+    Py_ssize_t first  # steps of the phases before it
+
 cdef struct Split:
-    Job job                     # first: tasks get a pointer to it
+    Job job                     # first: tasks get a pointer to it; job.batch counts tasks
     const fc_split_kernels *kernels
     int products, parts, failed
     bint pointwise              # a 1x1 kernel of stride 1 without padding
+    bint columns                # pixels are columns of a matrix, see above
+    SplitPhase *phases
+    Py_ssize_t count
+    Py_ssize_t together         # phases that are stored together: 2 where they are the even and the odd places of the same rows
+    Py_ssize_t batch, images    # all, and those of a task
     Py_ssize_t blocks           # of TERMS channels
-    Py_ssize_t used, positions  # pixels of a band, and with those that the last tile reads beyond
+    Py_ssize_t steps            # at a time
+    Py_ssize_t used, positions  # pixels of a band, and of those of a task with what the last tile reads beyond
     Py_ssize_t sums_m           # elements from output to output of the sums
-    size_t planes_bytes, acc_bytes
+    size_t source_bytes         # of the parts of a task's band, or of floats where the taps are gathered from it
+    size_t work_bytes           # of the sums of a phase as the tiles leave them, or of its columns
+    size_t sums_bytes           # of those that are stored
 
 
-cdef Operand operand_of(const Split *g, Py_ssize_t row, Py_ssize_t col) noexcept nogil:
-    cdef Operand operand
-    operand.kernels = g.job.kernels
-    operand.split = g.kernels
-    operand.parts = g.parts
-    operand.row = row
-    operand.col = col
-    return operand
+# What a task does of one phase: outputs, and how their sums lie.
+cdef struct Visit:
+    Py_ssize_t count[3]
+    Py_ssize_t start[3]    # of the outputs in y
+    Py_ssize_t images
+    Py_ssize_t rows, run   # runs of tiles in one d
+    Py_ssize_t pitch       # from run to run of the sums
+    Py_ssize_t pixels      # all, as columns
+
+
+cdef inline Py_ssize_t step_bytes(const Split *g, Py_ssize_t width) noexcept nogil:
+    """Bytes of the weights of one step of a panel of `width` outputs."""
+    return 2 * width * TERMS * g.parts
 
 
 cdef void set_least(const Job *job, char *panel, Py_ssize_t width, uint32_t least) noexcept nogil:
@@ -106,21 +132,45 @@ cdef char *find_panel(const Job *job, Py_ssize_t task, Py_ssize_t *size, Py_ssiz
     return <char *>packed_panel(job, group, start)
 
 
-cdef void pack_pointwise(void *argument, Py_ssize_t task, char *workspace) noexcept nogil:
-    """One panel as [channel block][part][width][TERMS], and the least magnitude of its weights."""
-    cdef const Split *g = <const Split *>argument
-    cdef Py_ssize_t size, width
-    cdef const char *w
-    cdef char *to = find_panel(&g.job, task, &size, &width, &w)
-    cdef Operand operand = operand_of(g, g.job.w_o, g.job.w_c)
-    set_least(&g.job, to, width, split_a(&operand, w, size, g.job.channels, workspace, to))
-
-
-cdef void pack_task(void *argument, Py_ssize_t task, char *workspace) noexcept nogil:
-    """One panel as [channel block][tap][part][pair of channels][width][2], and the least magnitude of its weights."""
+cdef void pack_rows(void *argument, Py_ssize_t task, char *workspace) noexcept nogil:
+    """One panel as [phase][block of terms][part][width][TERMS], and the least magnitude of its weights."""
     cdef const Split *g = <const Split *>argument
     cdef const Job *job = &g.job
-    cdef Py_ssize_t size, width, c, i, t
+    cdef const Phase *phase
+    cdef Py_ssize_t size, width, f, o, c, k, terms
+    cdef uint32_t least = NOTHING
+    cdef const char *w
+    cdef char *to = find_panel(job, task, &size, &width, &w)
+    cdef Operand operand
+    operand.kernels = job.kernels
+    operand.split = g.kernels
+    operand.parts = g.parts
+    if g.pointwise:
+        operand.row = job.w_o
+        operand.col = job.w_c
+        set_least(job, to, width, split_a(&operand, w, size, job.channels, workspace, to))
+        return
+    for f in range(g.count):
+        phase = &g.phases[f].phase
+        terms = job.channels * phase.taps
+        for o in range(size):
+            for c in range(job.channels):
+                for k in range(phase.taps):
+                    (<float *>workspace)[o * terms + c * phase.taps + k] = (
+                        <const float *>w)[o * job.w_o + c * job.w_c + job.tap_index[phase.tap + k]]
+        operand.row = terms
+        operand.col = 1
+        least = min(least, split_a(&operand, workspace, size, terms, workspace + 4 * size * terms,
+                                   to + step_bytes(g, width) * g.phases[f].first))
+    set_least(job, to, width, least)
+
+
+cdef void pack_pairs(void *argument, Py_ssize_t task, char *workspace) noexcept nogil:
+    """One panel as [phase][channel block][tap][part][pair of channels][width][2], and the least magnitude of its weights."""
+    cdef const Split *g = <const Split *>argument
+    cdef const Job *job = &g.job
+    cdef const SplitPhase *own
+    cdef Py_ssize_t size, width, c, i, f, k
     cdef uint32_t least = NOTHING
     cdef const char *w
     cdef const float *even
@@ -131,66 +181,99 @@ cdef void pack_task(void *argument, Py_ssize_t task, char *workspace) noexcept n
         for i in range(min(<Py_ssize_t>2, job.channels - c)):
             job.kernels.transpose(workspace + i * job.w_taps * width * 4, width, w + (c + i) * job.w_c * 4, job.w_o, size,
                                   job.w_taps, width)
-        for t in range(job.taps):
-            at = to + 2 * width * ((c // TERMS * job.taps + t) * g.parts * TERMS + c % TERMS)
-            if c >= job.channels:
-                for i in range(g.parts):
-                    memset(at + i * 2 * width * TERMS, 0, 4 * width)
-                continue
-            even = <const float *>workspace + job.tap_index[t] * width
-            odd = NULL if c + 1 == job.channels else even + job.w_taps * width
-            least = min(least, g.kernels.pairs(at, TERMS * width, even, odd, width, g.parts))
+        for f in range(g.count):
+            own = g.phases + f
+            for k in range(own.phase.taps):
+                at = to + step_bytes(g, width) * (own.first + c // TERMS * own.phase.taps + k) + 2 * width * (c % TERMS)
+                if c >= job.channels:
+                    for i in range(g.parts):
+                        memset(at + i * 2 * width * TERMS, 0, 4 * width)
+                    continue
+                even = <const float *>workspace + job.tap_index[own.phase.tap + k] * width
+                odd = NULL if c + 1 == job.channels else even + job.w_taps * width
+                least = min(least, g.kernels.pairs(at, TERMS * width, even, odd, width, g.parts))
     set_least(job, to, width, least)
 
 
-cdef uint32_t split_band(const Split *g, const Task *t, char *planes, char *band) noexcept nogil:
-    """planes[channel block][part][pixel][TERMS] of a task's band; the least magnitude in it."""
+cdef uint32_t split_band(const Split *g, const Task *t, Py_ssize_t images, char *planes, char *band) noexcept nogil:
+    """planes[channel block][part][image][pixel][TERMS] of the bands of a task; the least magnitude in them."""
     cdef const Job *job = &g.job
-    cdef Py_ssize_t b, p, pixels, channels
+    cdef Py_ssize_t b, i, p, pixels, channels
     cdef uint32_t least = NOTHING
     cdef char *chunk = band + job.band.channel * TERMS * 4
+    cdef char *to
     for b in range(3):
         if t.count[b] < job.band.block[b]:  # what fill_band leaves out
             memset(band, 0, job.band.channel * TERMS * 4)
     for b in range(g.blocks):
         channels = min(<Py_ssize_t>TERMS, job.channels - b * TERMS)
-        fill_band(job.axis, &job.band, 4, t.origin, t.count, source_plane(job, t) + b * TERMS * job.x_c * 4, job.x_c,
-                  channels, band)
-        p = 0
-        while p < g.used:
-            pixels = min(<Py_ssize_t>CHUNK, g.used - p)
-            job.kernels.transpose(chunk, TERMS, band + p * 4, job.band.channel, channels, pixels, TERMS)
-            least = min(least, g.kernels.rows(planes + 2 * TERMS * p, g.positions * TERMS, <const float *>chunk,
-                                              pixels * TERMS, g.parts))
-            p += CHUNK
-        planes += 2 * TERMS * g.positions * g.parts
+        for i in range(images):
+            fill_band(job.axis, &job.band, 4, t.origin, t.count,
+                      source_plane(job, t) + (i * job.x_n + b * TERMS * job.x_c) * 4, job.x_c, channels, band)
+            to = planes + 2 * TERMS * (b * g.parts * g.positions + i * g.used)
+            p = 0
+            while p < g.used:
+                pixels = min(<Py_ssize_t>CHUNK, g.used - p)
+                job.kernels.transpose(chunk, TERMS, band + p * 4, job.band.channel, channels, pixels, TERMS)
+                least = min(least, g.kernels.rows(to + 2 * TERMS * p, g.positions * TERMS, <const float *>chunk,
+                                                  pixels * TERMS, g.parts))
+                p += CHUNK
     return least
 
 
-cdef bint finite(const Split *g, const fc_pixel_store *store) noexcept nogil:
-    cdef Py_ssize_t m, r
-    for m in range(store.outputs):
-        for r in range(store.rows):
-            if not g.job.kernels.finite(<const float *>store.sums + m * store.s_m + r * store.s_row, store.cols):
-                return False
-    return True
+cdef uint32_t pair_columns(const Split *g, const Task *t, const Visit *v, const Phase *phase, const char *band,
+                           char *to) noexcept nogil:
+    """to[block of terms][part][pair of terms][whole(v.pixels)][2] of one phase; the least magnitude.
+
+    From bands of floats, one after another for the images; or from the input where that has the columns as they are.
+    """
+    cdef const Job *job = &g.job
+    cdef const Axis *axis = job.axis
+    cdef Py_ssize_t terms = job.channels * phase.taps, pair = 2 * whole(v.pixels), k, image, d, r, x_n, x_c, x_d, x_row
+    cdef Py_ssize_t depths = v.count[0], rows = v.count[1], cols = v.count[2]
+    cdef uint32_t least = NOTHING
+    cdef const float *even
+    cdef const float *odd
+    cdef const Py_ssize_t *off = job.off + phase.tap
+    cdef char *at
+    cdef char *start
+    if g.pointwise:
+        band = source_plane(job, t) + 4 * ((t.origin[0] * axis[1].size + t.origin[1]) * axis[2].size + t.origin[2])
+        x_n = job.x_n
+        x_c = job.x_c
+        cols *= depths * rows
+        depths = rows = 1
+    else:
+        x_n = job.channels * job.band.channel
+        x_c = job.band.channel
+    x_row = job.band.width
+    x_d = job.band.rows * x_row
+    for k in range(0, whole_terms(terms), 2):
+        start = to + 2 * pair * (k // TERMS * SIDE * g.parts + k % TERMS // 2)
+        if k >= terms:
+            for d in range(g.parts):
+                memset(start + 2 * d * SIDE * pair, 0, 2 * pair)
+            continue
+        at = start
+        for image in range(v.images):
+            for d in range(depths):
+                for r in range(rows):
+                    even = <const float *>band + image * x_n + d * x_d + r * x_row
+                    odd = NULL if k + 1 == terms else even + (k + 1) // phase.taps * x_c + off[(k + 1) % phase.taps]
+                    even += k // phase.taps * x_c + off[k % phase.taps]
+                    least = min(least, g.kernels.pairs(at, SIDE * pair, even, odd, cols, g.parts))
+                    at += 4 * cols
+    return least
 
 
-cdef void sum_panel(const Split *g, const Task *t, const char *weights, Py_ssize_t width, Py_ssize_t d, const char *planes,
-                    char *acc, fc_pixel_store *store) noexcept nogil:
-    """store.sums[output][pixel] of a panel of `width` outputs, for one d of a block."""
+cdef void sum_band(const Split *g, const Visit *v, const SplitPhase *own, const char *weights, Py_ssize_t width,
+                   const char *planes, char *acc) noexcept nogil:
+    """acc[image][d][row][pixel][width]: the sums of one phase and a panel of `width` outputs."""
     cdef const Job *job = &g.job
     cdef fc_split_tile tile
-    cdef Py_ssize_t rows = t.count[1], run = t.count[2], pitch = whole(run), c = 0, r, first, at
-    cdef Py_ssize_t joined = (rows - 1) * job.band.width + run
-    store.s_row = pitch
-    if whole(joined) <= rows * pitch:
-        rows = 1
-        run = joined
-        store.s_row = job.band.width
-        pitch = whole(run)
-    tile.off = job.off
-    tile.taps = job.taps
+    cdef Py_ssize_t c = 0, tap, image, d, r, first, at, taps = own.phase.taps, calls = (taps + g.steps - 1) // g.steps
+    cdef Py_ssize_t tap_block = (taps + calls - 1) // max(<Py_ssize_t>1, calls), channel_block = max(1, g.steps // max(1, taps))
+    cdef char *to
     tile.a_part = g.positions * TERMS
     tile.a_tile = SIDE * TERMS
     tile.a_row = TERMS
@@ -201,123 +284,191 @@ cdef void sum_panel(const Split *g, const Task *t, const char *weights, Py_ssize
     tile.b_k = tile.b_part * g.parts
     tile.acc_row = width
     while c < g.blocks:
-        tile.channels = min(job.channel_block, g.blocks - c)
-        tile.flags = FC_FIRST if c == 0 else 0
-        tile.b = weights + 2 * tile.b_k * job.taps * c
-        for r in range(rows):
-            first = 0
-            while first < run:
-                at = (d * job.band.rows + r) * job.band.width + first
-                tile.a = planes + 2 * (c * tile.a_c + at * TERMS)
-                tile.acc = acc + 4 * width * (r * pitch + first)
-                g.kernels.tile[g.products][1 if run - first <= SIDE else 2][width // SIDE](&tile)
-                first += 2 * SIDE
-        c += job.channel_block
-    job.kernels.transpose(<char *>store.sums, store.s_m, acc, width, rows * pitch, store.outputs, rows * pitch)
+        tile.channels = min(channel_block, g.blocks - c)
+        tap = 0
+        while tap < taps:
+            tile.taps = min(tap_block, taps - tap)
+            tile.off = job.off + own.phase.tap + tap
+            tile.flags = FC_FIRST if c == tap == 0 else 0
+            tile.b = weights + 2 * tile.b_k * (own.first + c * taps + tap)
+            to = acc
+            for image in range(v.images):
+                for d in range(v.count[0]):
+                    for r in range(v.rows):
+                        first = 0
+                        while first < v.run:
+                            at = image * g.used + (d * job.band.rows + r) * job.band.width + first
+                            tile.a = planes + 2 * (c * tile.a_c + at * TERMS)
+                            tile.acc = to + 4 * width * first
+                            g.kernels.tile[g.products][1 if v.run - first <= SIDE else 2][width // SIDE](&tile)
+                            first += 2 * SIDE
+                        to += 4 * width * v.pitch
+            tap += tap_block
+        c += channel_block
 
 
-cdef void sum_pointwise(const Split *g, Py_ssize_t pixels, const char *weights, Py_ssize_t width, const char *planes,
-                        char *sums) noexcept nogil:
-    """sums[output][whole(pixels)] of a panel of `width` outputs, for all pixels of a block."""
-    cdef const Job *job = &g.job
+cdef void sum_columns(const Split *g, const Visit *v, const SplitPhase *own, const char *weights, Py_ssize_t width,
+                      const char *columns, char *sums) noexcept nogil:
+    """sums[output][whole(v.pixels)] of one phase and a panel of `width` outputs."""
     cdef fc_split_tile tile
-    cdef Py_ssize_t zero = 0, c = 0, first
+    cdef Py_ssize_t zero = 0, c = 0, first, blocks = whole_terms(g.job.channels * own.phase.taps) // TERMS
     tile.off = &zero
     tile.taps = 1
     tile.a_part = width * TERMS
     tile.a_tile = SIDE * TERMS
     tile.a_row = TERMS
     tile.a_c = tile.a_part * g.parts
-    tile.b_row = 2 * whole(pixels)
+    tile.b_row = 2 * whole(v.pixels)
     tile.b_part = SIDE * tile.b_row
     tile.b_tile = 2 * SIDE
     tile.b_k = tile.b_part * g.parts
-    tile.acc_row = whole(pixels)
-    while c < g.blocks:
-        tile.channels = min(job.channel_block, g.blocks - c)
+    tile.acc_row = whole(v.pixels)
+    while c < blocks:
+        tile.channels = min(g.steps, blocks - c)
         tile.flags = FC_FIRST if c == 0 else 0
-        tile.a = weights + 2 * c * tile.a_c
+        tile.a = weights + 2 * tile.a_c * (own.first + c)
         first = 0
-        while first < pixels:
-            tile.b = planes + 2 * (c * tile.b_k + 2 * first)
+        while first < v.pixels:
+            tile.b = columns + 2 * (c * tile.b_k + 2 * first)
             tile.acc = sums + 4 * first
-            g.kernels.tile[g.products][width // SIDE][1 if pixels - first <= SIDE else 2](&tile)
+            g.kernels.tile[g.products][width // SIDE][1 if v.pixels - first <= SIDE else 2](&tile)
             first += 2 * SIDE
-        c += job.channel_block
+        c += g.steps
 
 
-cdef bint run_panel(const Split *g, const Task *t, Py_ssize_t panel, const char *planes, char *acc,
-                    uint32_t least) noexcept nogil:
-    """One panel of outputs of a task; False when the direct kernel must do it."""
-    cdef const Job *job = &g.job
-    cdef fc_pixel_store store
-    cdef Py_ssize_t start, size, width, d, at, pixels = t.count[1] * t.count[2]
-    cdef const char *weights
-    panel_bounds(job, panel, &start, &size, &width)
-    weights = packed_panel(job, t.group, start)
-    if lost(g.parts, least, get_least(job, weights, width)):
-        return False
-    store.sums = acc + g.acc_bytes
-    store.s_m = g.sums_m
-    store.s_row = t.count[2]
-    store.odd = NULL
-    store.rows = t.count[1]
-    store.cols = t.count[2]
-    store.outputs = <int>size
-    store.y_m = job.y_c
-    store.y_row = job.axis[1].y_step * job.axis[2].y_size
-    store.y_px = job.axis[2].y_step
-    store.relu = job.relu
-    start += t.group * job.outputs
-    store.bias = NULL if job.bias == NULL else job.bias + start * 4
-    if g.pointwise:
-        store.s_m = whole(t.count[0] * pixels)
-        sum_pointwise(g, t.count[0] * pixels, weights, width, planes, <char *>store.sums)
-    for d in range(t.count[0]):
-        if g.pointwise:
-            store.sums = acc + g.acc_bytes + 4 * d * pixels
-        else:
-            sum_panel(g, t, weights, width, d, planes, acc, &store)
-        if not finite(g, &store):
-            return False
-        at = t.n * job.y_n + start * job.y_c + output_at(job, t.origin[0] + d, t.origin[1], t.origin[2])
-        store.y = job.y + at * 4
-        store.residual = NULL if job.residual == NULL else job.residual + at * 4
-        job.kernels.pixel_store(&store)
+cdef bint finite(const Split *g, const fc_pixel_store *store, const void *sums, Py_ssize_t cols) noexcept nogil:
+    cdef Py_ssize_t m, r
+    for m in range(store.outputs):
+        for r in range(store.rows):
+            if not g.job.kernels.finite(<const float *>sums + m * store.s_m + r * store.s_row, cols):
+                return False
     return True
 
 
-cdef uint32_t split_input(const Split *g, const Task *t, char *workspace) noexcept nogil:
-    """What sum_panel or sum_pointwise needs of a task's input; the least magnitude in it."""
+cdef bint store_panel(const Split *g, const Task *t, const Visit *v, fc_pixel_store *store, Py_ssize_t start, Py_ssize_t width,
+                      char *work) noexcept nogil:
+    """The outputs of a panel from the sums of its phases; False when the direct kernel must do it."""
     cdef const Job *job = &g.job
     cdef const Axis *axis = job.axis
-    cdef Operand operand
-    cdef Py_ssize_t at
-    if not g.pointwise:
-        return split_band(g, t, workspace, workspace + g.planes_bytes)
-    operand = operand_of(g, 1, job.x_c)
-    at = (t.origin[0] * axis[1].size + t.origin[1]) * axis[2].size + t.origin[2]
-    return split_b(&operand, source_plane(job, t) + 4 * at, t.count[0] * t.count[1] * t.count[2], job.channels, NULL,
-                   workspace)
+    cdef Py_ssize_t image, d, i, at, planes = v.rows * v.pitch
+    cdef char *sums = work + g.together * g.work_bytes
+    cdef bint odd = store.odd != NULL
+    cdef char *to[2]
+    for image in range(v.images):
+        for d in range(v.count[0]):
+            at = image * v.count[0] + d
+            for i in range(2 if odd else 1):
+                to[i] = sums + i * g.sums_bytes
+                if g.columns:
+                    to[i] += 4 * at * planes
+                else:
+                    job.kernels.transpose(to[i], store.s_m, work + i * g.work_bytes + 4 * width * planes * at, width, planes,
+                                          store.outputs, planes)
+            store.sums = to[0]
+            store.odd = to[1] if odd else NULL
+            if not finite(g, store, store.sums, store.cols):
+                return False
+            if odd and not finite(g, store, store.odd, store.odd_cols):
+                return False
+            at = (t.n + image) * job.y_n + start * job.y_c
+            at += ((v.start[0] + d * axis[0].y_step) * axis[1].y_size + v.start[1]) * axis[2].y_size + v.start[2]
+            store.y = job.y + at * 4
+            store.residual = NULL if job.residual == NULL else job.residual + at * 4
+            job.kernels.pixel_store(store)
+    return True
+
+
+cdef bint run_phase(const Split *g, const Task *t, const SplitPhase *own, Py_ssize_t images, const char *source, char *work,
+                    uint32_t least) noexcept nogil:
+    """The outputs of one phase, or of two together; False when the direct kernel must do them."""
+    cdef const Job *job = &g.job
+    cdef const Axis *axis = job.axis
+    cdef Visit v
+    cdef fc_pixel_store store
+    cdef Py_ssize_t i, panel, start, size, width, joined, phases = 1
+    cdef const char *weights
+    for i in range(3):
+        v.count[i] = min(t.count[i], own.phase.out[i] - t.origin[i])
+        if v.count[i] <= 0:
+            return True
+        v.start[i] = own.phase.start[i] + t.origin[i] * axis[i].y_step
+    v.images = images
+    v.pixels = images * v.count[0] * v.count[1] * v.count[2]
+    store.rows = v.count[1]
+    store.cols = v.count[2]
+    store.y_m = job.y_c
+    store.y_row = axis[1].y_step * axis[2].y_size
+    store.y_px = axis[2].y_step
+    store.relu = job.relu
+    store.odd = NULL
+    if g.together == 2:
+        store.odd_cols = min(t.count[2], own[1].phase.out[2] - t.origin[2])
+        if store.odd_cols > 0:
+            store.odd = work  # store_panel says where
+            phases = 2
+    v.rows = v.count[1]
+    v.run = v.count[2]
+    v.pitch = v.run if g.columns else whole(v.run)
+    store.s_m = g.sums_m
+    store.s_row = v.pitch
+    joined = (v.rows - 1) * job.band.width + v.run
+    if g.columns:
+        store.s_m = whole(v.pixels)
+        for i in range(phases):
+            least = min(least, pair_columns(g, t, &v, &own[i].phase, source, work + i * g.work_bytes))
+    elif whole(joined) <= v.rows * v.pitch:
+        v.rows = 1
+        v.run = joined
+        v.pitch = whole(joined)
+        store.s_row = job.band.width
+    for panel in range(t.panel0, t.panel1):
+        panel_bounds(job, panel, &start, &size, &width)
+        weights = packed_panel(job, t.group, start)
+        if lost(g.parts, least, get_least(job, weights, width)):
+            return False
+        start += t.group * job.outputs
+        store.outputs = <int>size
+        store.bias = NULL if job.bias == NULL else job.bias + start * 4
+        for i in range(phases):
+            if g.columns:
+                sum_columns(g, &v, own + i, weights, width, work + i * g.work_bytes,
+                            work + g.together * g.work_bytes + i * g.sums_bytes)
+            else:
+                sum_band(g, &v, own + i, weights, width, source, work + i * g.work_bytes)
+        if not store_panel(g, t, &v, &store, start, width, work):
+            return False
+    return True
 
 
 cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
     cdef Split *g = <Split *>argument
     cdef Job *job = &g.job
     cdef Task t
-    cdef Py_ssize_t panel
-    cdef uint32_t least
+    cdef Py_ssize_t i = 0, images
+    cdef uint32_t least = NOTHING
+    cdef char *work = workspace + g.source_bytes
     if g.failed:
         return  # the direct kernel will do it all again
     decode(job, number, &t)
-    least = split_input(g, &t, workspace)
+    t.n *= g.images
+    images = min(g.images, g.batch - t.n)
+    if not g.columns:
+        least = split_band(g, &t, images, workspace, work)
+    elif not g.pointwise:
+        for i in range(images):
+            fill_band(job.axis, &job.band, 4, t.origin, t.count, source_plane(job, &t) + i * job.x_n * 4, job.x_c, job.channels,
+                      workspace + i * job.channels * job.band.channel * 4)
     g.kernels.begin()
-    for panel in range(t.panel0, t.panel1):
-        if not run_panel(g, &t, panel, workspace, workspace + g.planes_bytes, least):
+    i = 0
+    while i < g.count and not g.failed:
+        if not run_phase(g, &t, g.phases + i, images, workspace, work, least):
             g.failed = True
-            break
+        i += g.together
     g.kernels.end()
-    activate(job, &t)
+    images += t.n
+    while t.n < images:
+        activate(job, &t)
+        t.n += 1
 
 
 cdef bint is_pointwise(const Job *job) noexcept:
@@ -334,6 +485,50 @@ cdef bint is_pointwise(const Job *job) noexcept:
     return True
 
 
+cdef void set_tasks(Split *g, size_t budget, int threads) noexcept:
+    """The block of a task: pixels, images and bytes."""
+    cdef Job *job = &g.job
+    cdef Py_ssize_t block[3]
+    cdef Py_ssize_t most, image, pixels = PIXELS, i, taps = 0
+    for i in range(g.count):
+        taps = max(taps, g.phases[i].phase.taps)
+    image = 2 * g.parts * whole_terms(job.channels * taps)  # bytes of a column
+    if g.columns:
+        pixels = max(<Py_ssize_t>SIDE, min(pixels, <Py_ssize_t>budget // max(1, image)))
+    choose_block(job.axis, 1 if g.pointwise else job.channels if g.columns else g.blocks * TERMS * g.parts // 2, 4, budget,
+                 pixels, block)
+    band_layout(job.axis, block, 4, &job.band)
+    g.used = job.axis[0].phases * (block[0] + job.axis[0].shift_max) * job.band.rows * job.band.width
+    most = block[0] * block[1] * block[2]
+    if not g.columns:
+        image = 2 * TERMS * g.blocks * g.parts * g.used
+    else:
+        image *= most
+    g.images = 1
+    set_blocks(job)
+    # Images share a task where the weights do not stay in L2 from one to the next, or to fill the tiles with their columns.
+    if job.blocks[0] == job.blocks[1] == job.blocks[2] == 1 and (
+            g.columns or job.column * <size_t>(job.panels * PANEL) > cache_bytes(2) // 2):
+        g.images = max(1, min(pixels // max(1, most), <Py_ssize_t>budget // max(1, image)))
+        threads = max(1, threads)  # all of which get as many
+        i = (g.batch + g.images * threads - 1) // (g.images * threads) * threads
+        g.images = max(1, (g.batch + i - 1) // max(1, i))
+        job.batch = (g.batch + g.images - 1) // g.images
+    if g.columns:
+        most = whole(most * g.images)
+        g.sums_m = most + SIDE
+        g.source_bytes = 0 if g.pointwise else g.images * job.channels * job.band.channel * 4
+        g.work_bytes = 2 * g.parts * whole_terms(job.channels * taps) * most
+    else:
+        most = max(block[1] * whole(block[2]), whole((block[1] - 1) * job.band.width + block[2]))
+        g.sums_m = most + SIDE
+        g.positions = g.images * g.used + SIDE
+        g.source_bytes = 2 * TERMS * g.blocks * g.parts * g.positions
+        g.work_bytes = 4 * PANEL * most * block[0] * g.images
+    g.source_bytes = (g.source_bytes + 63) // 64 * 64
+    g.sums_bytes = 4 * PANEL * g.sums_m
+
+
 def run(int products, Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, residual, int activation,
         int threads, max_workspace):
     """y = act(correlation of x with w over the lattice + bias + residual); see correlate.start_job for the shapes.
@@ -342,47 +537,61 @@ def run(int products, Lattice lattice, x, w, y, Py_ssize_t groups, bint transpos
     """
     cdef Split g
     cdef Job *job = &g.job
-    cdef Py_ssize_t *off
-    cdef Py_ssize_t most, workspace, tasks
-    cdef Py_ssize_t block[3]
+    cdef Lattice phase
+    cdef tuple phases = lattice.phases or (lattice,)
+    cdef Py_ssize_t *off = NULL
+    cdef Py_ssize_t i, workspace, tasks, steps = 0, tap = 0, most = 0
     g.kernels = active_split()
     g.products, g.parts, g.failed = products, parts_of(products), False
     start_job(job, lattice, x, w, y, groups, transposed, bias, residual, activation)
-    g.blocks = (job.channels + TERMS - 1) // TERMS
+    g.batch = job.batch
+    g.blocks = whole_terms(job.channels) // TERMS
+    g.pointwise = is_pointwise(job)
+    g.columns = g.pointwise or job.channels <= FEW
+    g.steps = steps_in_l1(g.parts, g.columns)
+    g.count = len(phases)
+    g.together = 1
+    if job.axis[2].y_step == 2 and [phase.starts[2] for phase in phases[:2]] == [0, 1]:
+        g.together = 2
     job.multiple = SIDE
     job.panel = PANEL
     job.panels = (job.outputs + PANEL - 1) // PANEL
-    job.channel_block = max(1, STEPS // job.taps)
-    job.column = g.blocks * job.taps * g.parts * TERMS * 2 + 4
-    choose_block(job.axis, g.blocks * TERMS * g.parts // 2, 4, band_budget(max_workspace), PIXELS, block)
-    band_layout(job.axis, block, 4, &job.band)
-    g.pointwise = is_pointwise(job)
-    g.used = job.axis[0].phases * (block[0] + job.axis[0].shift_max) * job.band.rows * job.band.width
-    g.positions = g.used + SIDE
-    most = max(block[1] * whole(block[2]), whole((block[1] - 1) * job.band.width + block[2]))
-    if g.pointwise:
-        most = whole(block[0] * block[1] * block[2])
-        g.positions = most
-    g.sums_m = most + SIDE
-    g.planes_bytes = g.blocks * g.parts * g.positions * TERMS * 2
-    g.acc_bytes = most * PANEL * 4
-    # the band of floats is not needed any more when there are sums
-    workspace = g.planes_bytes + max((job.band.channel + CHUNK) * TERMS * 4, g.acc_bytes + g.sums_m * PANEL * 4)
-    if threads == 0:
-        return workspace
-    off = <Py_ssize_t *>block_alloc(job.taps * sizeof(Py_ssize_t))
-    if off == NULL:
-        raise MemoryError("fastconv: no memory for the tap offsets")
+    job.tasks = 1  # another range of panels would convert the pixels again
+    g.phases = <SplitPhase *>block_alloc(g.count * sizeof(SplitPhase))
     try:
-        band_offsets(job.axis, &job.band, off)
+        if g.phases != NULL:
+            off = <Py_ssize_t *>block_alloc(job.taps * sizeof(Py_ssize_t))
+        if off == NULL:
+            raise MemoryError("fastconv: no memory for the tap offsets")
+        for i in range(g.count):
+            phase = phases[i]
+            g.phases[i].phase.taps = phase.taps
+            g.phases[i].first = steps
+            steps += whole_terms(job.channels * phase.taps) // TERMS if g.columns else g.blocks * phase.taps
+            most = max(most, phase.taps)
+        job.column = 2 * steps * g.parts * TERMS + 4
+        set_tasks(&g, band_budget(max_workspace) // 2, threads)
+        workspace = g.together * (g.work_bytes + g.sums_bytes)
+        if not g.columns:  # the band of floats is not needed any more when there are sums
+            workspace = max(workspace, (job.band.channel + CHUNK) * TERMS * 4)
+        workspace += g.source_bytes
+        if threads == 0:
+            return workspace
+        for i in range(g.count):
+            phase = phases[i]
+            set_phase(job, phase, tap, &g.phases[i].phase, off)
+            tap += phase.taps
         job.off = off
         tasks = set_blocks(job)
         # two functions, because kept weights are told apart by the one that packed them
-        run_rounds(job, w, pack_pointwise if g.pointwise else pack_task, max(2 * job.w_taps, <Py_ssize_t>TERMS) * PANEL * 4,
-                   PACKED_LIMIT, tasks, task, workspace, threads)
+        run_rounds(job, w, pack_rows if g.columns else pack_pairs,
+                   max(2 * job.w_taps, job.channels * most + TERMS if g.columns else 0) * PANEL * 4, PACKED_LIMIT, tasks, task,
+                   workspace, threads)
     finally:
         block_free(off)
+        block_free(g.phases)
     if g.failed:
         count_rerun()
-        conv_direct.run(lattice, x, w, y, groups, transposed, bias, residual, activation, threads, max_workspace)
+        for phase in phases:
+            conv_direct.run(phase, x, w, y, groups, transposed, bias, residual, activation, threads, max_workspace)
     return workspace

@@ -42,6 +42,7 @@ cdef struct Job:
     # the part of the weights packed now: groups [group0, group1), panels [panel0, panel1)
     Py_ssize_t group0, group1, panel0, panel1
     Py_ssize_t splits              # panel ranges worked on in parallel
+    Py_ssize_t tasks               # wanted for each thread: where the blocks are fewer, the panels are divided
     # one task
     Py_ssize_t channel_block
     size_t band_bytes

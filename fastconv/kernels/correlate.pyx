@@ -258,6 +258,7 @@ cdef int start_job(Job *job, Lattice lattice, object x, object w, object y, Py_s
     job.tap_index = lattice.tap_index
     job.groups = groups
     job.group_step = 1
+    job.tasks = 2
     x_channels = cnp.PyArray_DIM(wa, 0) if transposed else cnp.PyArray_DIM(wa, 1) * groups
     y_channels = cnp.PyArray_DIM(wa, 1) * groups if transposed else cnp.PyArray_DIM(wa, 0)
     job.channels = x_channels // groups
@@ -352,8 +353,8 @@ cdef int run_rounds(Job *job, object w, task_fn pack, size_t pack_workspace, siz
                                         threads if job.packed_group * groups_at_once > PACK_SERIAL else 1)
                     base = (job.group1 - job.group0 + job.group_step - 1) // job.group_step * tasks
                     job.splits = 1
-                    if base < 2 * threads:
-                        job.splits = max(1, min(job.panel1 - job.panel0, (2 * threads + base - 1) // base))
+                    if base < job.tasks * threads:
+                        job.splits = max(1, min(job.panel1 - job.panel0, (job.tasks * threads + base - 1) // base))
                     run_tasks_nogil(task, job, base * job.splits, workspace, threads)
                     job.panel0 = job.panel1
                 job.group0 = job.group1

@@ -4,14 +4,16 @@
 A task owns one block of c. For each CHAIN rows of K it packs its part of a into panels and of b into aligned rows, and adds
 their product to c; CHAIN is a constant, so the bits depend on the problem and the ISA alone. Few rows times a transposed b
 (a linear layer on a small batch) are dot products instead: b is read once and nothing is packed. With `products` a and b are
-split for tile registers first, see conv_split.
+split for tile registers first, see conv_split. Weights keep what b was packed to, in panels as wide as a tile.
 """
+
+import numpy as np
 
 cimport numpy as cnp
 from libc.stdint cimport uint32_t
 from libc.string cimport memset
 
-from fastconv.kernels.correlate cimport count_rerun
+from fastconv.kernels.correlate cimport Weights, count_rerun
 
 from fastconv.kernels.fastconv cimport (
     FC_DOT_B_MAX,
@@ -26,9 +28,23 @@ from fastconv.kernels.fastconv cimport (
     fc_split_tile,
 )
 from fastconv.kernels.isa cimport active_kernels, active_split
-from fastconv.kernels.memory cimport block_alloc, block_free
-from fastconv.kernels.split cimport SIDE, TERMS, Operand, lost, parts_of, split_a, split_b, whole
+from fastconv.kernels.memory cimport address, block_alloc, block_free
+from fastconv.kernels.split cimport (
+    NOTHING,
+    SIDE,
+    TERMS,
+    Operand,
+    lost,
+    parts_of,
+    split_a,
+    split_b,
+    steps_in_l1,
+    whole,
+    whole_terms,
+)
 from fastconv.kernels.team cimport run_tasks
+
+from fastconv.kernels.memory import empty
 
 cnp.import_array()
 
@@ -48,12 +64,17 @@ cdef struct Job:
     char *c
     Py_ssize_t m, n, k, a_row, a_col, b_row, b_col, itemsize
     Py_ssize_t m_block, m_blocks, n_block, n_blocks, pitch
-    # Split products: the parts of terms k0.. of all blocks of a, then of b, and the least magnitude in each
+    char *kept       # b of Weights as panels[k][panel], or in parts like `b_parts`; or NULL
+    Py_ssize_t panel  # columns of a panel
+    # Split products of terms k0..: the parts of blocks of a, and of panels of b, and the least magnitudes in both: of each
+    # block, and of each CHAIN terms of a panel, `chains` of them. Those of `kept` begin with the first term.
     const fc_split_kernels *split
     int products, parts, failed
-    Py_ssize_t c_row, k0, terms
-    char *packed
-    uint32_t *least
+    Py_ssize_t c_row, k0, terms, chains
+    char *a_parts
+    char *b_parts
+    uint32_t *a_least
+    uint32_t *b_least
 
 
 cdef void pack_a(const Job *job, Py_ssize_t m, Py_ssize_t rows, Py_ssize_t k, Py_ssize_t count, char *to) noexcept nogil:
@@ -90,7 +111,7 @@ cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogi
     panels = (rows + job.kernels.gemm_mr[FC_NV_MAX] - 1) // job.kernels.gemm_mr[FC_NV_MAX]
     tile.bias_m = NULL
     tile.residual = NULL
-    tile.x_c = job.pitch
+    tile.x_c = job.pitch if job.kept == NULL else job.panel
     tile.y_m = job.n
     tile.y_px = 1
     tile.left = tile.cols = job.n
@@ -98,7 +119,8 @@ cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogi
     while k < job.k:
         tile.channels = min(<Py_ssize_t>CHAIN, job.k - k)
         tile.flags = (FC_FIRST if k == 0 else 0) | (FC_LAST if k + tile.channels == job.k else 0)
-        pack_b(job, n0, columns, k, tile.channels, packed_b)
+        if job.kept == NULL:
+            pack_b(job, n0, columns, k, tile.channels, packed_b)
         for i in range(panels):
             first = i * rows // panels
             mr = (i + 1) * rows // panels - first
@@ -109,7 +131,10 @@ cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogi
             while column < columns:
                 nv = 1 if columns - column <= lanes else FC_NV_MAX
                 tile.pixels = <int>min(nv * lanes, columns - column)
-                tile.x = packed_b + column * item
+                if job.kept == NULL:
+                    tile.x = packed_b + column * item
+                else:  # the first column of a panel
+                    tile.x = job.kept + ((n0 + column) * job.k + k * job.panel) * item
                 tile.y = job.c + ((m0 + first) * job.n + n0 + column) * item
                 tile.bias_n = NULL if job.bias == NULL else job.bias + (n0 + column) * item
                 job.kernels.gemm_tile[nv][mr](&tile)
@@ -117,75 +142,143 @@ cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogi
         k += tile.channels
 
 
-cdef Py_ssize_t unit(const Job *job, Py_ssize_t block) noexcept nogil:
-    """Bytes of the parts of a block of a or b, for the terms of one round."""
-    return 2 * job.parts * whole(block) * ((job.terms + TERMS - 1) // TERMS * TERMS)
+cdef Py_ssize_t unit(const Job *job, Py_ssize_t block, Py_ssize_t terms) noexcept nogil:
+    """Bytes of the parts of a block of a, or of a panel of b."""
+    return 2 * job.parts * whole(block) * whole_terms(terms)
 
 
-cdef void split_block(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
-    """The parts of one block of rows of a, or after those of columns of b, for the terms of this round."""
-    cdef const Job *job = <const Job *>argument
+cdef Py_ssize_t panels_of(const Job *job) noexcept nogil:
+    return (job.n + job.panel - 1) // job.panel
+
+
+cdef Operand operand_of(const Job *job, Py_ssize_t row, Py_ssize_t col) noexcept nogil:
     cdef Operand operand
-    cdef Py_ssize_t first
     operand.kernels = job.kernels
     operand.split = job.split
     operand.parts = job.parts
-    if number < job.m_blocks:
-        operand.row = job.a_row
-        operand.col = job.a_col
-        first = number * job.m_block
-        job.least[number] = split_a(
-            &operand, job.a + 4 * (first * job.a_row + job.k0 * job.a_col), min(job.m_block, job.m - first), job.terms,
-            workspace, job.packed + number * unit(job, job.m_block))
+    operand.row = row
+    operand.col = col
+    return operand
+
+
+cdef void split_panel(const Job *job, Py_ssize_t panel, Py_ssize_t k, Py_ssize_t terms, char *scratch, char *to,
+                      uint32_t *least) noexcept nogil:
+    """The parts of one panel of b, and the least magnitude of each CHAIN terms."""
+    cdef Operand operand = operand_of(job, job.b_col, job.b_row)
+    cdef Py_ssize_t columns = min(job.panel, job.n - panel * job.panel), count
+    cdef const char *b = job.b + 4 * (panel * job.panel * job.b_col + k * job.b_row)
+    while terms > 0:
+        count = min(<Py_ssize_t>CHAIN, terms)
+        least[0] = split_b(&operand, b, columns, count, scratch, to)
+        to += unit(job, columns, count)
+        b += 4 * count * job.b_row
+        least += 1
+        terms -= CHAIN
+
+
+cdef void keep_panel(void *argument, Py_ssize_t panel, char *workspace) noexcept nogil:
+    """One panel of b for `kept`; with tile registers its least magnitudes follow after all panels."""
+    cdef const Job *job = <const Job *>argument
+    cdef Py_ssize_t start = panel * job.panel, item = job.itemsize
+    if job.products:
+        split_panel(job, panel, 0, job.k, workspace, job.kept + panel * unit(job, job.panel, job.k),
+                    job.b_least + panel * job.chains)
         return
-    operand.row = job.b_col
-    operand.col = job.b_row
-    first = (number - job.m_blocks) * job.n_block
-    job.least[number] = split_b(
-        &operand, job.b + 4 * (first * job.b_col + job.k0 * job.b_row), min(job.n_block, job.n - first), job.terms,
-        workspace, job.packed + job.m_blocks * unit(job, job.m_block) + (number - job.m_blocks) * unit(job, job.n_block))
+    job.kernels.transpose(job.kept + start * job.k * item, job.panel, job.b + start * job.b_col * item, job.b_col,
+                          min(job.panel, job.n - start), job.k, job.panel)
 
 
-cdef void multiply_split(const Job *job, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t terms, bint first, const char *a,
-                         const char *b, char *acc) noexcept nogil:
-    """acc[row][whole(columns)] (+)= a b, as split_block leaves them."""
+cdef object keep_b(Job *job, Weights w, int threads):
+    """Set job.kept to the packed form of w, of an earlier call or made now; who holds the result keeps it alive."""
+    cdef Py_ssize_t panels = panels_of(job), size = panels * job.panel * job.k * job.itemsize
+    key = (<size_t>job.kernels, <size_t>keep_panel, job.products)
+    form = w.packed.get(key)
+    job.chains = (job.k + CHAIN - 1) // CHAIN
+    if job.products:
+        size = panels * unit(job, job.panel, job.k)
+    missing = form is None
+    if missing:
+        array, source = w.array, w.packed["source"]  # which another thread may replace meanwhile
+        form = empty((size + 4 * panels * job.chains if job.products else size,), np.dtype(np.uint8))
+    job.kept = address(form)
+    job.b_least = <uint32_t *>(job.kept + size)
+    if missing:
+        run_tasks(keep_panel, job, panels, 4 * TERMS * job.panel, threads)
+        if w.array is array and w.packed["source"] is source:
+            w.keep(key, form)
+    return form
+
+
+cdef void split_operand(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
+    """The parts of one block of rows of a, or after those of one panel of columns of b, for the terms of this round."""
+    cdef const Job *job = <const Job *>argument
+    cdef Operand operand = operand_of(job, job.a_row, job.a_col)
+    cdef Py_ssize_t first = number * job.m_block
+    if number < job.m_blocks:
+        job.a_least[number] = split_a(
+            &operand, job.a + 4 * (first * job.a_row + job.k0 * job.a_col), min(job.m_block, job.m - first), job.terms,
+            workspace, job.a_parts + number * unit(job, job.m_block, job.terms))
+        return
+    number -= job.m_blocks
+    split_panel(job, number, job.k0, job.terms, workspace, job.b_parts + number * unit(job, job.panel, job.terms),
+                job.b_least + number * job.chains)
+
+
+cdef void multiply_split(const Job *job, Py_ssize_t rows, Py_ssize_t n, Py_ssize_t columns, Py_ssize_t k, Py_ssize_t terms,
+                         const char *a, char *acc) noexcept nogil:
+    """acc[row][whole(columns)] (+)= a b for columns n.. and terms k.. of this round, as split_operand leaves them."""
     cdef fc_split_tile tile
-    cdef Py_ssize_t zero = 0, m, n = 0, pitch = whole(columns)
-    cdef int nb
+    cdef Py_ssize_t zero = 0, m, column = 0, pitch = whole(columns), width, panel
+    cdef const char *b = job.b_parts
+    cdef Py_ssize_t size = unit(job, job.panel, job.terms), first = k
+    if job.kept != NULL:
+        b = job.kept
+        size = unit(job, job.panel, job.k)
+        first += job.k0
     tile.off = &zero
     tile.taps = 1
-    tile.channels = (terms + TERMS - 1) // TERMS
+    tile.channels = whole_terms(terms) // TERMS
     tile.a_part = whole(rows) * TERMS
     tile.a_tile = SIDE * TERMS
     tile.a_row = TERMS
     tile.a_c = tile.a_part * job.parts
-    tile.b_row = 2 * pitch
-    tile.b_part = SIDE * tile.b_row
     tile.b_tile = 2 * SIDE
-    tile.b_k = tile.b_part * job.parts
     tile.acc_row = pitch
-    tile.flags = FC_FIRST if first else 0
-    while n < columns:
-        nb = 1 if columns - n <= SIDE else 2
-        tile.b = b + 4 * n
+    tile.flags = FC_FIRST if job.k0 == k == 0 else 0
+    while column < columns:
+        panel = (n + column) // job.panel
+        width = whole(min(job.panel, columns - column))
+        tile.b_row = 2 * width
+        tile.b_part = SIDE * tile.b_row
+        tile.b_k = tile.b_part * job.parts
+        tile.b = b + panel * size + unit(job, width, first)
         m = 0
         while m < rows:
-            tile.a = a + 2 * m * TERMS
-            tile.acc = acc + 4 * (m * pitch + n)
-            job.split.tile[job.products][1 if rows - m <= SIDE else 2][nb](&tile)
+            tile.a = a + unit(job, rows, k) + 2 * m * TERMS
+            tile.acc = acc + 4 * (m * pitch + column)
+            job.split.tile[job.products][1 if rows - m <= SIDE else 2][width // SIDE](&tile)
             m += 2 * SIDE
-        n += 2 * SIDE
+        column += job.panel
+
+
+cdef uint32_t least_of(const Job *job, Py_ssize_t n, Py_ssize_t columns) noexcept nogil:
+    """The least magnitude in the terms of this round of columns n.. of b."""
+    cdef Py_ssize_t panel, i, first = 0 if job.kept == NULL else job.k0 // CHAIN
+    cdef uint32_t least = NOTHING
+    for panel in range(n // job.panel, (n + columns + job.panel - 1) // job.panel):
+        for i in range((job.terms + CHAIN - 1) // CHAIN):
+            least = min(least, job.b_least[panel * job.chains + first + i])
+    return least
 
 
 cdef void split_task(void *argument, Py_ssize_t number, char *acc) noexcept nogil:
     """One block of c, for the terms of this round; c holds the sums of the rounds before."""
     cdef Job *job = <Job *>argument
-    cdef Py_ssize_t m = number // job.n_blocks, n = number % job.n_blocks, k = 0, count, i
-    cdef Py_ssize_t rows = min(job.m_block, job.m - m * job.m_block), columns = min(job.n_block, job.n - n * job.n_block)
-    cdef const char *a = job.packed + m * unit(job, job.m_block)
-    cdef const char *b = job.packed + job.m_blocks * unit(job, job.m_block) + n * unit(job, job.n_block)
-    cdef char *c = job.c + (m * job.m_block * job.c_row + n * job.n_block) * 4
-    if lost(job.parts, job.least[m], job.least[job.m_blocks + n]):
+    cdef Py_ssize_t m = number // job.n_blocks, n = number % job.n_blocks * job.n_block, k = 0, count, i
+    cdef Py_ssize_t rows = min(job.m_block, job.m - m * job.m_block), columns = min(job.n_block, job.n - n)
+    cdef const char *a = job.a_parts + m * unit(job, job.m_block, job.terms)
+    cdef char *c = job.c + (m * job.m_block * job.c_row + n) * 4
+    if lost(job.parts, job.a_least[m], least_of(job, n, columns)):
         job.failed = True
     if job.failed:
         return  # the other kernels will do it all again
@@ -194,10 +287,8 @@ cdef void split_task(void *argument, Py_ssize_t number, char *acc) noexcept nogi
             job.kernels.copy_strided(acc + i * whole(columns) * 4, c + i * job.c_row * 4, columns, 1)
     job.split.begin()
     while k < job.terms:
-        count = min(<Py_ssize_t>CHAIN, job.terms - k)
-        multiply_split(job, rows, columns, count, job.k0 == k == 0, a, b, acc)
-        a += 2 * job.parts * whole(rows) * count
-        b += 2 * job.parts * whole(columns) * count
+        count = min(steps_in_l1(job.parts, True) * TERMS, job.terms - k)
+        multiply_split(job, rows, n, columns, k, count, a, acc)
         k += count
     job.split.end()
     for i in range(rows):
@@ -205,7 +296,7 @@ cdef void split_task(void *argument, Py_ssize_t number, char *acc) noexcept nogi
         if not job.kernels.finite(c, columns):
             job.failed = True
         if job.bias != NULL and job.k0 + job.terms == job.k:
-            job.kernels.add(c, job.bias + n * job.n_block * 4, columns)
+            job.kernels.add(c, job.bias + n * 4, columns)
         c += job.c_row * 4
 
 
@@ -215,8 +306,8 @@ cdef void set_blocks(Job *job, int threads) noexcept:
     job.m_block = min(job.m, <Py_ssize_t>BLOCK)
     job.m_blocks = (job.m + job.m_block - 1) // job.m_block
     wanted = max(1, 2 * threads // job.m_blocks)
-    job.n_block = max(FC_NV_MAX * job.kernels.lanes, min(<Py_ssize_t>BLOCK, (job.n + wanted - 1) // wanted))
-    job.n_block = min(job.n, job.n_block)
+    job.n_block = min(<Py_ssize_t>BLOCK, (job.n + wanted - 1) // wanted)
+    job.n_block = min(job.n, (job.n_block + job.panel - 1) // job.panel * job.panel)
     job.n_blocks = (job.n + job.n_block - 1) // job.n_block
 
 
@@ -232,6 +323,9 @@ cdef int run_split(const Job *whole_job, int threads) except -1:
             job.c += (m * SLAB * job.c_row + n * SLAB) * 4
             if job.bias != NULL:
                 job.bias += n * SLAB * 4
+            if job.kept != NULL:
+                job.kept += n * SLAB // job.panel * unit(&job, job.panel, job.k)
+                job.b_least += n * SLAB // job.panel * job.chains
             job.m = min(<Py_ssize_t>SLAB, job.m - m * SLAB)
             job.n = min(<Py_ssize_t>SLAB, job.n - n * SLAB)
             set_blocks(&job, threads)
@@ -243,24 +337,29 @@ cdef int run_split(const Job *whole_job, int threads) except -1:
 
 cdef int run_slab(Job *job, int threads) except -1:
     """One slab: a and b are split once, as many terms at a time as SPLIT_LIMIT allows."""
-    cdef Py_ssize_t each = 2 * job.parts * (job.m_blocks * whole(job.m_block) + job.n_blocks * whole(job.n_block))
     # rounds must not depend on the blocks, and so on the threads: both guards look at one round at a time
     cdef Py_ssize_t most = max(1, SPLIT_LIMIT // (2 * job.parts * (job.m + job.n) * CHAIN)) * CHAIN
-    cdef Py_ssize_t blocks = job.m_blocks + job.n_blocks
-    job.packed = <char *>block_alloc(each * min(most, (job.k + TERMS - 1) // TERMS * TERMS))
-    job.least = <uint32_t *>block_alloc(blocks * sizeof(uint32_t))
+    cdef Py_ssize_t panels = panels_of(job) if job.kept == NULL else 0, size
+    most = min(most, whole_terms(job.k))
+    if job.kept == NULL:
+        job.chains = (most + CHAIN - 1) // CHAIN
+    size = job.m_blocks * (unit(job, job.m_block, most) + 4) + panels * (unit(job, job.panel, most) + 4 * job.chains)
+    job.a_parts = <char *>block_alloc(size)
+    if job.a_parts == NULL:
+        raise MemoryError(f"fastconv: no memory for {size} bytes of split matrices")
+    job.b_parts = job.a_parts + job.m_blocks * unit(job, job.m_block, most)
+    job.a_least = <uint32_t *>(job.b_parts + panels * unit(job, job.panel, most))
+    if job.kept == NULL:
+        job.b_least = job.a_least + job.m_blocks
     try:
-        if job.packed == NULL or job.least == NULL:
-            raise MemoryError(f"fastconv: no memory for {each * most} bytes of split matrices")
         job.k0 = 0
         while job.k0 < job.k:
             job.terms = min(most, job.k - job.k0)
-            run_tasks(split_block, job, blocks, 4 * TERMS * max(job.m_block, job.n_block), threads)
+            run_tasks(split_operand, job, job.m_blocks + panels, 4 * TERMS * max(job.m_block, job.panel), threads)
             run_tasks(split_task, job, job.m_blocks * job.n_blocks, 4 * whole(job.m_block) * whole(job.n_block), threads)
             job.k0 += job.terms
     finally:
-        block_free(job.packed)
-        block_free(job.least)
+        block_free(job.a_parts)
     return 0
 
 
@@ -300,9 +399,11 @@ cdef void fill_task(void *argument, Py_ssize_t row, char *workspace) noexcept no
         job.kernels.copy_strided(c, job.bias, job.n, 1)
 
 
-def multiply(cnp.ndarray a, bint a_transposed, cnp.ndarray b, bint b_transposed, cnp.ndarray bias, cnp.ndarray c,
+def multiply(cnp.ndarray a, bint a_transposed, b, bint b_transposed, cnp.ndarray bias, cnp.ndarray c,
              int threads, int products=0):
     """c = a @ b + bias for contiguous matrices; a_transposed: a is stored [K][M], b_transposed: b is stored [N][K].
+
+    Weights, stored [N][K] whatever their axes, keep what they were packed to.
 
     With `products`, of the bfloat16 parts of a and b on tile registers, and again without where those are not exact enough.
     """
@@ -316,7 +417,8 @@ def multiply(cnp.ndarray a, bint a_transposed, cnp.ndarray b, bint b_transposed,
     job.b_row = 1 if b_transposed else job.n
     job.b_col = job.k if b_transposed else 1
     job.a = <const char *>cnp.PyArray_DATA(a)
-    job.b = <const char *>cnp.PyArray_DATA(b)
+    job.b = address(b.array if isinstance(b, Weights) else b)
+    job.kept = NULL
     job.c = <char *>cnp.PyArray_DATA(c)
     job.bias = NULL
     if bias is not None:
@@ -329,6 +431,9 @@ def multiply(cnp.ndarray a, bint a_transposed, cnp.ndarray b, bint b_transposed,
     if not products and job.m <= DOT_ROWS and b_transposed and not a_transposed:
         run_tasks(dot_task, &job, (job.n + DOT_COLUMNS - 1) // DOT_COLUMNS, 0, threads)
         return
+    job.panel = 2 * SIDE if products else FC_NV_MAX * job.kernels.lanes
+    if isinstance(b, Weights):
+        _form = keep_b(&job, b, threads)  # alive until all is done
     if products:
         job.c_row = job.n
         if run_split(&job, threads):

@@ -127,6 +127,11 @@ def select(str name) -> None:
     )
 
 
+def set_cache(int level, size_t size) -> None:
+    """Let the blocks follow a cache of another size. For tests: it does not show in the bits."""
+    CACHES[level] = size
+
+
 def machine() -> dict:
     """Compiler, processor and data caches in bytes."""
     return {

@@ -13,6 +13,7 @@ from fastconv.functional._arrays import as_array, shape_of
 from fastconv.nn.activation import ReLU, Sigmoid, Tanh
 from fastconv.nn.conv import _Conv
 from fastconv.nn.dropout import _Dropout
+from fastconv.nn.linear import Linear
 from fastconv.nn.module import Array, Module, Sequential, data_of, no_grad
 from fastconv.nn.norm import _BatchNorm
 from fastconv.problem import PRECISIONS, choice, elements
@@ -55,7 +56,7 @@ class PreparedModule:
 
 
 def _frozen(model: Module, precision: str | None) -> Sequential:
-    """A copy of the model in evaluation mode, with prepared convolutions."""
+    """A copy of the model in evaluation mode, with prepared convolutions and linear layers."""
     root = Sequential(copy.deepcopy(model)).eval()
     root.zero_grad()
     for module in list(root.modules()):
@@ -68,6 +69,9 @@ def _frozen(model: Module, precision: str | None) -> Sequential:
             for name, layer in list(module.named_children()):
                 if _runs_as(layer, _Conv):
                     vars(module)[name] = _prepared(layer)
+        for name, layer in list(module.named_children()):
+            if _runs_as(layer, Linear):
+                vars(module)[name] = _with_forward(layer, _linear(layer))
     return root
 
 
@@ -104,11 +108,19 @@ def _folds(conv: Any, norm: Any) -> bool:
     )
 
 
-def _prepared(conv: Any, norm: Any = None, activation: str | None = None) -> Module:
+def _with_forward(layer: Module, forward: Any) -> Module:
     """A twin of the layer with another forward; whoever else holds the layer keeps it as it is."""
-    twin = copy.copy(conv)
-    vars(twin)["forward"] = _Forward(conv, norm, activation)
-    return twin  # type: ignore[no-any-return]
+    twin = copy.copy(layer)
+    vars(twin)["forward"] = forward
+    return twin
+
+
+def _prepared(conv: Any, norm: Any = None, activation: str | None = None) -> Module:
+    return _with_forward(conv, _Forward(conv, norm, activation))
+
+
+def _linear(layer: Any) -> Any:
+    return F.prepare_linear(layer.weight.data, data_of(layer.bias), precision=layer.precision)
 
 
 class _Forward:
