@@ -251,9 +251,12 @@ typedef struct {
      * count. */
     ptrdiff_t stride, pad, taps;
     /* Scratch: rows of `width` REALs, in which an input row begins at `left`. With an index there
-     * is a row for each (d, h) of a window, else one. */
+     * are as many as `block` rows of windows (and a d) reach over, else one. */
     void *row;
-    ptrdiff_t width, left, rows;
+    ptrdiff_t width, left, rows, block;
+    /* Or several planes, one after the other in memory and at most `lanes`, are pooled together; 0:
+     * one is. Then scratch is `lanes` times the cells and twice the windows of a plane. */
+    ptrdiff_t planes;
 } fc_pool;
 
 typedef void (*fc_conv_tile_fn)(const fc_conv_tile *);

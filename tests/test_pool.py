@@ -239,6 +239,25 @@ def test_global_maximum_with_ties_and_nans(isa_row, dtype, width):
         assert_array_equal(index, wanted[1])
 
 
+DILATED_ROWS = {"kernel_size": (3, 2), "stride": 1, "padding": 1, "dilation": (2, 1)}
+
+
+@pytest.mark.parametrize("size", [7, 16, 17, 30], ids=str)
+@pytest.mark.parametrize("options", [*MAX_OPTIONS, DILATED_ROWS], ids=str)
+def test_planes_together_and_rows_in_blocks(isa_row, dtype, options, size):
+    """Small planes go through together, rows of windows in blocks: each plane as if it were alone, NaNs or none."""
+    x = integers(rng(6), (3, 7, size, size), dtype, 3)
+    for special in (None, -0.0, np.nan):
+        if special is not None:
+            x[rng(7).random(x.shape) < 0.02] = special
+        y, index = max_both_ways(2, x, **options)
+        wanted = ref.max_pool2d(x, return_indices=True, **options)
+        assert_array_equal(y, wanted[0])
+        assert_array_equal(index, wanted[1])
+        for n, c in ((0, 0), (1, 3), (2, 6)):
+            same_bytes(F.max_pool2d(x[n : n + 1, c : c + 1], **options), y[n : n + 1, c : c + 1])
+
+
 def test_windows_too_large_for_their_scratch(isa_row, dtype):
     """Their rows are not copied: indices come from a scan."""
     x = integers(rng(7), (1, 1, 402, 903), dtype, 9)

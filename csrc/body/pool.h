@@ -70,12 +70,9 @@ static FC_INLINE void FC_FN(pool_rows)(const fc_pool *p, int op, ptrdiff_t od, p
     if (w < W) FC_FN(pool_columns)(p, op, od, oh, row, w, 1, W - w);
 }
 
-/* Fills what no input reaches in `rows` padded rows. */
-static void FC_FN(pool_pad)(const fc_pool *p, REAL value, ptrdiff_t rows) {
-    for (REAL *row = p->row; rows > 0; rows--, row += p->width) {
-        for (ptrdiff_t i = 0; i < p->left; i++) row[i] = value;
-        for (ptrdiff_t i = p->left + p->in[2]; i < p->width; i++) row[i] = value;
-    }
+/* Fills the scratch; what no input reaches stays as it is. */
+static void FC_FN(pool_fill)(const fc_pool *p, REAL value, ptrdiff_t rows) {
+    FC_OVER_COLUMNS(rows * p->width, v_store_n((REAL *)p->row + c, v_set1(value), m);)
 }
 
 /* The one that wins of the cells equal to m, or of the NaNs where m is one. */
@@ -200,7 +197,7 @@ static inline int FC_FN(pool_one_row)(const fc_pool *p, ptrdiff_t od, ptrdiff_t 
 
 static FC_INLINE void FC_FN(pool_plane)(const fc_pool *p, int op) {
     REAL *y = p->y;
-    if (p->stride) FC_FN(pool_pad)(p, FC_FN(pool_neutral)(op), 1);
+    if (p->stride) FC_FN(pool_fill)(p, FC_FN(pool_neutral)(op), 1);
     for (ptrdiff_t od = 0; od < p->out[0]; od++)
         for (ptrdiff_t oh = 0; oh < p->out[1]; oh++) {
             if (op == POOL_SHARES && FC_FN(pool_repeats)(p, oh)) {
@@ -229,48 +226,69 @@ static FC_INLINE void FC_FN(pool_plane)(const fc_pool *p, int op) {
         }
 }
 
-static void FC_FN(pool_avg)(const fc_pool *p) { FC_FN(pool_plane)(p, POOL_SUM); }
-
-/* The adjoint of pool_avg is a sum of shares dy/divisor over tables that hold for each cell of dx
- * the windows it lies in. */
-static void FC_FN(pool_avg_backward)(const fc_pool *p) { FC_FN(pool_plane)(p, POOL_SHARES); }
-
-/* Values and indices of a row of windows that form a lattice without dilation. Beside each maximum
- * runs its offset from the window's first row and tap, as a REAL; the driver sees to it that these
- * are exact. Where nothing wins (all cells are -inf) it is the first cell in the plane. */
-static FC_INLINE void FC_FN(pool_taps_index)(const fc_pool *p, ptrdiff_t stride, ptrdiff_t od,
-                                             ptrdiff_t oh) {
-    const ptrdiff_t H = p->in[1], W = p->in[2], d0 = p->start[0][od], h0 = p->start[1][oh];
-    const ptrdiff_t at = (od * p->out[1] + oh) * p->out[2], base = (d0 * H + h0) * W - p->pad;
-    REAL *rows = p->row;
-    for (ptrdiff_t d = d0; d < p->stop[0][od]; d += p->step[0])
-        for (ptrdiff_t h = h0; h < p->stop[1][oh]; h += p->step[1], rows += p->width)
-            memcpy(rows + p->left, (const REAL *)p->x + (d * H + h) * W, (size_t)W * sizeof(REAL));
-    REAL lane[VL];
-    for (int k = 0; k < VL; k++) lane[k] = (REAL)(k * stride);
-    const V ramp = v_load(lane);
-    for (ptrdiff_t o = 0; o < p->out[2]; o += VL) {
-        const ptrdiff_t n = p->out[2] - o;
-        const REAL *row = (const REAL *)p->row + o * stride;
-        const V first = v_add(v_set1((REAL)(o * stride)), ramp);
-        V m = v_set1(-INFINITY), best = v_max(v_sub(v_set1((REAL)p->pad), first), v_zero());
-        for (ptrdiff_t d = d0; d < p->stop[0][od]; d += p->step[0])
-            for (ptrdiff_t h = h0; h < p->stop[1][oh]; h += p->step[1], row += p->width) {
-                V tap = v_set1((REAL)(((d - d0) * H + h - h0) * W));
-                for (ptrdiff_t t = 0; t < p->taps; t++) {
-                    const V v = FC_FN(pool_load)(row + t, stride);
-                    const MASK wins = v_or(v_lt(m, v), v_isnan(v));
-                    m = v_select(wins, v, m);
-                    best = v_select(wins, tap, best);
-                    tap = v_add(tap, v_set1(1));
-                }
+/* The windows of p->planes <= VL small planes by their tables; a vector is one cell of each. Beside
+ * a maximum runs the index of its cell, as a REAL. */
+static FC_INLINE void FC_FN(pool_together)(const fc_pool *p, int op, int indices) {
+    const ptrdiff_t H = p->in[1], W = p->in[2], cells = p->in[0] * H * W;
+    const ptrdiff_t windows = p->out[0] * p->out[1] * p->out[2];
+    REAL *const x = p->row, *const y = x + cells * VL, *const at = y + windows * VL;
+    FC_FN(transpose)(x, VL, p->x, cells, p->planes, cells, VL);
+    if (op == POOL_SHARES)
+        for (ptrdiff_t i = 0; i < cells; i++)
+            v_store(x + i * VL, v_div(v_load(x + i * VL),
+                                      v_set1(FC_FN(pool_divisor)(p, 1, i / W / H, i / W % H) *
+                                             ((const REAL *)p->divisor_w)[i % W])));
+    ptrdiff_t to = 0;
+    for (ptrdiff_t od = 0; od < p->out[0]; od++)
+        for (ptrdiff_t oh = 0; oh < p->out[1]; oh++) {
+            const REAL divisor = FC_FN(pool_divisor)(p, op == POOL_SUM, od, oh);
+            for (ptrdiff_t o = 0; o < p->out[2]; o++, to += VL) {
+                V acc = v_set1(FC_FN(pool_neutral)(op)), best = v_zero();
+                int first = 1;
+                for (ptrdiff_t d = p->start[0][od]; d < p->stop[0][od]; d += p->step[0])
+                    for (ptrdiff_t h = p->start[1][oh]; h < p->stop[1][oh]; h += p->step[1])
+                        for (ptrdiff_t w = p->start[2][o]; w < p->stop[2][o]; w += p->step[2]) {
+                            const ptrdiff_t i = (d * H + h) * W + w;
+                            const V v = v_load(x + i * VL);
+                            if (indices) {
+                                const V here = v_set1((REAL)i);
+                                best = first ? here
+                                             : v_select(v_or(v_lt(acc, v), v_isnan(v)), here, best);
+                                first = 0;
+                            }
+                            acc = FC_FN(pool_fold)(op, acc, v);
+                        }
+                if (op == POOL_SUM)
+                    acc = v_div(acc, v_set1(divisor * ((const REAL *)p->divisor_w)[o]));
+                v_store(y + to, acc);
+                if (indices) v_store(at + to, best);
             }
-        v_store_n((REAL *)p->y + at + o, m, n < VL ? n : VL);
-        v_store_index(p->index + at + o, v_add(first, best), base, n < VL ? n : VL);
+        }
+    FC_FN(transpose)(p->y, windows, y, VL, windows, p->planes, windows);
+    if (indices) {
+        FC_FN(transpose)(y, windows, at, VL, windows, p->planes, windows);
+        FC_OVER_COLUMNS(p->planes * windows, v_store_index(p->index + c, FC_LOAD(y + c, m), 0, m);)
     }
 }
 
-/* The same by the tables: one scan a window in the order that decides ties. */
+static void FC_FN(pool_avg)(const fc_pool *p) {
+    if (p->planes)
+        FC_FN(pool_together)(p, POOL_SUM, 0);
+    else
+        FC_FN(pool_plane)(p, POOL_SUM);
+}
+
+/* The adjoint of pool_avg is a sum of shares dy/divisor over tables that hold for each cell of dx
+ * the windows it lies in. */
+static void FC_FN(pool_avg_backward)(const fc_pool *p) {
+    if (p->planes)
+        FC_FN(pool_together)(p, POOL_SHARES, 0);
+    else
+        FC_FN(pool_plane)(p, POOL_SHARES);
+}
+
+/* Values and indices of a row of windows by the tables: one scan a window in the order that decides
+ * ties. */
 static void FC_FN(pool_windows_index)(const fc_pool *p, ptrdiff_t od, ptrdiff_t oh) {
     const ptrdiff_t H = p->in[1], W = p->in[2];
     const REAL *const x = p->x;
@@ -294,6 +312,71 @@ static void FC_FN(pool_windows_index)(const fc_pool *p, ptrdiff_t od, ptrdiff_t 
     }
 }
 
+/* Copies n elements; whether one is a NaN. */
+static FC_INLINE int FC_FN(pool_copy)(REAL *y, const REAL *x, ptrdiff_t n) {
+    MASK nan = v_lt(v_zero(), v_zero());
+    FC_OVER_COLUMNS(n, const V v = FC_LOAD(x + c, m); nan = v_or(nan, v_isnan(v));
+                    v_store_n(y + c, v, m);)
+    return v_any(nan);
+}
+
+/* The same for windows that form a lattice without dilation, from padded rows: the window's first,
+ * and those of the next d, `depth` apart. Beside each maximum runs its offset from the window's
+ * first row and tap, as a REAL; the driver sees to it that these are exact. Where nothing wins (all
+ * cells are -inf) it is the first cell in the plane. */
+static FC_INLINE void FC_FN(pool_taps_index)(const fc_pool *p, const REAL *row, ptrdiff_t depth,
+                                             const int stride, const ptrdiff_t taps, ptrdiff_t od,
+                                             ptrdiff_t oh) {
+    const ptrdiff_t H = p->in[1], W = p->in[2], d0 = p->start[0][od], h0 = p->start[1][oh];
+    const ptrdiff_t at = (od * p->out[1] + oh) * p->out[2], base = (d0 * H + h0) * W - p->pad;
+    REAL lane[VL];
+    for (int k = 0; k < VL; k++) lane[k] = (REAL)(k * stride);
+    const V ramp = v_load(lane);
+    for (ptrdiff_t o = 0; o < p->out[2]; o += VL) {
+        const ptrdiff_t n = p->out[2] - o < VL ? p->out[2] - o : VL;
+        const V first = v_add(v_set1((REAL)(o * stride)), ramp);
+        V m = v_set1(-INFINITY), best = v_max(v_sub(v_set1((REAL)p->pad), first), v_zero());
+        const REAL *plane = row + o * stride;
+        for (ptrdiff_t d = d0; d < p->stop[0][od]; d += p->step[0], plane += depth)
+            for (ptrdiff_t h = h0; h < p->stop[1][oh]; h += p->step[1]) {
+                const REAL *const from = plane + (h - h0) * p->width;
+                V tap = v_set1((REAL)(((d - d0) * H + h - h0) * W));
+#pragma GCC unroll 3
+                for (ptrdiff_t t = 0; t < taps; t++) {
+                    const V v = FC_FN(pool_load)(from + t, stride);
+                    best = v_select(v_lt(m, v), tap, best);
+                    m = v_max(v, m);
+                    tap = v_add(tap, v_set1(1));
+                }
+            }
+        v_store_n((REAL *)p->y + at + o, m, n);
+        v_store_index(p->index + at + o, v_add(first, best), base, n);
+    }
+}
+
+/* The same for rows [first, last) of windows. Those that may see a NaN are scanned. */
+static FC_INLINE void FC_FN(pool_lattice_index)(const fc_pool *p, const int stride, ptrdiff_t od,
+                                                ptrdiff_t first, ptrdiff_t last) {
+    const ptrdiff_t h0 = p->start[1][first], rows = p->stop[1][last - 1] - h0;
+    const REAL *const x = p->x;
+    REAL *row = p->row;
+    int nan = 0;
+    for (ptrdiff_t d = p->start[0][od]; d < p->stop[0][od]; d += p->step[0])
+        for (ptrdiff_t h = h0; h < h0 + rows; h++, row += p->width)
+            nan |= FC_FN(pool_copy)(row + p->left, x + (d * p->in[1] + h) * p->in[2], p->in[2]);
+    for (ptrdiff_t oh = first; oh < last; oh++) {
+        row = (REAL *)p->row + (p->start[1][oh] - h0) * p->width;
+        if (nan)
+            FC_FN(pool_windows_index)(p, od, oh);
+        else if (p->taps == 2)
+            FC_FN(pool_taps_index)(p, row, rows * p->width, stride, 2, od, oh);
+        else if (p->taps == 3)
+            FC_FN(pool_taps_index)(p, row, rows * p->width, stride, 3, od, oh);
+        else
+            FC_FN(pool_taps_index)(p, row, rows * p->width, stride, p->taps, od, oh);
+    }
+}
+
 /* The same for one window that is the whole plane, in one row. */
 static void FC_FN(pool_whole_index)(const fc_pool *p) {
     const REAL *const x = p->x, m = FC_FN(row_max)(x, p->in[2]);
@@ -308,6 +391,14 @@ static void FC_FN(pool_whole_index)(const fc_pool *p) {
 }
 
 static void FC_FN(pool_max)(const fc_pool *p) {
+    if (p->planes && p->index) {
+        FC_FN(pool_together)(p, POOL_MAX, 1);
+        return;
+    }
+    if (p->planes) {
+        FC_FN(pool_together)(p, POOL_MAX, 0);
+        return;
+    }
     if (!p->index) {
         FC_FN(pool_plane)(p, POOL_MAX);
         return;
@@ -319,15 +410,16 @@ static void FC_FN(pool_max)(const fc_pool *p) {
         FC_FN(pool_whole_index)(p);
         return;
     }
-    if (p->stride) FC_FN(pool_pad)(p, (REAL)-INFINITY, p->rows);
+    if (p->stride) FC_FN(pool_fill)(p, (REAL)-INFINITY, p->rows);
     for (ptrdiff_t od = 0; od < p->out[0]; od++)
-        for (ptrdiff_t oh = 0; oh < p->out[1]; oh++) {
+        for (ptrdiff_t oh = 0; oh < p->out[1]; oh += p->block) {
+            const ptrdiff_t last = p->out[1] - oh < p->block ? p->out[1] : oh + p->block;
             if (p->stride == 1)
-                FC_FN(pool_taps_index)(p, 1, od, oh);
+                FC_FN(pool_lattice_index)(p, 1, od, oh, last);
             else if (p->stride == 2)
-                FC_FN(pool_taps_index)(p, 2, od, oh);
+                FC_FN(pool_lattice_index)(p, 2, od, oh, last);
             else
-                FC_FN(pool_windows_index)(p, od, oh);
+                for (ptrdiff_t o = oh; o < last; o++) FC_FN(pool_windows_index)(p, od, o);
         }
 }
 

@@ -126,7 +126,7 @@ cdef extern from "fastconv.h" nogil:
         Py_ssize_t out[3]
         Py_ssize_t stride, pad, taps
         void *row
-        Py_ssize_t width, left, rows
+        Py_ssize_t width, left, rows, block, planes
 
     ctypedef void (*fc_conv_tile_fn)(const fc_conv_tile *) noexcept nogil
     ctypedef void (*fc_gemm_tile_fn)(const fc_gemm_tile *) noexcept nogil

@@ -22,26 +22,32 @@ cdef enum:
     TASK = 1 << 14        # elements that a task reads and writes, or one plane
     LANES = 16            # of the widest vector; rows are padded for it
     EXACT = 1 << 24       # integers below are exact as float
-    ROWS = 1 << 18        # elements of scratch for the rows of a window, at most
+    BLOCK = 8             # rows of windows whose rows are copied together, at most
+    ROWS = 1 << 18        # elements of scratch for these, at most
+    TOGETHER = 1 << 8     # cells, and windows, of a plane that is small: a lane adds up so many
 
 cdef struct Job:
     fc_pool pool
     fc_pool_fn run
     Py_ssize_t planes, group, plane_in, plane_out, itemsize
+    Py_ssize_t together   # planes of a call
     bint bad_index        # scatter met an index outside its plane
 
 
 cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
     cdef const Job *job = <const Job *>argument
     cdef fc_pool pool = job.pool
-    cdef Py_ssize_t i
+    cdef Py_ssize_t at = number * job.group, last = min(at + job.group, job.planes)
     pool.row = workspace
-    for i in range(number * job.group, min((number + 1) * job.group, job.planes)):
-        pool.x = <const char *>job.pool.x + i * job.plane_in * job.itemsize
-        pool.y = <char *>job.pool.y + i * job.plane_out * job.itemsize
+    while at < last:
+        pool.x = <const char *>job.pool.x + at * job.plane_in * job.itemsize
+        pool.y = <char *>job.pool.y + at * job.plane_out * job.itemsize
         if pool.index != NULL:
-            pool.index = job.pool.index + i * job.plane_out
+            pool.index = job.pool.index + at * job.plane_out
+        if pool.planes:
+            pool.planes = min(job.together, last - at)
         job.run(&pool)
+        at += job.together
 
 
 cdef Py_ssize_t ceil_div(Py_ssize_t a, Py_ssize_t b) noexcept:
@@ -73,7 +79,6 @@ cdef class Windows:
     cdef readonly Py_ssize_t windows
 
     def __init__(self, sizes, starts, stops, steps, lattice, divisors):
-        cdef Py_ssize_t rows = 1
         cdef bint empty = False
         self.arrays = []
         self.cells = 1
@@ -82,15 +87,14 @@ cdef class Windows:
             start, stop = self.set_axis(&self.pool, i, starts[i], stops[i])
             counts = -(-(stop - start) // steps[i])
             empty = empty or counts.min() < 1
-            rows *= 1 if i == 2 else counts.max()
             self.pool.step[i] = steps[i]
             self.pool.inp[i] = sizes[i]
             self.pool.out[i] = len(start)
             self.cells *= sizes[i]
             self.windows *= len(start)
-        self.pool.rows = rows
+        self.pool.rows = self.pool.block = 1
         self.pool.width = sizes[2]
-        self.pool.stride = 0
+        self.pool.stride = self.pool.planes = 0
         if lattice is None:
             lattice = found_lattice(start, stop, steps[2])
         if lattice is not None and not empty:
@@ -132,13 +136,22 @@ cdef class Windows:
         self.pool.divisor[1] = <const double *>cnp.PyArray_DATA(h)
 
     cdef set_scanned(self):
-        """The vector kernel keeps the offset of a maximum in a float, and copies the rows of a window."""
-        cdef Py_ssize_t reach = self.pool.inp[2] + self.pool.taps
-        for i in range(2):
-            start, stop = self.arrays[2 * i], self.arrays[2 * i + 1]
-            reach += (stop - start).max() * (self.pool.inp[2] if i else self.pool.inp[1] * self.pool.inp[2])
+        """The vector kernel keeps the offset of a maximum in a float, and copies the rows of a block of windows.
+
+        Clipped by the padding, dilated windows need not begin in the order of their rows: a block is one of those.
+        """
+        cdef Py_ssize_t reach = self.pool.inp[2] + self.pool.taps, rows = ROWS
+        cdef Py_ssize_t block = 2 * (BLOCK if self.pool.step[1] == 1 else 1)
+        depth = (self.arrays[1] - self.arrays[0]).max()
+        start, stop = self.arrays[2], self.arrays[3]
+        reach += depth * self.pool.inp[1] * self.pool.inp[2] + (stop - start).max() * self.pool.inp[2]
+        while block > 1 and rows * self.pool.width > ROWS:
+            block //= 2
+            last = np.minimum(np.arange(0, len(start), block) + block, len(start)) - 1
+            rows = depth * (stop[last] - start[::block]).max()
+        self.pool.rows, self.pool.block = rows, block
         self.scanned = (self.pool.stride == 0 or self.pool.step[2] != 1 or reach >= EXACT
-                        or self.pool.rows * self.pool.width > ROWS)
+                        or rows * self.pool.width > ROWS)
 
     cdef fc_pool backward(self):
         """For each cell the windows it lies in: pooling dy over them is the adjoint, as windows are monotone and dense."""
@@ -161,19 +174,26 @@ cdef class Windows:
 
 cdef run(Job *job, Windows windows, fc_pool pool, object x, object y, Py_ssize_t planes, int threads):
     cdef Py_ssize_t rows = pool.rows if pool.index != NULL and pool.stride else 1
+    cdef Py_ssize_t scratch = rows * pool.width, lanes
     job.itemsize = x.itemsize
+    job.plane_in = pool.inp[0] * pool.inp[1] * pool.inp[2]
+    job.plane_out = pool.out[0] * pool.out[1] * pool.out[2]
+    job.together = 1
+    lanes = active_kernels(job.itemsize).lanes
+    # Rows of results of a vector or less, but for a single window, whose cells fill vectors.
+    if pool.out[2] <= lanes and 1 < job.plane_out <= TOGETHER and job.plane_in <= TOGETHER:
+        pool.planes = job.together = lanes
+        scratch = lanes * (job.plane_in + 2 * job.plane_out)
     job.pool = pool
     job.pool.x, job.pool.y = address(x), address(y)
     job.pool.divisor_w = address(windows.divisor_w[job.itemsize])
-    job.plane_in = pool.inp[0] * pool.inp[1] * pool.inp[2]
-    job.plane_out = pool.out[0] * pool.out[1] * pool.out[2]
     set_group(job, planes)
-    run_tasks(task, job, ceil_div(planes, job.group), rows * pool.width * job.itemsize, threads)
+    run_tasks(task, job, ceil_div(planes, job.group), scratch * job.itemsize, threads)
 
 
 cdef void set_group(Job *job, Py_ssize_t planes) noexcept:
     job.planes = planes
-    job.group = max(<Py_ssize_t>1, TASK // (job.plane_in + job.plane_out))
+    job.group = ceil_div(max(<Py_ssize_t>1, TASK // (job.plane_in + job.plane_out)), job.together) * job.together
 
 
 def max_pool(Windows windows, x, y, index, Py_ssize_t planes, int threads):
@@ -235,7 +255,7 @@ def max_pool_backward(dy, index, dx, Py_ssize_t planes, Py_ssize_t windows, Py_s
     cdef Job job
     job.itemsize = dy.itemsize
     job.pool.x, job.pool.y, job.pool.index = address(dy), address(dx), <int64_t *>address(index)
-    job.plane_in, job.plane_out, job.bad_index = windows, cells, False
+    job.plane_in, job.plane_out, job.together, job.bad_index = windows, cells, 1, False
     set_group(&job, planes)
     run_tasks(scatter_task, &job, ceil_div(planes, job.group), 0, threads)
     return not job.bad_index
