@@ -46,7 +46,19 @@ static void FC_FN(transpose)(void *vy, ptrdiff_t y_ld, const void *vx, ptrdiff_t
     const REAL *const x = vx;
     for (ptrdiff_t i0 = 0; i0 < pad; i0 += VL) {
         const ptrdiff_t ni = pad - i0 < VL ? pad - i0 : VL;
-        for (ptrdiff_t j0 = 0; j0 < cols; j0 += VL) {
+        ptrdiff_t j0 = 0;
+        if (i0 + VL <= rows) /* whole blocks stay in registers */
+            for (; j0 + VL <= cols; j0 += VL) {
+                const REAL *from = x + i0 * x_ld + j0;
+                REAL *to = y + j0 * y_ld + i0;
+                V r[VL];
+#pragma GCC unroll 16
+                for (int i = 0; i < VL; i++, from += x_ld) r[i] = v_load(from);
+                v_transpose(r);
+#pragma GCC unroll 16
+                for (int j = 0; j < VL; j++, to += y_ld) v_store(to, r[j]);
+            }
+        for (; j0 < cols; j0 += VL) {
             const ptrdiff_t nj = cols - j0 < VL ? cols - j0 : VL;
             V r[VL];
             for (int i = 0; i < VL; i++) {
