@@ -136,15 +136,26 @@ typedef struct {
     int relu;
 } fc_depthwise_store;
 
+/* Rows of memory that will be read soon: fetched to the L2 cache meanwhile. */
+typedef struct {
+    const void *at;
+    ptrdiff_t row, rows;
+} fc_fetch;
+
 /*
- * wgrad_tile[nv][mr]: acc[m][o] += sum_r sum_p x[m][r*x_row + p] * dy[(r*cols + p)*NR + o]
- * The sum over the block starts at zero and is then added to acc: blocked summation.
+ * wgrad_tile[nv][mr]: acc[m][o] += sum over planes i, rows r, columns p of
+ *   x[off[m] + i*x_plane + r*x_row + p] * dy[((i*rows + r)*cols + p)*NR + o]
+ * The sum over the block starts at zero and is then added to acc, or with FC_FIRST stored: blocked
+ * summation. Of the rows to fetch it fetches as many elements as it has pixels.
  */
 typedef struct {
-    const void *x[FC_WGRAD_MR_MAX]; /* one base pointer per (channel, tap) */
-    const void *dy;                 /* dy[rows*cols][NR], pixel-major */
-    void *acc;                      /* acc[mr][NR] */
-    ptrdiff_t x_row, rows, cols;
+    const void *x;        /* a packed band, or x itself */
+    const ptrdiff_t *off; /* off[mr], of each (channel, tap) */
+    const void *dy;       /* dy[planes*rows*cols][NR], pixel-major */
+    void *acc;            /* acc[mr][NR] */
+    ptrdiff_t x_plane, x_row, planes, rows, cols;
+    fc_fetch fetch[2];
+    int flags;
 } fc_wgrad_tile;
 
 /* Winograd convolution, F(m x m, r x r); body/winograd.h has the matrices. Pixels and tiles are

@@ -383,6 +383,22 @@ def test_max_workspace_does_not_change_the_bits_of_the_weight_gradient(
         assert_array_equal(gradient(limit), expected, f"max_workspace={limit}")
 
 
+@pytest.mark.parametrize("outputs", [1, 2, 3, 4, 5])
+def test_max_workspace_does_not_change_the_bits_of_a_weight_gradient_along_the_pixels(
+    outputs: int,
+) -> None:
+    """17 channels, or 9, 5 and 3 at a time, which fill tiles of other sizes."""
+    made = data.rng(4)
+    x = made.standard_normal((2, 17, 31, 40)).astype("f4")
+    w = np.zeros((outputs, 17, 1, 1), "f4")
+    dy = made.standard_normal((2, outputs, 16, 20)).astype("f4")
+    options: dict[str, Any] = {"stride": 2, "needs": (False, True, False)}
+    expected = fastconv.conv2d_backward(dy, x, w, **options)[1]
+    for limit in (4096, 8192, 12288):
+        found = fastconv.conv2d_backward(dy, x, w, max_workspace=limit, **options)[1]
+        assert_array_equal(found, expected, f"max_workspace={limit}")
+
+
 def test_max_workspace_bounds_the_band_of_a_thread(algo: str) -> None:
     """512 channels of a 57x57 image. The packed weights (of 16 outputs: 294912 bytes, in "depthwise" as many times as there are
     lanes for groups) come on top, and so do partial sums of at most 784 pixels x 32 outputs (100352 bytes)."""

@@ -2,8 +2,8 @@
 /*
  * wgrad_tile: weight gradient, vectorised over output channels.
  *
- *   for r < rows: for p < cols: for m < mr:
- *     sum[m][0:NR] += x[m][r*x_row + p] * dy[r*cols + p][0:NR]
+ *   for i < planes: for r < rows: for p < cols: for m < mr:
+ *     sum[m][0:NR] += x[off[m] + i*x_plane + r*x_row + p] * dy[(i*rows + r)*cols + p][0:NR]
  *
  * Tile: mr (channel, tap) pairs x NR = nv*VL output channels; one base pointer a pair, so mr is
  * bounded by the integer registers. The block's sum starts at zero and is added to acc at the end.
@@ -14,37 +14,52 @@
  *     sum[i][m] += a[i][r*a_row + p] * b[m][r*b_row + p]
  */
 static FC_INLINE void FC_FN(wgrad_tile_body)(const fc_wgrad_tile *t, const int mr, const int nv) {
+    enum { LINE = 64 / sizeof(REAL) };
     V sum[FC_WGRAD_MR_MAX][FC_NV_MAX];
     const REAL *x[FC_WGRAD_MR_MAX];
     const REAL *dy = t->dy;
+    REAL *const acc = t->acc;
+    /* between fetches: one cache line of each row to fetch */
+    const ptrdiff_t strip = t->fetch[0].rows + t->fetch[1].rows ? LINE : t->cols;
+    ptrdiff_t done = 0;
 #pragma GCC unroll 7
     for (int m = 0; m < mr; m++) {
-        x[m] = t->x[m];
+        FC_PREFETCH(acc + m * nv * VL);
+        x[m] = (const REAL *)t->x + t->off[m];
 #pragma GCC unroll 2
         for (int v = 0; v < nv; v++) sum[m][v] = v_zero();
     }
-    for (ptrdiff_t r = 0; r < t->rows; r++) {
-        const ptrdiff_t start = r * t->x_row, stop = start + t->cols;
-        for (ptrdiff_t p = start; p < stop; p++) {
-            V b[FC_NV_MAX];
+    for (ptrdiff_t i = 0; i < t->planes; i++)
+        for (ptrdiff_t r = 0; r < t->rows; r++) {
+            const ptrdiff_t start = i * t->x_plane + r * t->x_row, stop = start + t->cols;
+            for (ptrdiff_t p = start; p < stop;) {
+                const ptrdiff_t end = stop - p < strip ? stop : p + strip;
+                for (int k = 0; k < 2; k++) {
+                    const REAL *at = (const REAL *)t->fetch[k].at + done;
+                    for (ptrdiff_t n = t->fetch[k].rows; n > 0; n--, at += t->fetch[k].row)
+                        FC_PREFETCH_L2(at);
+                }
+                done += end - p;
+                for (; p < end; p++) {
+                    V b[FC_NV_MAX];
 #pragma GCC unroll 2
-            for (int v = 0; v < nv; v++) b[v] = v_load(dy + v * VL);
+                    for (int v = 0; v < nv; v++) b[v] = v_load(dy + v * VL);
 #pragma GCC unroll 7
-            for (int m = 0; m < mr; m++) {
-                const V a = v_set1(x[m][p]);
+                    for (int m = 0; m < mr; m++) {
+                        const V a = v_set1(x[m][p]);
 #pragma GCC unroll 2
-                for (int v = 0; v < nv; v++) sum[m][v] = v_fma(a, b[v], sum[m][v]);
+                        for (int v = 0; v < nv; v++) sum[m][v] = v_fma(a, b[v], sum[m][v]);
+                    }
+                    dy += nv * VL;
+                }
             }
-            dy += nv * VL;
         }
-    }
-    REAL *const acc = t->acc;
 #pragma GCC unroll 7
     for (int m = 0; m < mr; m++)
 #pragma GCC unroll 2
         for (int v = 0; v < nv; v++) {
             REAL *const at = acc + (m * nv + v) * VL;
-            v_store(at, v_add(v_load(at), sum[m][v]));
+            v_store(at, t->flags & FC_FIRST ? sum[m][v] : v_add(v_load(at), sum[m][v]));
         }
 }
 
@@ -55,10 +70,13 @@ static FC_INLINE void FC_FN(wgrad_tile_body)(const fc_wgrad_tile *t, const int m
 FC_TILES_1(FC_WGRAD_TILE, FC_WGRAD_MR)
 FC_TILES_2(FC_WGRAD_TILE, FC_WGRAD_MR)
 
+/* the most b of a tile of na a */
+#define FC_DOT_MR(na) ((na) == 1 ? 6 : (na) == 3 ? 4 : 3)
+
 static FC_INLINE void FC_FN(dot_tile_body)(const fc_dot_tile *t, const int na, const int nb) {
-    /* two sums each where the registers allow it: fewer waits, half the instructions of the loop */
-    enum { UNROLL_ACC = FC_PIXEL_ACC / 2 };
-    const int unroll = na * nb <= UNROLL_ACC ? 2 : 1;
+    /* two sums each where the registers allow it: fewer waits, half the instructions of the loop.
+     * The same for every nb, which must not show in the bits. */
+    const int unroll = 2 * na * FC_DOT_MR(na) <= FC_PIXEL_ACC ? 2 : 1;
     V sum[FC_DOT_A_MAX][FC_DOT_B_MAX][2];
 #pragma GCC unroll 4
     for (int i = 0; i < na; i++)

@@ -50,7 +50,7 @@ const fc_kernels FC_FN(kernels) = {
     .winograd_weight = FC_EACH_WINOGRAD(winograd_weight),
     .winograd_dy = FC_FN(winograd_dy),
     .winograd_dw = FC_FN(winograd_dw),
-    .dot_mr = {0, 6, 3, 4, 3},
+    .dot_mr = {0, FC_DOT_MR(1), FC_DOT_MR(2), FC_DOT_MR(3), FC_DOT_MR(4)},
     .dot_tile = {FC_DOT_TILES(FC_ENTRY_DOT)},
     .copy_strided = FC_FN(copy_strided),
     .copy_rows = FC_FN(copy_rows),
@@ -102,3 +102,4 @@ const fc_kernels FC_FN(kernels) = {
 #undef FC_ENTRY_DOT
 #undef FC_DOT_TILE
 #undef FC_DOT_TILES
+#undef FC_DOT_MR

@@ -113,9 +113,11 @@
 #if defined(__GNUC__)
 #define FC_PREFETCH(p) __builtin_prefetch(p, 1)
 #define FC_PREFETCH_READ(p) __builtin_prefetch(p)
+#define FC_PREFETCH_L2(p) __builtin_prefetch(p, 0, 2)
 #else
 #define FC_PREFETCH(p) ((void)0)
 #define FC_PREFETCH_READ(p) ((void)0)
+#define FC_PREFETCH_L2(p) ((void)0)
 #endif
 #endif
 

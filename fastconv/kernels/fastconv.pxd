@@ -69,11 +69,18 @@ cdef extern from "fastconv.h" nogil:
         Py_ssize_t pixels, planes, y_plane, bias_plane
         int relu
 
+    ctypedef struct fc_fetch:
+        const void *at
+        Py_ssize_t row, rows
+
     ctypedef struct fc_wgrad_tile:
-        const void *x[7]
+        const void *x
+        const Py_ssize_t *off
         const void *dy
         void *acc
-        Py_ssize_t x_row, rows, cols
+        Py_ssize_t x_plane, x_row, planes, rows, cols
+        fc_fetch fetch[2]
+        int flags
 
     ctypedef enum fc_winograd_kind:
         FC_WINOGRAD_4_3, FC_WINOGRAD_2_3, FC_WINOGRAD_2_5, FC_WINOGRAD_COUNT

@@ -26,6 +26,7 @@ cdef struct Axis:
 cdef struct Band:
     Py_ssize_t block[3]      # outputs of a full block
     Py_ssize_t rows, width   # rows of one d, all phases together; elements of one row of one phase
+    Py_ssize_t size          # elements of one channel
     Py_ssize_t channel       # elements from one channel to the next
 
 cdef class Lattice:
@@ -37,6 +38,7 @@ cdef class Lattice:
     cdef list arrays                  # owners of the pointers above
     cdef set_axis(self, Axis *axis, record)
 
+cdef Py_ssize_t band_pitch(Py_ssize_t elements, Py_ssize_t itemsize) noexcept nogil
 cdef void band_layout(const Axis *axis, const Py_ssize_t *block, Py_ssize_t itemsize, Band *band) noexcept nogil
 cdef void band_offsets(const Axis *axis, const Band *band, Py_ssize_t *off) noexcept nogil
 cdef inline Py_ssize_t source_at(const Axis *axis, Py_ssize_t q) noexcept nogil:

@@ -96,16 +96,20 @@ def join(lattices):
     return whole
 
 
+cdef Py_ssize_t band_pitch(Py_ssize_t elements, Py_ssize_t itemsize) noexcept nogil:
+    """Elements from channel to channel: an odd number of cache lines, no power-of-two stride that would map all channels to one
+    set."""
+    return ((elements * itemsize + 63) // 64 | 1) * 64 // itemsize
+
+
 cdef void band_layout(const Axis *axis, const Py_ssize_t *block, Py_ssize_t itemsize, Band *band) noexcept nogil:
-    cdef Py_ssize_t i, lines, elements = 1
+    cdef Py_ssize_t i
     for i in range(3):
         band.block[i] = block[i]
     band.rows = axis[1].phases * axis[2].phases * (block[1] + axis[1].shift_max)
     band.width = block[2] + axis[2].shift_max
-    elements = axis[0].phases * (block[0] + axis[0].shift_max) * band.rows * band.width
-    # An odd number of cache lines from channel to channel: no power-of-two stride that would map all channels to one set.
-    lines = (elements * itemsize + 63) // 64
-    band.channel = (lines | 1) * 64 // itemsize
+    band.size = axis[0].phases * (block[0] + axis[0].shift_max) * band.rows * band.width
+    band.channel = band_pitch(band.size, itemsize)
 
 
 cdef void band_offsets(const Axis *axis, const Band *band, Py_ssize_t *off) noexcept nogil:
