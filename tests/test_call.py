@@ -20,6 +20,7 @@ import fastconv
 from benchmarks.problems import OVERHEAD, PROBLEMS
 from fastconv import algorithms, runtime
 from fastconv.functional import activation, conv, dense, norm, pool
+from fastconv.functional import shape as moving
 from fastconv.kernels import isa
 from fastconv.kernels.call import Memo
 from tests.conftest import DEFAULT_ROW, ROWS, THREADS
@@ -71,8 +72,8 @@ def short(call: Callable[[], Any]) -> Any:
         patch.setattr(conv, "convolve", long_way)
         patch.setattr(conv, "_Layout", long_way)
         patch.setattr(dense, "multiply_add", long_way)
-        for module in (activation, norm, pool):
-            patch.setattr(module, "as_array", long_way)
+        for module in (activation, moving, norm, pool):
+            patch.setattr(module, "common_dtypes", long_way)
         return call()
 
 
@@ -141,6 +142,10 @@ OTHERS: dict[str, Callable[..., Any]] = {
     "avg_pool2d": lambda x, **o: fastconv.avg_pool2d(x, (2, 3), divisor_override=5, **o),
     "adaptive_max_pool2d": lambda x, **o: fastconv.adaptive_max_pool2d(x, (4, 3), **o),
     "adaptive_avg_pool2d": lambda x, **o: fastconv.adaptive_avg_pool2d(x, None, **o),
+    "pad": lambda x, **o: fastconv.pad(x, ((1, 0), (2, 3)), **o),
+    "pad reflect": lambda x, **o: fastconv.pad(x, ((2, 1),), "reflect", **o),
+    "unfold": lambda x, **o: fastconv.unfold(x, 2, 1, (1, 0), 2, **o),
+    "fold": lambda x, **o: fastconv.fold(fastconv.unfold(x, 3), x.shape[2:], 3, **o),
     "batch_norm": lambda x, **o: fastconv.batch_norm(
         x, x[0, :, 0, 0].copy(), x[1, :, 0, 1] ** 2, **o
     ),
@@ -148,6 +153,49 @@ OTHERS: dict[str, Callable[..., Any]] = {
         x, *(np.ascontiguousarray(abs(x[0, :, 0, i])) for i in range(4)), 1e-3, **o
     ),
 }
+
+
+WITHOUT_OUT: dict[str, Callable[..., Any]] = {
+    "max_pool2d indices": lambda x: fastconv.max_pool2d(x, 3, 2, 1, return_indices=True),
+    "adaptive_max_pool2d indices": lambda x: fastconv.adaptive_max_pool2d(x, (4, 3), True),
+    "avg_pool2d_backward": lambda x: fastconv.avg_pool2d_backward(
+        x, (*x.shape[:2], 2 * x.shape[2], 2 * x.shape[3]), 2
+    ),
+    "adaptive_avg_pool2d_backward": lambda x: fastconv.adaptive_avg_pool2d_backward(
+        x, (*x.shape[:2], x.shape[2] + 3, 2 * x.shape[3])
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_OUT)
+def test_indices_and_gradients(name: str, dtype: str, isa_row: str) -> None:
+    call, g = WITHOUT_OUT[name], rng(12)
+    for size in ((2, 3, 9, 10), (2, 3, 150, 120)):
+        x, other = reals(g, size, dtype), reals(g, size, dtype)
+        expected, differs = call(x), call(other)
+        assert not same(expected, differs)
+        algorithms.clear_plans()
+        assert same(differs, call(other))
+        for threads in THREADS:
+            with fastconv.threads(threads):
+                assert same(expected, short(lambda x=x: call(x)))
+
+
+@pytest.mark.parametrize(
+    "x_shape", [[1, 1, 9, 9], (1, 1, 8, 10), (1, 2, 8, 8), (1, 1, 9.0, 9), None]
+)
+def test_the_shape_of_x_counts(x_shape: Any) -> None:
+    """A gradient's signature has the shape that it is to have."""
+    dy = reals(rng(13), (1, 1, 4, 4), "float32")
+    for call in (
+        lambda shape: fastconv.avg_pool2d_backward(dy, shape, 2),
+        lambda shape: fastconv.adaptive_avg_pool2d_backward(dy, shape),
+    ):
+        first = outcome(lambda call=call: call(x_shape))
+        forget()
+        call((1, 1, 8, 8))
+        for _ in range(2):
+            assert same(first, outcome(lambda call=call: call(x_shape)))
 
 
 @pytest.mark.parametrize("name", OTHERS)

@@ -34,15 +34,16 @@ def launch_first(
     arrays: tuple[Any, ...],
     y: Array,
     nbytes: int = 0,
-) -> None:
-    """Like launch, but with Places for `arrays`, `y` and the team among the arguments; remembered for what is like `given`.
+) -> Any:
+    """Like launch, but with Places for `arrays`, results and the team among the arguments; remembered for what is like `given`.
 
-    `nbytes` is what the arguments take.
+    `nbytes` is what the arguments take. Gives `y`, or (y, index) where there is a Place for an index.
     """
     call = Call(kernel, arguments, runtime.get_num_threads if size >= SERIAL_ELEMENTS else None, y)
-    _traced(operation, arrays[0], size, call.team(), lambda: call.apply(arrays, y))
+    results = _traced(operation, arrays[0], size, call.team(), lambda: call.apply(arrays, y))
     options, originals, out = given
     calls.remember(call, nbytes, options, originals, out)
+    return results
 
 
 def _traced(operation: str, x: Array, size: int, team: int, run: Callable[[], Any]) -> Any:

@@ -26,7 +26,7 @@ from fastconv.functional._arrays import (
 )
 from fastconv.functional._calls import launch, launch_first
 from fastconv.kernels import pool as _pool
-from fastconv.kernels.call import OPERANDS, RESULT, TEAM
+from fastconv.kernels.call import INDEX, OPERANDS, RESULT, TEAM
 from fastconv.problem import AXES, Pool, adaptive_pool_problem, flag, pool_divisor, pool_problem
 
 # Whether padded cells count, and the divisor that is used instead of counting cells.
@@ -77,18 +77,16 @@ def _max(find: Callable[..., Pool], options: tuple[Any, ...], x: Any, out: Array
     check_out(out, shape, result_dtype)
     xc = contiguous(x, dtype)
     y = target(out, shape, dtype, xc)
-    index = result("x", shape, np.dtype(np.int64)) if indices else None
+    results: Any = (y, result("x", shape, np.dtype(np.int64))) if indices and not y.size else y
     if y.size:
         windows = _windows(problem)
-        if indices:
-            launch("max_pool", xc, x.size, _pool.max_pool, windows, xc, y, index, planes)
-        else:
-            arguments = windows, OPERANDS[0], RESULT, None, planes, TEAM
-            launch_first(
-                given, "max_pool", x.size, _pool.max_pool, arguments, (xc,), y, windows.nbytes
-            )
-    y = deliver(y, out, result_dtype)
-    return (y, index) if indices else y
+        arguments = windows, OPERANDS[0], RESULT, INDEX if indices else None, planes, TEAM
+        results = launch_first(
+            given, "max_pool", x.size, _pool.max_pool, arguments, (xc,), y, windows.nbytes
+        )
+    if indices:
+        return deliver(results[0], out, result_dtype), results[1]
+    return deliver(results, out, result_dtype)
 
 
 def _max_backward(dy: Any, indices: Any, x_shape: Sequence[int], rank: int) -> Array:
@@ -148,7 +146,16 @@ def _avg(
     return deliver(y, out, result_dtype)
 
 
-def _avg_backward(dy: Array, x_shape: tuple[int, ...], problem: Pool, divide: Divide) -> Array:
+def _avg_backward(
+    find: Callable[..., tuple[Pool, Divide]], options: tuple[Any, ...], dy: Any, x_shape: Any
+) -> Array:
+    """Its gradient; `find` takes dy, the shape and the options but the name."""
+    given = (*options, x_shape), (dy,), None
+    found: Array | None = None if runtime.verbose else calls.call(*given)
+    if found is not None:
+        return found
+    dy, x_shape = as_array("dy", dy), shape_of("x_shape", x_shape)
+    problem, divide = find(dy, x_shape, *options[1:])
     shape, planes = _shapes(x_shape, problem)
     if dy.shape != shape:
         raise ValueError(
@@ -157,27 +164,30 @@ def _avg_backward(dy: Array, x_shape: tuple[int, ...], problem: Pool, divide: Di
     dtype, result_dtype = common_dtypes(dy=dy)
     dx = result("x_shape", x_shape, dtype)
     if dx.size:
-        launch(
+        windows = _windows(problem, *divide)
+        arguments = windows, OPERANDS[0], RESULT, planes, TEAM
+        arrays = (contiguous(dy, dtype),)
+        launch_first(
+            given,
             "avg_pool_dx",
-            dy,
             dx.size,
             _pool.avg_pool_backward,
-            _windows(problem, *divide),
-            contiguous(dy, dtype),
+            arguments,
+            arrays,
             dx,
-            planes,
+            windows.nbytes,
         )
     return deliver(dx, None, result_dtype)
 
 
-def _adaptive_of(dy: Array, x_shape: tuple[int, ...], rank: int) -> Pool:
+def _adaptive_windows_of(dy: Array, x_shape: tuple[int, ...], rank: int) -> tuple[Pool, Divide]:
     """The adaptive windows whose gradient dy is."""
     shape = dy.shape
     if len(shape) != len(x_shape) or 0 in shape[-rank:]:
         raise ValueError(
             f"dy: expected the pooled shape of an input of shape {x_shape}, got {shape}"
         )
-    return adaptive_pool_problem(x_shape, rank, shape[-rank:])
+    return _adaptive_windows(x_shape, rank, shape[-rank:])
 
 
 def _average_windows(
@@ -193,6 +203,11 @@ def _average_windows(
     """The windows, and what their sums are divided by."""
     problem = pool_problem(x_shape, rank, kernel_size, stride, padding, 1, ceil_mode)
     return problem, (flag("count_include_pad", count_include_pad), pool_divisor(divisor_override))
+
+
+def _average_windows_of(dy: Array, *options: Any) -> tuple[Pool, Divide]:
+    """The same for a gradient, whose shape says no more."""
+    return _average_windows(*options)
 
 
 def _adaptive_windows(x_shape: tuple[int, ...], rank: int, output_size: Any) -> tuple[Pool, Divide]:
@@ -328,18 +343,11 @@ def _avg_pool_backward_of(rank: int):  # type: ignore[no-untyped-def]
         count_include_pad: bool = True,
         divisor_override: int | None = None,
     ) -> Array:
-        dy, shape = as_array("dy", dy), shape_of("x_shape", x_shape)
-        windows = _average_windows(
-            shape,
-            rank,
-            kernel_size,
-            stride,
-            padding,
-            ceil_mode,
-            count_include_pad,
+        options = (
+            "avg_pool_dx", rank, kernel_size, stride, padding, ceil_mode, count_include_pad,
             divisor_override,
-        )
-        return _avg_backward(dy, shape, *windows)
+        )  # fmt: skip
+        return _avg_backward(_average_windows_of, options, dy, x_shape)
 
     return public(
         avg_pool_backward,
@@ -386,9 +394,7 @@ def _adaptive_avg_pool_of(rank: int):  # type: ignore[no-untyped-def]
 
 def _adaptive_avg_pool_backward_of(rank: int):  # type: ignore[no-untyped-def]
     def adaptive_avg_pool_backward(dy: Any, x_shape: Sequence[int]) -> Array:
-        dy, shape = as_array("dy", dy), shape_of("x_shape", x_shape)
-        problem = _adaptive_of(dy, shape, rank)
-        return _avg_backward(dy, shape, problem, BY_CELLS)
+        return _avg_backward(_adaptive_windows_of, ("adaptive_avg_pool_dx", rank), dy, x_shape)
 
     return public(
         adaptive_avg_pool_backward,

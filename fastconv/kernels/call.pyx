@@ -38,6 +38,7 @@ cdef enum:
     AT_WEIGHTS = OPERANDS_MAX
     AT_RESULT = OPERANDS_MAX + 1
     AT_TEAM = OPERANDS_MAX + 2
+    AT_INDEX = OPERANDS_MAX + 3
     FROZEN_LEAST = 4096  # bytes; smaller weights are packed as fast as they are looked up
     # The packed forms of read-only weights may take this many times their bytes, and a little: the largest, Winograd's of 3x3
     # kernels, takes four times; forms of few outputs are filled up to whole vectors.
@@ -238,12 +239,11 @@ cdef class Memo:
             out = fresh(call.axes, call.shape, call.kind, call.itemsize)
         elif not (cnp.PyArray_ISWRITEABLE(<cnp.ndarray>out) and apart(out, arrays)):
             return None
-        call.apply(arrays, out)
-        return out
+        return call.apply(arrays, out)
 
 
 cdef class Place:
-    """Stands for an argument that differs from call to call: an operand, by its number, the result or the team's size."""
+    """Stands for an argument that differs from call to call: an operand, by its number, a result or the team's size."""
 
     cdef int number
 
@@ -255,6 +255,7 @@ OPERANDS = tuple([Place(i) for i in range(OPERANDS_MAX)])
 WEIGHTS = Place(AT_WEIGHTS)  # operand 1, or what was packed of it in an earlier call
 RESULT = Place(AT_RESULT)
 TEAM = Place(AT_TEAM)
+INDEX = Place(AT_INDEX)     # a second result: int64, of the first one's shape
 
 
 cdef class Call:
@@ -286,11 +287,14 @@ cdef class Call:
         return 1 if self.threads is None else self.threads()
 
     cpdef apply(self, tuple arrays, y):
-        """Compute `y` from arrays that kernels take as they are, of the signature's shapes."""
+        """Compute `y` from arrays that kernels take as they are, of the signature's shapes.
+
+        Gives y, or (y, index) where there is a Place for an index.
+        """
         cdef PyObject *arguments[ARGUMENTS_MAX]
         cdef int i, place
         threads = 1 if self.threads is None else self.threads()
-        weights = None
+        weights = index = None
         for i in range(self.count):
             place = self.place[i]
             if place == CONSTANT:
@@ -299,6 +303,9 @@ cdef class Call:
                 arguments[i] = <PyObject *>y
             elif place == AT_TEAM:
                 arguments[i] = <PyObject *>threads
+            elif place == AT_INDEX:
+                index = fresh(self.axes, self.shape, cnp.NPY_INT64, sizeof(int64_t))
+                arguments[i] = <PyObject *>index
             elif place == AT_WEIGHTS:
                 weights = arrays[1]
                 if freezable(weights):
@@ -307,6 +314,7 @@ cdef class Call:
             else:
                 arguments[i] = PyTuple_GET_ITEM(arrays, place)
         PyObject_Vectorcall(self.kernel, arguments, self.count, NULL)
+        return y if index is None else (y, index)
 
 
 # id of a read-only array -> (weak reference to it, what was packed of it)
