@@ -441,8 +441,11 @@ POOLS: tuple[Problem, ...] = (
     MaxPool("resnet_max_3x3s2", "ResNet-50", 16, 64, 112, 3, 2, 1),
     MaxPool("max_2x2_112", "VGG-16", 16, 64, 112, 2, 2),
     MaxPool("googlenet_max_3x3s1", "GoogLeNet", 16, 192, 28, 3, 1, 1),
+    MaxPool("googlenet_max_3x3s2_14", "GoogLeNet", 16, 832, 14, 3, 2),
+    MaxPool("googlenet_max_3x3s1_7", "GoogLeNet", 16, 832, 7, 3, 1, 1),
     AvgPool("avg_3x3s2_112", "ResNet-50 (D)", 16, 64, 112, 3, 2, 1),
     AvgPool("avg_2x2_112", "DenseNet", 16, 64, 112, 2, 2),
+    AvgPool("densenet_avg_2x2_14", "DenseNet", 16, 1024, 14, 2, 2),
     AvgPool("resnet_global_avg_7x7", "ResNet-50", 16, 2048, 7, 7, 1),
 )
 NORMS: tuple[Problem, ...] = (
@@ -486,7 +489,8 @@ def _set(names: str, **batches: int) -> tuple[Problem, ...]:
 
 
 # The layers, of every kind that common networks have, by which one library is compared with another; six of them; the
-# depthwise layers of common networks on small maps; operations that memory bounds, all at 16x64x112x112; and inference.
+# depthwise layers of common networks on small maps; operations that memory bounds, at 16x64x112x112 and of small maps; and
+# inference.
 SETS = {
     "layers": _set(
         "lenet1 lenet2 alexnet_conv1 alexnet_conv2 alexnet_conv3 vgg1_1 vgg1_2 vgg2_2 vgg3_2 vgg4_2 vgg5 "
@@ -503,7 +507,9 @@ SETS = {
         "efficientnet_5x5_14 efficientnet_5x5s2_14 efficientnet_5x5_7 convnext_7x7_56 convnext_7x7_14 convnext_7x7_7"
     ),
     "memory": _set(
-        "resnet_max_3x3s2 max_2x2_112 avg_3x3s2_112 avg_2x2_112 batch_norm_112 batch_norm_eval_112 relu_112"
+        "resnet_max_3x3s2 max_2x2_112 avg_3x3s2_112 avg_2x2_112 batch_norm_112 batch_norm_eval_112 relu_112 "
+        "tanh_112 sigmoid_112 softmax_channels_56 softmax_rows_112 googlenet_max_3x3s2_14 googlenet_max_3x3s1_7 "
+        "densenet_avg_2x2_14 resnet_global_avg_7x7 batch_norm_14 batch_norm_7"
     ),
     "blocks": BLOCKS,
 }
