@@ -59,8 +59,9 @@ class Algorithm:
 
     `cannot(shape)` is the reason, or None, why this row is not able to run a problem; `inaccurate(shape)` the reason why the
     automatic choice does not take it although it could; nor does that take it where more than its `precision` is asked for.
-    After what `guard` says the direct kernel does the call again. One that `joins` runs the phases of an input gradient together.
-    `run_linear` is for problems that are one matrix product. `error` names the tolerance class of tests/tolerance.py.
+    After what `guard` says the direct kernel does the call again. `lattice` is what it runs over, but for an input gradient; one
+    that `joins` runs the phases of that together. `run_linear` is for problems that are one matrix product.
+    `error` names the tolerance class of tests/tolerance.py.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Algorithm:
     run: Run | WeightRun
     cannot: Callable[[Shape], str | None] = nothing
     inaccurate: Callable[[Shape], str | None] = nothing
+    lattice: Callable[[Conv], LatticeSpec] = Conv.forward_lattice
     joins: bool = False
     precision: str = "highest"
     guard: str | None = None
@@ -101,6 +103,14 @@ def inaccurate_weight_gradient(shape: Shape) -> str | None:
         return "maps of one tile: its rounding errors would weigh too much"
     if shape.pixels < WEIGHT_GRADIENT_LEAST:
         return f"fewer than {WEIGHT_GRADIENT_LEAST} terms a sum: its rounding errors would weigh too much"
+    return None
+
+
+def cannot_depthwise_weight_gradient(shape: Shape) -> str | None:
+    if shape.channels * shape.outputs > 1:
+        return "a group has more than one channel or output"
+    if shape.cells > DEPTHWISE_PIXELS:
+        return f"a padded map and its gradient have more than {DEPTHWISE_PIXELS} pixels"
     return None
 
 
@@ -200,6 +210,14 @@ WEIGHT_GRADIENTS = (
         cannot=cannot_linear,
     ),
     Algorithm(
+        "depthwise",
+        "direct, vectorised over groups",
+        "direct",
+        conv_depthwise.weight_gradient,
+        cannot=cannot_depthwise_weight_gradient,
+        lattice=Conv.weight_gradient_lattice,
+    ),
+    Algorithm(
         "winograd_4_3",
         "Winograd F(3x3, 4x4): 4 times fewer products",
         "winograd_4_3",
@@ -215,10 +233,6 @@ WEIGHT_GRADIENTS = (
         "direct",
         partial(conv_wgrad.run, 0),
     ),
-)
-# What stands in for "direct" where weighs_depthwise() says so.
-DEPTHWISE_WEIGHT_GRADIENT = Algorithm(
-    "depthwise", "direct, vectorised over groups", "direct", conv_depthwise.weight_gradient
 )
 NAMES = tuple(a.name for a in ALGORITHMS)
 GENERAL_NAMES = tuple(a.name for a in ALGORITHMS if a.general)
@@ -283,11 +297,13 @@ def select(
 ) -> tuple[Algorithm, tuple[tuple[str, str], ...], dict[str, float]]:
     """The algorithm, the (name, reason) of each row passed by, and the seconds on one thread expected of each that was weighed.
 
-    ValueError when a forced row cannot run it. A name that is no row of the weight gradient stands for "direct" there.
+    ValueError when a forced row cannot run it. A name that is no row of the weight gradient stands for "direct" there, and so
+    does one that can run every convolution but not this gradient.
     """
     choice("algo", algo, ("auto", *NAMES))
     candidates = rows(shape.what)
-    if algo not in ("auto", *(a.name for a in candidates)):
+    able = [a.name for a in candidates if algo not in GENERAL_NAMES or not a.cannot(shape)]
+    if algo not in ("auto", *able):
         algo = "direct"
     reasons: dict[str, str] = {}
     weighed: dict[Algorithm, float] = {}
@@ -328,10 +344,7 @@ def _lattices(
 def _make_plan(problem: Conv, algo: str, what: Pass, prepared: bool, precision: str) -> Plan:
     shape = costs.shape_of(problem, what, prepared)
     algorithm, reasons, expected = select(algo, shape, precision)
-    specs = problem.input_gradient_lattices() if what == "dx" else [problem.forward_lattice()]
-    if what == "dw" and algorithm.name == "direct" and weighs_depthwise(problem):
-        algorithm, expected = DEPTHWISE_WEIGHT_GRADIENT, {"depthwise": expected["direct"]}
-        specs = [problem.weight_gradient_lattice()]
+    specs = problem.input_gradient_lattices() if what == "dx" else [algorithm.lattice(problem)]
     return Plan(problem, algorithm, reasons, expected, _lattices(algorithm, problem, specs), what)
 
 
@@ -373,15 +386,6 @@ def gemm_products(dtype: np.dtype[Any], m: int, n: int, k: int, precision: str) 
     if dtype.itemsize != 4 or not isa.has_split():
         return 0
     return min(_allowed(precision), key=lambda products: costs.gemm_seconds(products, m, n, k))
-
-
-def weighs_depthwise(problem: Conv) -> bool:
-    """Whether the weight gradient is vectorised over groups: depthwise layers whose padded maps stay in the caches."""
-    if problem.channels * problem.outputs > 1 or 2 * problem.groups < isa.lanes(problem.itemsize):
-        return False
-    sizes = zip(problem.sizes, problem.pads, strict=True)
-    cells = math.prod(size + sum(pads) for size, pads in sizes) + math.prod(problem.out)
-    return cells <= DEPTHWISE_PIXELS
 
 
 def workspace(found: Plan, max_workspace: int | None = None) -> int:

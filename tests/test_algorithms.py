@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -137,6 +138,24 @@ def test_explain() -> None:
     assert fastconv.explain(p).algorithm == "winograd_4_3"
     assert fastconv.explain("conv1d_dx", (1, 2, 90), (3, 2, 5), algo="im2col").algorithm == "im2col"
     assert fastconv.explain("conv1d_dw", (1, 2, 90), (3, 2, 5), algo="im2col").algorithm == "direct"
+
+
+def test_depthwise_weight_gradients() -> None:
+    """A row of its own; where it cannot run the problem its name stands for direct, as that runs every convolution."""
+
+    def found(x: tuple[int, ...], groups: int = 1, algo: str = "auto", outputs: int = 1) -> Any:
+        w = (outputs * groups, x[1] // groups, 3, 3)
+        return fastconv.explain("conv2d_dw", x, w, padding=1, groups=groups, algo=algo)
+
+    layer = (2, 64, 28, 28)
+    assert found(layer, 64).algorithm == "depthwise" or isa.current() == "scalar"
+    assert {"depthwise", "direct"} <= set(found(layer, 64).candidates)
+    for algo in ("depthwise", "direct"):
+        assert found(layer, 64, algo).algorithm == algo
+    for other in (found(layer, 32, "depthwise"), found(layer, 64, "depthwise", 2)):
+        assert other.algorithm == "direct"
+    assert found((1, 64, 112, 112), 64).algorithm == "direct"
+    assert "more than 8192 pixels" in str(found((1, 64, 112, 112), 64))
 
 
 def test_explain_says_what_runs(

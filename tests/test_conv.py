@@ -24,7 +24,8 @@ BACKWARD = {1: fastconv.conv1d_backward, 2: fastconv.conv2d_backward, 3: fastcon
 ALGORITHMS = algorithms.GENERAL_NAMES
 
 # name: (x shape, w shape, options). Together: every dimension, both kinds of tails (OC = 19, W = 33), every stride phase,
-# dilation, groups, depthwise, one-sided padding, kernels larger than a chain, one pixel, one channel.
+# dilation, groups, depthwise, one-sided padding, several small maps in a block, kernels larger than a chain, one pixel, one
+# channel.
 CASES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "3x3": ((2, 5, 9, 11), (7, 5, 3, 3), {"padding": 1}),
     "tails": ((1, 3, 6, 33), (19, 3, 3, 3), {}),
@@ -68,6 +69,11 @@ CASES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "odd-places-only": ((1, 2, 8, 8), (3, 2, 2, 1), {"stride": 2, "padding": (0, 1)}),
     "1x1": ((2, 9, 7, 7), (20, 9, 1, 1), {}),
     "1x1-stride2": ((2, 9, 7, 8), (20, 9, 1, 1), {"stride": 2}),
+    "1x1-rows": ((3, 9, 20, 20), (37, 9, 1, 1), {}),
+    "1x1-one-set": ((2, 7, 32, 32), (18, 7, 1, 1), {}),
+    "small-maps": ((23, 5, 7, 7), (20, 5, 1, 1), {}),
+    "small-maps-halo": ((19, 5, 7, 9), (20, 5, 3, 3), {"stride": 2, "padding": 1}),
+    "small-maps-groups": ((9, 34, 7, 7), (51, 2, 1, 1), {"groups": 17}),
     "one-pixel": ((1, 3, 3, 3), (4, 3, 3, 3), {}),
     "deep": ((1, 70, 6, 6), (3, 70, 3, 3), {"padding": 1}),
     "huge-kernel": ((1, 2, 18, 20), (3, 2, 17, 18), {"padding": 3}),
