@@ -183,6 +183,7 @@ ALGORITHMS = (
         "direct, vectorised over output channels",
         "direct",
         conv_direct.run,
+        joins=True,
     ),
     Algorithm(
         "im2col",
@@ -317,12 +318,12 @@ def _runs_linear(algorithm: Algorithm, problem: Conv) -> Callable[..., int] | No
 
 
 def _lattices(
-    algorithm: Algorithm, problem: Conv, specs: Sequence[LatticeSpec]
+    algorithm: Algorithm, problem: Conv, what: Pass, specs: Sequence[LatticeSpec]
 ) -> tuple[Lattice, ...]:
     """One lattice a run; a linear layer is one product, whatever the stride."""
     used = specs[:1] if _runs_linear(algorithm, problem) else specs
     lattices = tuple(Lattice(*spec) for spec in used)
-    return (join(lattices),) if algorithm.joins and len(lattices) > 1 else lattices
+    return (join(lattices),) if algorithm.joins and what == "dx" and lattices else lattices
 
 
 def _make_plan(problem: Conv, algo: str, what: Pass, prepared: bool, precision: str) -> Plan:
@@ -332,7 +333,9 @@ def _make_plan(problem: Conv, algo: str, what: Pass, prepared: bool, precision: 
     if what == "dw" and algorithm.name == "direct" and weighs_depthwise(problem):
         algorithm, expected = DEPTHWISE_WEIGHT_GRADIENT, {"depthwise": expected["direct"]}
         specs = [problem.weight_gradient_lattice()]
-    return Plan(problem, algorithm, reasons, expected, _lattices(algorithm, problem, specs), what)
+    return Plan(
+        problem, algorithm, reasons, expected, _lattices(algorithm, problem, what, specs), what
+    )
 
 
 _plans = Memo(PLANS, PLAN_BYTES)
