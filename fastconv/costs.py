@@ -451,8 +451,7 @@ class Costs:
 # One core of an AMD EPYC (Zen 3), gcc 12.2, a virtual machine: printed by `python -m benchmarks.costs`. Of the forward and input
 # gradients that each was fitted to, the model is within 10 % for 56 % of 333 (pixel), 68 % of 338 (direct), 54 % of 338 (im2col),
 # 80 % of 130 (winograd) and 26 % of 34 (linear); of the weight gradients for 68 % of 167 (direct), 76 % of 29 (winograd) and
-# 94 % of 17 (linear). The constants of packing, products and results of "direct" are of a later run (438 times), scaled to this
-# peak.
+# 94 % of 17 (linear). Calls, packing, products and results of "direct" are of a later run (438 times), scaled to this peak.
 _AVX2 = Costs(
     peak=91,
     bandwidth=20,
@@ -489,7 +488,7 @@ _AVX2 = Costs(
             "tiles": 9.83,
         },
         "direct": {
-            "calls": 5080,
+            "calls": 6280,
             "copies": 1.44,
             "efficiency": 0.915,
             "gathers": 2.21,
