@@ -34,22 +34,28 @@ enum { FC_FIRST = 1, FC_LAST = 2, FC_RELU = 4 };
 
 /*
  * conv_tile[nv][mr]: oc-vectorised direct convolution of mr neighbouring pixels.
- *   acc[p][o] = sum_c sum_t x[c*x_c + off[t] + p] * w[(c*taps + t)*NR + o]     NR = nv*lanes
- *   y[o*y_oc + p*y_px] = act(acc[p][o] + bias[o] + residual[o*y_oc + p*y_px])
+ *   sums[p*s_px + o] (+)= sum_c sum_t x[c*x_c + off[t] + p] * w[(c*taps + t)*NR + o]   NR =
+ * nv*lanes With `add` the sums are added to, else they are written.
+ *
+ * conv_store: y[o*y_oc + r*y_row + p] = act(sums[r*s_row + p*s_px + o] + bias[o] + residual)
  */
 typedef struct {
     const void *x;        /* x[channels][...]: the tile's first pixel inside a packed band */
     const ptrdiff_t *off; /* off[taps] */
     const void *w;        /* w[channels][taps][NR], 64-byte aligned */
-    void *acc;            /* partial sums [mr][NR]; used only when the channels are blocked */
-    void *y;
-    const void *bias;     /* bias[oc] or NULL */
-    const void *residual; /* same strides as y, or NULL */
-    ptrdiff_t x_c, channels, taps;
-    ptrdiff_t y_oc, y_px;
-    int oc; /* valid output channels, 1..NR */
-    int flags;
+    void *sums;
+    ptrdiff_t x_c, channels, taps, s_px;
+    int add;
 } fc_conv_tile;
+
+typedef struct {
+    const void *sums; /* readable for whole vectors of outputs */
+    void *y;
+    const void *bias;     /* bias[outputs] or NULL */
+    const void *residual; /* same strides as y, or NULL */
+    ptrdiff_t rows, cols, s_row, s_px, y_oc, y_row;
+    int outputs, relu;
+} fc_conv_store;
 
 /*
  * gemm_tile[nv][mr]: pixel-vectorised product.
@@ -74,17 +80,18 @@ typedef struct {
 
 /*
  * pixel_sums[mr]: pixel-vectorised direct convolution of rows of a packed band.
- *   sums[m*s_m + r*s_row + p] (+)= sum_c sum_t a[c*a_c + t*mr + m] * x[c*x_c + off[t] + r*x_row +
- * p] for p < cols rounded up to whole vectors; x and sums must have room for those. With `add` the
- * sums are added to, else they are written. A `lag` other than 0 says that off[t] - off[t - lag] is
- * x_row for all t, or -x_row for all t: tiles of two rows (mr == 1) then read x once for both.
+ *   sums[m*s_m + r*s_row + p] (+)= sum_c sum_t a[(c*taps + t)*mr + m] * x[c*x_c + off[t] + r*x_row
+ * + p] for p < cols rounded up to whole vectors; x and sums must have room for those. With `add`
+ * the sums are added to, else they are written. A `lag` other than 0 says that off[t] - off[t -
+ * lag] is x_row for all t, or -x_row for all t: tiles of two rows (mr == 1) then read x once for
+ * both.
  */
 typedef struct {
     const void *x;
     const ptrdiff_t *off; /* off[taps] */
-    const void *a;        /* a[channels][...][mr] */
+    const void *a;        /* a[channels][taps][mr] */
     void *sums;
-    ptrdiff_t a_c, x_c, x_row, channels, taps, lag;
+    ptrdiff_t x_c, x_row, channels, taps, lag;
     ptrdiff_t rows, cols, s_m, s_row;
     int add;
 } fc_pixel_sums;
@@ -111,7 +118,7 @@ typedef struct {
  * beyond `planes` become zero.
  *
  * depthwise_sums: sums[r*s_row + p*s_px] (+)=
- *   sum_c sum_t a[c*a_c + t*lanes] * x[c*x_c + off[t] + r*x_row + p*lanes]   r < rows, p < cols
+ *   sum_c sum_t a[(c*taps + t)*lanes] * x[c*x_c + off[t] + r*x_row + p*lanes]   r < rows, p < cols
  * With `add` the sums are added to, else they are written.
  *
  * depthwise_store: y[plane*y_plane + p] = act(sums[p*lanes + plane] + bias[plane*bias_plane] +
@@ -120,9 +127,9 @@ typedef struct {
 typedef struct {
     const void *x;
     const ptrdiff_t *off; /* off[taps] */
-    const void *a;
+    const void *a;        /* a[channels][taps][lanes] */
     void *sums;
-    ptrdiff_t a_c, x_c, x_row, channels, taps;
+    ptrdiff_t x_c, x_row, channels, taps;
     ptrdiff_t rows, cols, s_row, s_px;
     int add;
 } fc_depthwise_sums;
@@ -271,6 +278,7 @@ typedef struct {
 } fc_pool;
 
 typedef void (*fc_conv_tile_fn)(const fc_conv_tile *);
+typedef void (*fc_conv_store_fn)(const fc_conv_store *);
 typedef void (*fc_gemm_tile_fn)(const fc_gemm_tile *);
 typedef void (*fc_pixel_sums_fn)(const fc_pixel_sums *);
 typedef void (*fc_pixel_store_fn)(const fc_pixel_store *);
@@ -305,6 +313,7 @@ typedef struct {
     int pixel_mr;               /* most outputs of pixel_sums */
     int wgrad_mr;
     fc_conv_tile_fn conv_tile[FC_NV_MAX + 1][FC_MR_MAX + 1];
+    fc_conv_store_fn conv_store;
     fc_gemm_tile_fn gemm_tile[FC_NV_MAX + 1][FC_MR_MAX + 1];
     fc_pixel_sums_fn pixel_sums[FC_MR_MAX + 1];
     fc_pixel_store_fn pixel_store;

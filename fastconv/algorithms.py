@@ -193,6 +193,7 @@ ALGORITHMS = (
         "direct, vectorised over output channels",
         "direct",
         conv_direct.run,
+        joins=True,
     ),
     Algorithm(
         "im2col",
@@ -333,19 +334,20 @@ def _runs_linear(algorithm: Algorithm, problem: Conv) -> Callable[..., int] | No
 
 
 def _lattices(
-    algorithm: Algorithm, problem: Conv, specs: Sequence[LatticeSpec]
+    algorithm: Algorithm, problem: Conv, what: Pass, specs: Sequence[LatticeSpec]
 ) -> tuple[Lattice, ...]:
     """One lattice a run; a linear layer is one product, whatever the stride."""
     used = specs[:1] if _runs_linear(algorithm, problem) else specs
     lattices = tuple(Lattice(*spec) for spec in used)
-    return (join(lattices),) if algorithm.joins and len(lattices) > 1 else lattices
+    return (join(lattices),) if algorithm.joins and what == "dx" and lattices else lattices
 
 
 def _make_plan(problem: Conv, algo: str, what: Pass, prepared: bool, precision: str) -> Plan:
     shape = costs.shape_of(problem, what, prepared)
     algorithm, reasons, expected = select(algo, shape, precision)
     specs = problem.input_gradient_lattices() if what == "dx" else [algorithm.lattice(problem)]
-    return Plan(problem, algorithm, reasons, expected, _lattices(algorithm, problem, specs), what)
+    lattices = _lattices(algorithm, problem, what, specs)
+    return Plan(problem, algorithm, reasons, expected, lattices, what)
 
 
 _plans = Memo(PLANS, PLAN_BYTES)

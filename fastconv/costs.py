@@ -183,24 +183,23 @@ def _rows(shape: Shape, merged: bool) -> tuple[int, int]:
 
 def _direct(shape: Shape) -> Counts:
     lanes, most = isa.lanes(shape.itemsize), isa.tiles(shape.itemsize)["conv"]
-    rows, cols = _rows(shape, math.prod(shape.kernel) == 1 and math.prod(shape.spread) == 1)
+    rows, cols = _rows(shape, shape.halo == (0, 0, 0))
     vectors = math.ceil(shape.outputs / lanes)
-    slots, calls, stored = 0.0, 0, 0
+    slots, calls = 0.0, 0
     for nv, panels in ((2, vectors // 2), (1, vectors % 2)):
         tiles = max(1, math.ceil(cols / most[nv]))
         slots += panels * rows * tiles * max(LATENCY, nv * cols / tiles)
         calls += panels * rows * tiles
-    stored = rows * math.ceil(cols / most[2]) * shape.outputs
+    lines, width = _rows(shape, math.prod(shape.spread) == 1)
+    lines *= min(shape.kernel[1], shape.spread[1])
     runs = shape.groups * shape.runs
     return {
         "fma": runs * slots * shape.terms,
         "tiles": runs * calls * shape.chains,
-        **_stores(shape, runs * stored),
-        "transposes": runs * vectors * shape.pixels,
-        "chains": runs * vectors * shape.pixels * (shape.chains - 1),
-        **{name: shape.runs * n for name, n in _band(shape, DIRECT_PIXELS).items()},
-        **_packing(shape, vectors),
-        "calls": shape.runs,
+        "stores": shape.groups * shape.outputs * lines * _vectors(shape, width * shape.spread[2]),
+        **_band(shape, DIRECT_PIXELS // shape.spread[2]),
+        **_packing(shape, vectors, joined=True),
+        "calls": 1,
     }
 
 
@@ -468,9 +467,10 @@ class Costs:
 
 # One core of an AMD EPYC (Zen 3), gcc 12.2, a virtual machine: printed by `python -m benchmarks.costs`. Of the forward and input
 # gradients that each was fitted to, the model is within 10 % for 56 % of 333 (pixel), 68 % of 338 (direct), 54 % of 338 (im2col),
-# 80 % of 130 (winograd) and 26 % of 34 (linear). The weight gradients were fitted later, when the peak was read as 110: their
-# nanoseconds are 110/91 of those printed. The model is within 10 % for 66 % of 212 (direct), 72 % of 39 (winograd), 82 % of 34
-# (depthwise) and 100 % of 16 (linear).
+# 80 % of 130 (winograd) and 26 % of 34 (linear). Calls, packing, products and results of "direct" are of a later run (438 times),
+# scaled to this peak. The weight gradients were fitted later too, when the peak was read as 110: their nanoseconds are 110/91 of
+# those printed. The model is within 10 % for 66 % of 212 (direct), 72 % of 39 (winograd), 82 % of 34 (depthwise) and 100 % of 16
+# (linear).
 _AVX2 = Costs(
     peak=91,
     bandwidth=20,
@@ -507,18 +507,16 @@ _AVX2 = Costs(
             "tiles": 9.83,
         },
         "direct": {
-            "calls": 5080,
-            "chains": 1.29,
+            "calls": 6280,
             "copies": 1.44,
-            "efficiency": 0.9,
+            "efficiency": 0.915,
             "gathers": 2.21,
             "lines": 5.74,
-            "pack": 2.2,
-            "pack far": 2.68,
-            "scatters": 5.95,
-            "stores": 3.09,
-            "transposes": 2.69,
-            "turn": 9.51,
+            "pack": 1.65,
+            "pack far": 1.13,
+            "stores": 0.384,
+            "tiles": 24.2,
+            "turn": 8.1,
         },
         "im2col": {
             "calls": 6990,

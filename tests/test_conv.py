@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import fastconv
 from benchmarks.problems import PROBLEMS
 from fastconv import algorithms, reference
+from fastconv.problem import conv_problem
 from tests.conftest import THREADS
 from tests.data import Array, integers, reals, rng, trusted
 from tests.tolerance import assert_close
@@ -362,6 +363,24 @@ def test_weights_in_several_rounds() -> None:
     y = reference.conv(x, w)
     for algo in ALGORITHMS:
         assert np.array_equal(fastconv.conv2d(x, w, algo=algo), y)
+
+
+@pytest.mark.parametrize("stride", [2, 3, 4, (1, 3), (2, 1)])
+@pytest.mark.parametrize("kernel", [1, 2, 3, 5])
+def test_phases_of_an_input_gradient(
+    kernel: int, stride: int | tuple[int, int], dtype: str, isa_row: str
+) -> None:
+    """Some that no tap reaches, the last rows and columns short, panels of two widths; and never one phase by itself."""
+    g = rng(14)
+    x, w = integers(g, (2, 41, 23, 37), dtype), integers(g, (9, 41, kernel, kernel), dtype)
+    options: dict[str, Any] = {"stride": stride, "padding": kernel // 2}
+    dy = integers(g, fastconv.conv2d(x, w, **options).shape, dtype)
+    expected = reference.conv_backward(dy, x, w, **options)[0]
+    problem = conv_problem(dtype, x.shape, w.shape, stride, kernel // 2, 1, 1, "zeros", 2)
+    assert len(algorithms.plan(problem, "direct", "dx").lattices) == 1
+    for algo in ALGORITHMS:
+        dx = fastconv.conv2d_backward(dy, x, w, algo=algo, needs=(True, False, False), **options)[0]
+        assert np.array_equal(dx, expected), algo
 
 
 @pytest.mark.parametrize("stride", [1, 2, 5])

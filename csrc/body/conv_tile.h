@@ -5,23 +5,27 @@
  *   for c < channels: for t < taps: for p < mr:
  *     acc[p][0:NR] += x[c*x_c + off[t] + p] * w[c][t][0:NR]
  *
- * Tile: mr pixels x NR = nv*VL output channels. The accumulators are vectors of output channels, so
- * the NCHW store transposes VL pixels at a time. Limits: mr*nv accumulators + nv weights + 1
+ * Tile: mr pixels x NR = nv*VL output channels. Limits: mr*nv accumulators + nv weights + 1
  * broadcast must fit the register file: FC_CONV_MR_1 and FC_CONV_MR_2 of the row's file.
+ *
+ * conv_store: the sums are vectors of output channels, so the way to the rows of y transposes VL
+ * pixels at a time; bias, residual and activation.
  */
-/* n <= VL pixels of `rows` <= VL output channels, transposed; with literals it stays in registers
- */
-static FC_INLINE void FC_FN(conv_store_block)(REAL *y, const ptrdiff_t y_oc, const REAL *sums,
-                                              const ptrdiff_t nr, const REAL *residual,
-                                              const int relu, const int n, const int rows) {
+/* n <= VL pixels of m <= VL output channels; with literals it stays in registers */
+static FC_INLINE void FC_FN(conv_store_block)(const fc_conv_store *t, REAL *y, const REAL *sums,
+                                              const REAL *residual, const REAL *bias,
+                                              const int relu, const ptrdiff_t n,
+                                              const ptrdiff_t m) {
+    const ptrdiff_t y_oc = t->y_oc;
     V r[VL];
-    v_transpose(r, sums, nr, n);
+    v_transpose(r, sums, t->s_px, n);
 #pragma GCC unroll 16
     for (int i = 0; i < VL; i++) {
-        if (i >= rows) break;
+        if (i >= m) break;
         FC_OPAQUE(y); /* else gcc works all rows' addresses out first, and spills them */
         V s = r[i];
-        if (residual) s = v_add(s, n == VL ? v_load(residual) : v_load_n(residual, n));
+        if (bias) s = v_add(s, v_set1(bias[i]));
+        if (residual) s = v_add(s, FC_LOAD(residual, n));
         if (relu) s = v_max(v_zero(), s);
         if (n == VL)
             v_store(y, s);
@@ -32,48 +36,41 @@ static FC_INLINE void FC_FN(conv_store_block)(REAL *y, const ptrdiff_t y_oc, con
     }
 }
 
-static __attribute__((noinline)) void FC_FN(conv_store)(const fc_conv_tile *t, const REAL *sums,
-                                                        int mr, int nv) {
-    const REAL *const residual = t->residual;
-    REAL *const y = t->y;
-    const int nr = nv * VL;
-    if (t->y_px !=
-        1) { /* a sub-lattice of the output: the input gradient of a strided convolution */
-        for (int o = 0; o < t->oc; o++)
-            for (int p = 0; p < mr; p++) {
-                const ptrdiff_t at = o * t->y_oc + p * t->y_px;
-                REAL s = sums[p * nr + o];
-                if (residual) s += residual[at];
-                if ((t->flags & FC_RELU) && s < 0) s = 0;
-                y[at] = s;
+static __attribute__((noinline)) void FC_FN(conv_store)(const fc_conv_store *t) {
+    const ptrdiff_t cols = t->cols;
+    for (ptrdiff_t o = 0; o < t->outputs; o += VL) {
+        const ptrdiff_t m = t->outputs - o < VL ? t->outputs - o : VL;
+        const REAL *const bias = t->bias ? (const REAL *)t->bias + o : NULL;
+        for (ptrdiff_t r = 0; r < t->rows; r++) {
+            const ptrdiff_t at = o * t->y_oc + r * t->y_row;
+            const REAL *const sums = (const REAL *)t->sums + r * t->s_row + o;
+            const REAL *const residual = t->residual ? (const REAL *)t->residual + at : NULL;
+            REAL *const y = (REAL *)t->y + at;
+            for (ptrdiff_t p = 0; p < cols; p += VL) {
+                if (cols >= VL && p > cols - VL) p = cols - VL; /* the last block overlaps */
+                const REAL *const s = sums + p * t->s_px;
+                if (residual || m < VL)
+                    FC_FN(conv_store_block)(t, y + p, s, residual ? residual + p : NULL, bias,
+                                            t->relu, cols < VL ? cols : VL, m);
+                else if (bias || cols < VL)
+                    FC_FN(conv_store_block)(t, y + p, s, NULL, bias, t->relu, cols < VL ? cols : VL,
+                                            VL);
+                else if (t->relu)
+                    FC_FN(conv_store_block)(t, y + p, s, NULL, NULL, 1, VL, VL);
+                else
+                    FC_FN(conv_store_block)(t, y + p, s, NULL, NULL, 0, VL, VL);
             }
-        return;
-    }
-    const ptrdiff_t y_oc = t->y_oc;
-    const int relu = t->flags & FC_RELU;
-    for (int o0 = 0; o0 < t->oc; o0 += VL)
-        for (int p0 = 0; p0 < mr; p0 += VL) {
-            const int n = mr - p0 < VL ? mr - p0 : VL, rows = t->oc - o0 < VL ? t->oc - o0 : VL;
-            const ptrdiff_t at = o0 * y_oc + p0;
-            const REAL *const from = sums + p0 * nr + o0;
-            if (rows < VL || residual)
-                FC_FN(conv_store_block)(y + at, y_oc, from, nr, residual ? residual + at : NULL,
-                                        relu, n, rows);
-            else if (n < VL)
-                FC_FN(conv_store_block)(y + at, y_oc, from, nr, NULL, relu, n, VL);
-            else if (relu)
-                FC_FN(conv_store_block)(y + at, y_oc, from, nr, NULL, 1, VL, VL);
-            else
-                FC_FN(conv_store_block)(y + at, y_oc, from, nr, NULL, 0, VL, VL);
         }
+    }
 }
 
 static FC_INLINE void FC_FN(conv_tile_body)(const fc_conv_tile *t, const int mr, const int nv) {
     V acc[FC_MR_MAX][FC_NV_MAX];
     const REAL *x = t->x, *w = t->w;
     const ptrdiff_t *const off = t->off;
-    const ptrdiff_t taps = t->taps, x_c = t->x_c;
-    REAL *const partial = t->acc;
+    const ptrdiff_t taps = t->taps, x_c = t->x_c, s_px = t->s_px;
+    const int add = t->add;
+    REAL *const sums = t->sums;
 #pragma GCC unroll 14
     for (int p = 0; p < mr; p++)
 #pragma GCC unroll 2
@@ -95,30 +92,13 @@ static FC_INLINE void FC_FN(conv_tile_body)(const fc_conv_tile *t, const int mr,
         }
         x += x_c;
     }
-    if (!(t->flags & FC_FIRST)) {
-#pragma GCC unroll 14
-        for (int p = 0; p < mr; p++)
-#pragma GCC unroll 2
-            for (int v = 0; v < nv; v++)
-                acc[p][v] = v_add(acc[p][v], v_load(partial + (p * nv + v) * VL));
-    }
-    const int last = t->flags & FC_LAST;
-    if (last && t->bias) {
-#pragma GCC unroll 2
-        for (int v = 0; v < nv; v++) {
-            const int n = t->oc - v * VL < VL ? t->oc - v * VL : VL;
-            const V b = v_load_n((const REAL *)t->bias + v * VL, n);
-#pragma GCC unroll 14
-            for (int p = 0; p < mr; p++) acc[p][v] = v_add(acc[p][v], b);
-        }
-    }
-    REAL sums[FC_MR_MAX * FC_NV_MAX * VL];
-    REAL *const to = last ? sums : partial;
 #pragma GCC unroll 14
     for (int p = 0; p < mr; p++)
 #pragma GCC unroll 2
-        for (int v = 0; v < nv; v++) v_store(to + (p * nv + v) * VL, acc[p][v]);
-    if (last) FC_FN(conv_store)(t, sums, mr, nv);
+        for (int v = 0; v < nv; v++) {
+            REAL *const at = sums + p * s_px + v * VL;
+            v_store(at, add ? v_add(v_load(at), acc[p][v]) : acc[p][v]);
+        }
 }
 
 #define FC_CONV_TILE(mr, nv) \

@@ -4,7 +4,7 @@
  * pixel of each. So neither short rows nor strides leave lanes idle.
  *
  *   for c < channels: for t < taps: for r < rows: for v < cols:
- *     acc[r][v] += a[c*a_c + t*VL] * x[c*x_c + off[t] + r*x_row + v*VL]
+ *     acc[r][v] += a[(c*taps + t)*VL] * x[c*x_c + off[t] + r*x_row + v*VL]
  *
  * Tile: rows x cols outputs of each plane, at most 14 in all: with the weights they fill 15 of 16
  * registers, pixels are operands in memory. More rows are for few columns: 8 sums cover the latency
@@ -17,7 +17,7 @@ static FC_INLINE void FC_FN(depthwise_tile)(const fc_depthwise_sums *t, const RE
     V acc[FC_DEPTHWISE_ROWS][FC_DEPTHWISE_COLS];
     const REAL *a = t->a;
     const ptrdiff_t *const off = t->off;
-    const ptrdiff_t taps = t->taps, x_c = t->x_c, x_row = t->x_row, a_skip = t->a_c - taps * VL;
+    const ptrdiff_t taps = t->taps, x_c = t->x_c, x_row = t->x_row;
 #pragma GCC unroll 3
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 14
@@ -35,7 +35,6 @@ static FC_INLINE void FC_FN(depthwise_tile)(const fc_depthwise_sums *t, const RE
             }
             a += VL;
         }
-        a += a_skip;
         x += x_c;
     }
 #pragma GCC unroll 3

@@ -3,7 +3,7 @@
  * pixel_sums: direct convolution vectorised over pixels; each weight is a scalar broadcast.
  *
  *   for c < channels: for t < taps: for m < mr:
- *     acc[m][0:NR] += a[c*a_c + t*mr + m] * x[c*x_c + off[t] + 0:NR]
+ *     acc[m][0:NR] += a[(c*taps + t)*mr + m] * x[c*x_c + off[t] + 0:NR]
  *
  * Tile: mr output channels x NR = nv*VL pixels, where the fewer outputs there are the more vectors
  * of pixels share a weight. Limits: mr*nv accumulators, min(mr, nv) operands held and 1 passing by
@@ -16,7 +16,7 @@ static FC_INLINE void FC_FN(pixel_tile)(const fc_pixel_sums *t, const REAL *x, R
     V acc[FC_MR_MAX][FC_PIXEL_NV_MAX];
     const REAL *a = t->a;
     const ptrdiff_t *const off = t->off;
-    const ptrdiff_t taps = t->taps, x_c = t->x_c, s_m = t->s_m, a_skip = t->a_c - taps * mr;
+    const ptrdiff_t taps = t->taps, x_c = t->x_c, s_m = t->s_m;
     const int add = t->add;
 #pragma GCC unroll 14
     for (int m = 0; m < mr; m++)
@@ -50,7 +50,6 @@ static FC_INLINE void FC_FN(pixel_tile)(const fc_pixel_sums *t, const REAL *x, R
             }
             a += mr;
         }
-        a += a_skip;
         x += x_c;
     }
 #pragma GCC unroll 14
@@ -74,7 +73,7 @@ static FC_INLINE void FC_FN(pixel_pair)(const fc_pixel_sums *t, const REAL *lead
     const int add = t->add;
 #pragma GCC unroll 8
     for (int v = 0; v < nv; v++) acc[v] = late[v] = v_zero();
-    for (ptrdiff_t c = t->channels; c > 0; c--, a += t->a_c, lead += t->x_c, trail += t->x_c) {
+    for (ptrdiff_t c = t->channels; c > 0; c--, a += taps, lead += t->x_c, trail += t->x_c) {
         ptrdiff_t k = 0;
         for (; k < lag; k++) {
             const REAL *xs = lead + off[k];

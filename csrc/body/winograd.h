@@ -166,12 +166,20 @@ static FC_INLINE void FC_FN(winograd_output_body)(const fc_winograd_output *t,
                 }
             }
         }
-        fc_conv_tile store = {.y_oc = t->y_oc, .y_px = 1, .oc = t->oc, .flags = t->flags};
-        for (int i = 0; i < t->rows; i++) {
-            store.y = (REAL *)t->y + i * t->y_row + first * m;
-            if (t->residual) store.residual = (const REAL *)t->residual + i * t->y_row + first * m;
-            FC_FN(conv_store)(&store, pixels[i], (int)cols, 1);
-        }
+        const REAL *const residual = t->residual;
+        FC_FN(conv_store)(&(fc_conv_store){
+            .sums = pixels,
+            .y = (REAL *)t->y + first * m,
+            .residual = residual ? residual + first * m : NULL,
+            .rows = t->rows,
+            .cols = cols,
+            .s_row = FC_TILE_RUN * FC_M_MAX * VL,
+            .s_px = VL,
+            .y_oc = t->y_oc,
+            .y_row = t->y_row,
+            .outputs = t->oc,
+            .relu = t->flags & FC_RELU,
+        });
     }
 #pragma GCC unroll 4
     for (int i = 1; i < m; i++) check[0] = v_add(check[0], check[i]);

@@ -34,6 +34,7 @@ const fc_kernels FC_FN(kernels) = {
     .wgrad_mr = FC_WGRAD_MR,
     .conv_tile = {[1] = {FC_TILES_1(FC_ENTRY_CONV, FC_CONV_MR_1)},
                   [2] = {FC_TILES_2(FC_ENTRY_CONV, FC_CONV_MR_2)}},
+    .conv_store = FC_FN(conv_store),
     .gemm_tile = {[1] = {FC_TILES_1(FC_ENTRY_GEMM, FC_GEMM_MR_1)},
                   [2] = {FC_TILES_2(FC_ENTRY_GEMM, FC_GEMM_MR_2)}},
     .pixel_sums = {FC_TILES_1(FC_ENTRY_PIXEL, FC_PIXEL_MR)},

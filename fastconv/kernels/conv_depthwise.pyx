@@ -19,6 +19,7 @@ from fastconv.kernels.correlate cimport (
     band_budget,
     decode,
     packed_panel,
+    packed_term,
     panel_bounds,
     run_job,
     set_phase,
@@ -178,7 +179,6 @@ cdef void sum_phase(const Depthwise *dw, const Task *t, const Phase *phase, cons
             return
     s.off = job.off + phase.tap
     s.taps = phase.taps
-    s.a_c = job.taps * lanes
     s.x_c = job.band.channel * lanes
     s.x_row = job.band.width * lanes
     s.rows = count[1]
@@ -193,7 +193,7 @@ cdef void sum_phase(const Depthwise *dw, const Task *t, const Phase *phase, cons
         while c < job.channels:
             s.channels = min(chain, job.channels - c)
             s.add = c > 0
-            s.a = weights + (c * job.taps + phase.tap) * lanes * item
+            s.a = weights + packed_term(job, c, phase.tap, phase.taps) * lanes * item
             s.x = band + (c * job.band.channel + d * job.band.rows * job.band.width) * lanes * item
             job.kernels.depthwise_sums(&s)
             c += chain
@@ -350,7 +350,7 @@ cdef void slice_task(void *argument, Py_ssize_t number, char *workspace) noexcep
     s.cols = t.count[2]
     s.x_row = job.band.width * lanes
     s.channels = 1
-    s.a_c = s.x_c = 0
+    s.x_c = 0
     memset(workspace, 0, g.x_bytes)
     memset(sums, 0, g.sums_bytes)
     s.add = True

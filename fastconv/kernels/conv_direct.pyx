@@ -2,29 +2,33 @@
 """Direct convolution, vectorised over output channels.
 
 A task owns one block of output pixels of one image and group. It packs the block's band once, then for each panel of
-output channels and each block of channels runs the tiles along the rows; partial sums between channel blocks stay in the
-workspace. Every output is summed over (channel, tap) in the same order whatever the blocking of the pixels.
+output channels and each block of channels runs the tiles along the rows; the sums stay in the workspace, in the order of
+the rows of y, until these are complete. The phases of an input gradient share the band, and those of the same rows of y the
+visit to them. Every output is summed over (channel, tap) in the same order whatever the blocking of the pixels.
 """
+
+from libc.string cimport memset
 
 from fastconv.kernels.correlate cimport (
     Job,
+    Phase,
     Task,
     activate,
     band_budget,
     decode,
-    merge_rows,
-    output_at,
     packed_panel,
+    packed_term,
     panel_bounds,
     run_job,
+    set_phase,
     source_plane,
     start_job,
 )
-from fastconv.kernels.fastconv cimport FC_FIRST, FC_LAST, FC_NV_MAX, FC_RELU, fc_conv_tile
+from fastconv.kernels.fastconv cimport FC_NV_MAX, fc_conv_store, fc_conv_tile
 from fastconv.kernels.lattice cimport (
+    Axis,
     Lattice,
     band_layout,
-    band_offsets,
     choose_block,
     fill_band,
 )
@@ -34,63 +38,111 @@ cdef enum:
     # Terms summed in registers before the partial sums go to memory. 256 terms of a panel of 16 (32) floats are 16 (32) KiB:
     # they stay in L1 while all tiles of the block pass. A constant, because it shows in the last bits of the result.
     CHAIN = 256
-    # Outputs of a block: its partial sums (PIXELS * 64 or 128 bytes) and band share L2.
+    # Outputs of a block: their sums (PIXELS * 64 or 128 bytes) and the band share L2.
     PIXELS = 784
+
+cdef struct Direct:
+    Job job  # the first member: tasks get its address
+    Phase *phases
+    Py_ssize_t count
+    Py_ssize_t together  # phases of the same rows of y: they follow one another
+    Py_ssize_t s_px      # of neighbours in the rows of sums
+
+
+cdef void sum_phase(const Direct *direct, const Phase *phase, const Py_ssize_t *count, const char *weights,
+                    Py_ssize_t width, const char *band, char *sums) noexcept nogil:
+    """One panel of the `count` outputs of a phase, to their places in the rows of y."""
+    cdef const Job *job = &direct.job
+    cdef fc_conv_tile tile
+    cdef Py_ssize_t item = job.itemsize, step = job.axis[2].y_step * direct.s_px
+    cdef Py_ssize_t row = job.band.block[2] * step, rows = count[1], cols = count[2]
+    cdef Py_ssize_t block = max(1, CHAIN // phase.taps), c = 0, d, r, j, first, tiles, pixels
+    cdef int nv = <int>(width // job.kernels.lanes)
+    if cols == job.band.width:  # no halo: rows follow one another in the band as well
+        cols *= rows
+        rows = 1
+    tiles = (cols + job.kernels.conv_mr[nv] - 1) // job.kernels.conv_mr[nv]
+    tile.off = job.off + phase.tap
+    tile.taps = phase.taps
+    tile.x_c = job.band.channel
+    tile.s_px = step
+    while c < job.channels:
+        tile.channels = min(block, job.channels - c)
+        tile.add = c > 0
+        tile.w = weights + packed_term(job, c, phase.tap, phase.taps) * width * item
+        for d in range(count[0]):
+            for r in range(rows):
+                for j in range(tiles):
+                    first = j * cols // tiles
+                    pixels = (j + 1) * cols // tiles - first
+                    tile.x = band + (
+                        c * job.band.channel + (d * job.band.rows + r) * job.band.width + first) * item
+                    tile.sums = sums + ((d * job.band.block[1] + r) * row + first * step) * item
+                    job.kernels.conv_tile[nv][pixels](&tile)
+        c += block
+
+
+cdef void run_rows(const Direct *direct, const Task *t, const Phase *phase, Py_ssize_t panel, char *workspace) noexcept nogil:
+    """One panel of the rows of y that `phase` and those after it share."""
+    cdef const Job *job = &direct.job
+    cdef const Axis *axis = job.axis
+    cdef fc_conv_store store
+    cdef Py_ssize_t item = job.itemsize, start, size, width, o_index, at_y, i, d
+    cdef Py_ssize_t count[3]
+    cdef Py_ssize_t at[3]
+    cdef const char *weights
+    cdef char *sums = workspace + job.band_bytes
+    panel_bounds(job, panel, &start, &size, &width)
+    weights = packed_panel(job, t.group, start)
+    for i in range(3):
+        at[i] = t.origin[i] * axis[i].y_step + (phase.start[i] if i < 2 else 0)
+        count[i] = min(t.count[i], phase.out[i] - t.origin[i])
+    if count[0] <= 0 or count[1] <= 0:
+        return
+    for i in range(direct.together):
+        count[2] = min(t.count[2], phase[i].out[2] - t.origin[2])
+        if count[2] > 0:
+            sum_phase(direct, phase + i, count, weights, width, workspace,
+                      sums + phase[i].start[2] * direct.s_px * item)
+    o_index = t.group * job.outputs + start
+    store.bias = NULL if job.bias == NULL else job.bias + o_index * item
+    store.outputs = <int>size
+    store.relu = job.relu
+    store.s_px = direct.s_px
+    store.s_row = job.band.block[2] * job.axis[2].y_step * direct.s_px
+    store.y_oc = job.y_c
+    store.y_row = axis[1].y_step * axis[2].y_size
+    store.rows = count[1]
+    store.cols = min(t.count[2] * axis[2].y_step, axis[2].y_size - at[2])
+    if store.cols == store.y_row and store.cols * store.s_px == store.s_row:  # the rows are one
+        store.cols *= store.rows
+        store.rows = 1
+    for d in range(count[0]):
+        store.sums = sums + d * job.band.block[1] * store.s_row * item
+        at_y = t.n * job.y_n + o_index * job.y_c
+        at_y += ((at[0] + d * axis[0].y_step) * axis[1].y_size + at[1]) * axis[2].y_size + at[2]
+        store.y = job.y + at_y * item
+        store.residual = NULL if job.residual == NULL else job.residual + at_y * item
+        job.kernels.conv_store(&store)
 
 
 cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
-    cdef const Job *job = <const Job *>argument
+    cdef const Direct *direct = <const Direct *>argument
+    cdef const Job *job = &direct.job
     cdef Task t
-    cdef fc_conv_tile tile
-    cdef Py_ssize_t panel, start, size, width, c, d, r, j, rows, cols, tiles, first, item = job.itemsize
-    cdef Py_ssize_t at_x, at_y, o_index
-    cdef int nv, mr, pixels
-    cdef const char *band = workspace
-    cdef char *partial
-    cdef const char *weights
+    cdef Py_ssize_t panel, i
+    cdef const Py_ssize_t *block = job.band.block
     decode(job, number, &t)
-    fill_band(job.axis, &job.band, item, t.origin, t.count, source_plane(job, &t), job.x_c, job.channels,
+    fill_band(job.axis, &job.band, job.itemsize, t.origin, t.count, source_plane(job, &t), job.x_c, job.channels,
               workspace)
-    merge_rows(job, &t, &rows, &cols)
-    tile.off = job.off
-    tile.taps = job.taps
-    tile.x_c = job.band.channel
-    tile.y_oc = job.y_c
-    tile.y_px = job.axis[2].y_step
+    if direct.together < job.axis[2].y_step:  # no tap reaches the other places of a row
+        memset(workspace + job.band_bytes, 0,
+               block[0] * block[1] * block[2] * job.axis[2].y_step * direct.s_px * job.itemsize)
     for panel in range(t.panel0, t.panel1):
-        panel_bounds(job, panel, &start, &size, &width)
-        weights = packed_panel(job, t.group, start)
-        nv = <int>(width // job.kernels.lanes)
-        mr = job.kernels.conv_mr[nv]
-        tiles = (cols + mr - 1) // mr
-        tile.oc = <int>size
-        o_index = t.group * job.outputs + start
-        tile.bias = NULL if job.bias == NULL else job.bias + o_index * item
-        c = 0
-        while c < job.channels:
-            tile.channels = min(job.channel_block, job.channels - c)
-            tile.w = weights + c * job.taps * width * item
-            tile.flags = (FC_FIRST if c == 0 else 0) | (FC_RELU if job.relu else 0)
-            if c + tile.channels == job.channels:
-                tile.flags |= FC_LAST
-            partial = workspace + job.band_bytes
-            for d in range(t.count[0]):
-                for r in range(rows):
-                    at_x = c * job.band.channel + (d * job.band.rows + r) * job.band.width
-                    at_y = t.n * job.y_n + o_index * job.y_c + output_at(
-                        job, t.origin[0] + d, t.origin[1] + r, t.origin[2])
-                    for j in range(tiles):
-                        first = j * cols // tiles
-                        pixels = <int>((j + 1) * cols // tiles - first)
-                        tile.x = band + (at_x + first) * item
-                        tile.y = job.y + (at_y + first * tile.y_px) * item
-                        tile.residual = NULL
-                        if job.residual != NULL:
-                            tile.residual = job.residual + (at_y + first * tile.y_px) * item
-                        tile.acc = partial
-                        job.kernels.conv_tile[nv][pixels](&tile)
-                        partial += pixels * width * item
-            c += job.channel_block
+        i = 0
+        while i < direct.count:
+            run_rows(direct, &t, direct.phases + i, panel, workspace)
+            i += direct.together
     activate(job, &t)
 
 
@@ -100,29 +152,41 @@ def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, resi
 
     Returns the bytes of workspace a thread needs. With threads=0 that is all it does.
     """
-    cdef Job job
-    cdef Py_ssize_t *off
-    cdef Py_ssize_t lanes, workspace
+    cdef Direct direct
+    cdef Job *job = &direct.job
+    cdef Lattice phase
+    cdef tuple phases = lattice.phases or (lattice,)
+    cdef Py_ssize_t workspace, pixels, tap = 0, i = 0
     cdef Py_ssize_t block[3]
-    start_job(&job, lattice, x, w, y, groups, transposed, bias, residual, activation)
-    lanes = job.kernels.lanes
-    job.multiple = lanes
-    job.panel = lanes * FC_NV_MAX
+    cdef char *tables
+    start_job(job, lattice, x, w, y, groups, transposed, bias, residual, activation)
+    job.multiple = job.kernels.lanes
+    job.panel = job.kernels.lanes * FC_NV_MAX
     job.panels = (job.outputs + job.panel - 1) // job.panel
-    job.channel_block = max(1, CHAIN // job.taps)
-    choose_block(job.axis, job.channels, job.itemsize, band_budget(max_workspace), PIXELS, block)
+    pixels = max(1, PIXELS // job.axis[2].y_step)
+    choose_block(job.axis, job.channels, job.itemsize, band_budget(max_workspace), pixels, block)
     band_layout(job.axis, block, job.itemsize, &job.band)
     job.band_bytes = (job.band.channel * job.channels * job.itemsize + 63) // 64 * 64
-    workspace = job.band_bytes + block[0] * block[1] * block[2] * job.panel * job.itemsize
+    direct.s_px = min(job.panel, (job.outputs + job.multiple - 1) // job.multiple * job.multiple)
+    workspace = job.band_bytes
+    workspace += block[0] * block[1] * block[2] * job.axis[2].y_step * direct.s_px * job.itemsize
     if threads == 0:
         return workspace
-    off = <Py_ssize_t *>block_alloc(job.taps * sizeof(Py_ssize_t))
-    if off == NULL:
+    direct.count = len(phases)
+    direct.together = 0
+    for phase in phases:
+        direct.together += phase.starts[:2] == (<Lattice>phases[0]).starts[:2]
+    tables = <char *>block_alloc(job.taps * sizeof(Py_ssize_t) + direct.count * sizeof(Phase))
+    if tables == NULL:
         raise MemoryError("fastconv: no memory for the tap offsets")
     try:
-        band_offsets(job.axis, &job.band, off)
-        job.off = off
-        run_job(&job, w, task, workspace, threads)
+        job.off = <Py_ssize_t *>tables
+        direct.phases = <Phase *>(tables + job.taps * sizeof(Py_ssize_t))
+        for phase in phases:
+            set_phase(job, phase, tap, direct.phases + i, <Py_ssize_t *>tables)
+            tap += phase.taps
+            i += 1
+        run_job(job, w, task, workspace, threads)
     finally:
-        block_free(off)
+        block_free(tables)
     return workspace

@@ -14,6 +14,7 @@ from fastconv.kernels.correlate cimport (
     band_budget,
     decode,
     packed_panel,
+    packed_term,
     panel_bounds,
     run_job,
     set_phase,
@@ -80,11 +81,10 @@ cdef void sum_phase(const Pixel *pixel, const PixelPhase *own, const char *weigh
     sums.off = job.off + phase.tap
     sums.taps = phase.taps
     sums.lag = own.lag
-    sums.a_c = job.taps * width
     while c < job.channels:
         sums.channels = min(job.channel_block, job.channels - c)
         sums.add = c > 0
-        sums.a = weights + (c * job.taps + phase.tap) * width * item
+        sums.a = weights + packed_term(job, c, phase.tap, phase.taps) * width * item
         sums.x = band + c * job.band.channel * item
         job.kernels.pixel_sums[width](sums)
         c += job.channel_block

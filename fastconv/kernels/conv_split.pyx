@@ -592,6 +592,5 @@ def run(int products, Lattice lattice, x, w, y, Py_ssize_t groups, bint transpos
         block_free(g.phases)
     if g.failed:
         count_rerun()
-        for phase in phases:
-            conv_direct.run(phase, x, w, y, groups, transposed, bias, residual, activation, threads, max_workspace)
+        conv_direct.run(lattice, x, w, y, groups, transposed, bias, residual, activation, threads, max_workspace)
     return workspace

@@ -27,8 +27,10 @@ cdef struct Job:
     Py_ssize_t y_n, y_c
     const char *w                  # w[group][output][channel][tap], at these strides
     Py_ssize_t w_g, w_o, w_c, w_taps
-    const Py_ssize_t *tap_index
-    bint natural                   # tap_index[i] == i: set by run_job
+    const Py_ssize_t *tap_index    # these three: see lattice.pxd
+    const Py_ssize_t *phase_tap
+    const Py_ssize_t *phase_taps
+    bint natural                   # the packed taps are those of w, in their order: set by run_job
     const char *bias               # bias[group*output] or NULL
     const char *residual           # like y, or NULL
     int relu, activation           # activation: fc_activation or -1, applied after the block
@@ -57,6 +59,10 @@ cdef struct Phase:
     Py_ssize_t tap, taps  # its taps: `taps` of the job's, from `tap` on
     Py_ssize_t out[3]
     Py_ssize_t start[3]   # of its outputs in y
+
+cdef inline Py_ssize_t packed_term(const Job *job, Py_ssize_t channel, Py_ssize_t tap, Py_ssize_t taps) noexcept nogil:
+    """Where a packed panel has the first tap of a channel, of the phase that begins with `tap` and has `taps`."""
+    return job.channels * tap + channel * taps
 
 cdef void panel_bounds(const Job *job, Py_ssize_t i, Py_ssize_t *start, Py_ssize_t *size,
                        Py_ssize_t *width) noexcept nogil

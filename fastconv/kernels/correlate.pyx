@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What the convolution algorithms share: the job, weight packing, and the order of the work.
 
-Packed weights are [group][panel][channel][tap][width]: the micro-kernels read them in one sequential stream.
+Packed weights are [group][panel][phase][channel][tap][width]: the micro-kernels read them in one sequential stream.
 """
 
 import sys
@@ -28,6 +28,8 @@ cdef enum:
     BAND_LIMIT = 16 << 20
     # Below this many bytes packing is not worth waking the team.
     PACK_SERIAL = 128 << 10
+    # Channels packed for one panel after the other: as many runs of w are read at a time, and each to its end.
+    PACK_CHANNELS = 8
 
 
 # Calls that a guard has made the direct kernel do again.
@@ -137,32 +139,51 @@ cdef const char *packed_panel(const Job *job, Py_ssize_t group, Py_ssize_t start
     return job.packed + (group - job.group0) * job.packed_group + (start - first) * job.column
 
 
-cdef void pack_task(void *argument, Py_ssize_t task, char *workspace) noexcept nogil:
-    cdef const Job *job = <const Job *>argument
-    cdef Py_ssize_t panels = job.panel1 - job.panel0
-    cdef Py_ssize_t group = job.group0 + task // panels, start, size, width, c, t
-    cdef Py_ssize_t item = job.itemsize
-    cdef bint natural = job.natural
+cdef void pack_channels(const Job *job, Py_ssize_t group, Py_ssize_t panel, Py_ssize_t first, Py_ssize_t last,
+                        char *workspace) noexcept nogil:
+    """Channels [first, last) of one panel."""
+    cdef Py_ssize_t start, size, width, c, t, i, item = job.itemsize
     cdef const char *w
     cdef char *to
-    panel_bounds(job, job.panel0 + task % panels, &start, &size, &width)
+    panel_bounds(job, panel, &start, &size, &width)
     to = <char *>packed_panel(job, group, start)
-    w = job.w + (group * job.w_g + start * job.w_o) * item
-    if natural and job.w_c == job.w_taps:
-        job.kernels.transpose(to, width, w, job.w_o, size, job.channels * job.taps, width)
-        return
-    if natural and job.w_o == 1:  # a 1x1 kernel read transposed is in the order of the panel
-        job.kernels.copy_rows(to, width, w, job.w_c, job.channels, 0, size, width - size, 1)
-        return
-    for c in range(job.channels):
-        if natural:
-            job.kernels.transpose(to, width, w + c * job.w_c * item, job.w_o, size, job.taps, width)
+    w = job.w + (group * job.w_g + start * job.w_o + first * job.w_c) * item
+    if job.natural:
+        to += first * job.taps * width * item
+        if job.w_c == job.w_taps:
+            job.kernels.transpose(to, width, w, job.w_o, size, (last - first) * job.taps, width)
+            return
+        if job.w_o == 1:  # a 1x1 kernel read transposed is in the order of the panel
+            job.kernels.copy_rows(to, width, w, job.w_c, last - first, 0, size, width - size, 1)
+            return
+    for c in range(first, last):
+        if job.natural:
+            job.kernels.transpose(to, width, w, job.w_o, size, job.taps, width)
+            to += job.taps * width * item
         else:
-            job.kernels.transpose(workspace, width, w + c * job.w_c * item, job.w_o, size, job.w_taps,
-                                  width)
+            job.kernels.transpose(workspace, width, w, job.w_o, size, job.w_taps, width)
             for t in range(job.taps):
-                memcpy(to + t * width * item, workspace + job.tap_index[t] * width * item, width * item)
-        to += job.taps * width * item
+                i = packed_term(job, c, job.phase_tap[t], job.phase_taps[t]) + t - job.phase_tap[t]
+                memcpy(to + i * width * item, workspace + job.tap_index[t] * width * item, width * item)
+        w += job.w_c * item
+
+
+cdef void pack_task(void *argument, Py_ssize_t task, char *workspace) noexcept nogil:
+    """A panel or, where w has the outputs of a channel side by side, as large a share of the channels of all panels: w is
+    read in its order."""
+    cdef const Job *job = <const Job *>argument
+    cdef Py_ssize_t panels = job.panel1 - job.panel0, panel, c, last
+    cdef Py_ssize_t group = job.group0 + task // panels
+    task %= panels
+    if job.w_c <= job.w_o:
+        pack_channels(job, group, job.panel0 + task, 0, job.channels, workspace)
+        return
+    c = task * job.channels // panels
+    last = (task + 1) * job.channels // panels
+    while c < last:
+        for panel in range(job.panel0, job.panel1):
+            pack_channels(job, group, panel, c, min(last, c + PACK_CHANNELS), workspace)
+        c += PACK_CHANNELS
 
 
 cdef void decode(const Job *job, Py_ssize_t task, Task *t) noexcept nogil:
@@ -256,6 +277,8 @@ cdef int start_job(Job *job, Lattice lattice, object x, object w, object y, Py_s
         job.axis[i] = lattice.axis[i]
     job.taps = lattice.taps
     job.tap_index = lattice.tap_index
+    job.phase_tap = lattice.phase_tap
+    job.phase_taps = lattice.phase_taps
     job.groups = groups
     job.group_step = 1
     job.tasks = 2
@@ -374,9 +397,9 @@ cdef Py_ssize_t set_blocks(Job *job) noexcept:
 
 
 cdef int run_job(Job *job, object w, task_fn task, size_t workspace, int threads) except -1:
-    """run_rounds over the blocks of job.band, with weights packed as [channel][tap][width]."""
+    """run_rounds over the blocks of job.band, with weights packed as [phase][channel][tap][width]."""
     cdef Py_ssize_t i, tasks = set_blocks(job)
-    job.natural = job.taps == job.w_taps
+    job.natural = job.taps == job.w_taps == job.phase_taps[0]
     for i in range(job.taps):
         job.natural = job.natural and job.tap_index[i] == i
     job.column = job.channels * job.taps * job.itemsize

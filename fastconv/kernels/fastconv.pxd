@@ -14,13 +14,17 @@ cdef extern from "fastconv.h" nogil:
         const void *x
         const Py_ssize_t *off
         const void *w
-        void *acc
+        void *sums
+        Py_ssize_t x_c, channels, taps, s_px
+        int add
+
+    ctypedef struct fc_conv_store:
+        const void *sums
         void *y
         const void *bias
         const void *residual
-        Py_ssize_t x_c, channels, taps
-        Py_ssize_t y_oc, y_px
-        int oc, flags
+        Py_ssize_t rows, cols, s_row, s_px, y_oc, y_row
+        int outputs, relu
 
     ctypedef struct fc_gemm_tile:
         const void *x
@@ -39,7 +43,7 @@ cdef extern from "fastconv.h" nogil:
         const Py_ssize_t *off
         const void *a
         void *sums
-        Py_ssize_t a_c, x_c, x_row, channels, taps, lag
+        Py_ssize_t x_c, x_row, channels, taps, lag
         Py_ssize_t rows, cols, s_m, s_row
         int add
 
@@ -57,7 +61,7 @@ cdef extern from "fastconv.h" nogil:
         const Py_ssize_t *off
         const void *a
         void *sums
-        Py_ssize_t a_c, x_c, x_row, channels, taps
+        Py_ssize_t x_c, x_row, channels, taps
         Py_ssize_t rows, cols, s_row, s_px
         int add
 
@@ -136,6 +140,7 @@ cdef extern from "fastconv.h" nogil:
         Py_ssize_t width, left, rows, block, planes
 
     ctypedef void (*fc_conv_tile_fn)(const fc_conv_tile *) noexcept nogil
+    ctypedef void (*fc_conv_store_fn)(const fc_conv_store *) noexcept nogil
     ctypedef void (*fc_gemm_tile_fn)(const fc_gemm_tile *) noexcept nogil
     ctypedef void (*fc_pixel_sums_fn)(const fc_pixel_sums *) noexcept nogil
     ctypedef void (*fc_pixel_store_fn)(const fc_pixel_store *) noexcept nogil
@@ -189,6 +194,7 @@ cdef extern from "fastconv.h" nogil:
         int pixel_mr
         int wgrad_mr
         fc_conv_tile_fn conv_tile[3][15]
+        fc_conv_store_fn conv_store
         fc_gemm_tile_fn gemm_tile[3][15]
         fc_pixel_sums_fn pixel_sums[15]
         fc_pixel_store_fn pixel_store

@@ -34,6 +34,9 @@ cdef class Lattice:
     cdef readonly Py_ssize_t taps
     cdef readonly Py_ssize_t outputs
     cdef const Py_ssize_t *tap_index  # position of each tap in the weights' own tap axis
+    # the phase of each tap: its first tap, and how many it has
+    cdef const Py_ssize_t *phase_tap
+    cdef const Py_ssize_t *phase_taps
     cdef readonly tuple phases        # the lattices this one runs together, see join()
     cdef list arrays                  # owners of the pointers above
     cdef set_axis(self, Axis *axis, record)

@@ -31,6 +31,8 @@ cdef class Lattice:
             self.taps *= self.axis[i].taps
             self.outputs *= self.axis[i].out
         self.tap_index = keep(self.arrays, tap_index)
+        self.phase_tap = keep(self.arrays, np.zeros(self.taps))
+        self.phase_taps = keep(self.arrays, np.full(self.taps, self.taps))
 
     @property
     def nbytes(self):
@@ -69,9 +71,10 @@ def join(lattices):
     cdef Lattice whole = Lattice.__new__(Lattice), phase
     cdef Py_ssize_t i, first, last
     cdef Axis *axis
+    counts = [lattice.taps for lattice in lattices]
     whole.phases = tuple(lattices)
     whole.arrays = []
-    whole.taps = sum(lattice.taps for lattice in lattices)
+    whole.taps = sum(counts)
     whole.outputs = sum(lattice.outputs for lattice in lattices)
     taps = np.empty(whole.taps, dtype=np.intp)
     i = 0
@@ -80,6 +83,8 @@ def join(lattices):
             taps[i] = phase.tap_index[first]
             i += 1
     whole.tap_index = keep(whole.arrays, taps)
+    whole.phase_tap = keep(whole.arrays, np.repeat(np.cumsum(counts) - counts, counts))
+    whole.phase_taps = keep(whole.arrays, np.repeat(counts, counts))
     for i in range(3):
         axis = &whole.axis[i]
         phase = lattices[0]
