@@ -45,6 +45,8 @@ typedef struct {
     void *y;
     const void *bias;     /* bias[oc] or NULL */
     const void *residual; /* same strides as y, or NULL */
+    const void *next;     /* next_bytes of weights that later tiles will read: to be fetched */
+    ptrdiff_t next_bytes;
     ptrdiff_t x_c, channels, taps;
     ptrdiff_t y_oc, y_px;
     int oc; /* valid output channels, 1..NR */

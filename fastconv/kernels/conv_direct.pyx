@@ -70,6 +70,9 @@ cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogi
         while c < job.channels:
             tile.channels = min(job.channel_block, job.channels - c)
             tile.w = weights + c * job.taps * width * item
+            # the tiles of this block of channels share the weights of the next, which follow its own, out among them
+            tile.next = <const char *>tile.w + tile.channels * job.taps * width * item
+            tile.next_bytes = tile.channels * job.taps * width * item // max(1, t.count[0] * rows * tiles)
             tile.flags = (FC_FIRST if c == 0 else 0) | (FC_RELU if job.relu else 0)
             if c + tile.channels == job.channels:
                 tile.flags |= FC_LAST
@@ -89,6 +92,7 @@ cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogi
                             tile.residual = job.residual + (at_y + first * tile.y_px) * item
                         tile.acc = partial
                         job.kernels.conv_tile[nv][pixels](&tile)
+                        tile.next = <const char *>tile.next + tile.next_bytes
                         partial += pixels * width * item
             c += job.channel_block
     activate(job, &t)

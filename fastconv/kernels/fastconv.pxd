@@ -18,6 +18,8 @@ cdef extern from "fastconv.h" nogil:
         void *y
         const void *bias
         const void *residual
+        const void *next
+        Py_ssize_t next_bytes
         Py_ssize_t x_c, channels, taps
         Py_ssize_t y_oc, y_px
         int oc, flags
