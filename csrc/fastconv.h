@@ -34,8 +34,8 @@ enum { FC_FIRST = 1, FC_LAST = 2, FC_RELU = 4 };
 
 /*
  * conv_tile[nv][mr]: oc-vectorised direct convolution of mr neighbouring pixels.
- *   sums[p*s_px + o] (+)= sum_c sum_t x[c*x_c + off[t] + p] * w[(c*taps + t)*NR + o]   NR =
- * nv*lanes With `add` the sums are added to, else they are written.
+ *   sums[p*s_px + o] (+)= sum_c sum_t x[c*x_c + off[t] + p] * w[(c*taps + t)*NR + o]
+ * NR = nv*lanes; with `add` the sums are added to, else they are written.
  *
  * conv_store: y[o*y_oc + r*y_row + p] = act(sums[r*s_row + p*s_px + o] + bias[o] + residual)
  */
@@ -44,6 +44,8 @@ typedef struct {
     const ptrdiff_t *off; /* off[taps] */
     const void *w;        /* w[channels][taps][NR], 64-byte aligned */
     void *sums;
+    const void *next; /* next_bytes of weights that later tiles will read: to be fetched */
+    ptrdiff_t next_bytes;
     ptrdiff_t x_c, channels, taps, s_px;
     int add;
 } fc_conv_tile;

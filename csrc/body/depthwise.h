@@ -118,26 +118,21 @@ static FC_INLINE void FC_FN(depthwise_store_block)(const fc_depthwise_store *t, 
     V r[VL];
     const REAL *const sums = (const REAL *)t->sums + p * VL, *bias = t->bias;
     const REAL *residual = t->residual;
-    const ptrdiff_t y_plane = t->y_plane;
-    REAL *y = (REAL *)t->y + p, *next = y + VL * y_plane;
+    REAL *y = (REAL *)t->y + p;
     if (residual) residual += p;
 #pragma GCC unroll 16
-    for (int i = 0; i < VL; i++, next += y_plane) {
-        FC_OPAQUE(next);
-        FC_PREFETCH(next);
-    }
+    for (int i = 0; i < VL; i++) FC_PREFETCH(y + (i + VL) * t->y_plane);
     v_transpose(r, sums, VL, pixels);
 #pragma GCC unroll 16
-    for (int i = 0; i < VL; i++, y += y_plane) {
+    for (int i = 0; i < VL; i++) {
         if (i >= planes) break;
-        FC_OPAQUE(y);
         if (bias) r[i] = v_add(r[i], v_set1(bias[i * t->bias_plane]));
-        if (residual) r[i] = v_add(r[i], FC_LOAD(residual + i * y_plane, pixels));
+        if (residual) r[i] = v_add(r[i], FC_LOAD(residual + i * t->y_plane, pixels));
         if (t->relu) r[i] = v_max(v_zero(), r[i]);
         if (pixels == VL)
-            v_store(y, r[i]);
+            v_store(y + i * t->y_plane, r[i]);
         else
-            v_store_n(y, r[i], pixels);
+            v_store_n(y + i * t->y_plane, r[i], pixels);
     }
 }
 

@@ -70,6 +70,9 @@ cdef void sum_phase(const Direct *direct, const Phase *phase, const Py_ssize_t *
         tile.channels = min(block, job.channels - c)
         tile.add = c > 0
         tile.w = weights + packed_term(job, c, phase.tap, phase.taps) * width * item
+        # the tiles of this block of channels share the weights of the next, which follow its own, out among them
+        tile.next = <const char *>tile.w + tile.channels * phase.taps * width * item
+        tile.next_bytes = tile.channels * phase.taps * width * item // (count[0] * rows * tiles)
         for d in range(count[0]):
             for r in range(rows):
                 for j in range(tiles):
@@ -79,6 +82,7 @@ cdef void sum_phase(const Direct *direct, const Phase *phase, const Py_ssize_t *
                         c * job.band.channel + (d * job.band.rows + r) * job.band.width + first) * item
                     tile.sums = sums + ((d * job.band.block[1] + r) * row + first * step) * item
                     job.kernels.conv_tile[nv][pixels](&tile)
+                    tile.next = <const char *>tile.next + tile.next_bytes
         c += block
 
 

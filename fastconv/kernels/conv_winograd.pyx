@@ -2,9 +2,9 @@
 """Winograd convolution: F(4x4, 3x3), F(2x2, 3x3) and F(2x2, 5x5), stride 1.
 
 A task owns a block of tiles and keeps all that happens to it in its workspace: it packs the block's band a vector of channels
-at a time and transforms it to V[position][channel block][tile][lanes], multiplies each of the alpha^2 positions with the
-transformed weights to M[position][panel][tile][width], and transforms M back to output pixels. Tiles are numbered along
-the rows of tiles of all images, so that small maps fill a block too.
+at a time and transforms it to V[position][channel block][tile][lanes]. Then, for some panels at a time, it multiplies each of
+the alpha^2 positions with the transformed weights to M[position][panel][tile][width] and transforms M back to output pixels.
+Tiles are numbered along the rows of tiles of all images, so that small maps fill a block too.
 
 An infinity, a NaN or an overflow anywhere in a tile would reach outputs that do not depend on it. Sums that are not
 finite are noticed before the epilogue, and the whole call runs again on the direct kernel.
@@ -50,6 +50,8 @@ cdef enum:
     # which an L3 cache delivers (measured: 48 and 64 are no faster); more than 96 gain nothing.
     TILES_MIN = 32
     TILES_MAX = 96
+    # Output channels of M. V is read again for each group of so many, 64 flops a byte; fewer sums leave L2 to V and more tiles.
+    SUMS = 128
     # Bound on V and M of one thread.
     WORKSPACE_LIMIT = 32 << 20
     # A packed band of one vector of channels, which the input transform reads from L1.
@@ -66,6 +68,7 @@ cdef struct Winograd:
     Py_ssize_t u_rows                  # rows of one position of U: the channels and one more, see lines()
     Blocks blocks
     Py_ssize_t m_p                     # elements from position to position of M
+    Py_ssize_t m_panels                # panels of M
     size_t band_bytes, v_bytes
     Py_ssize_t tap[25]                 # tap[i*r + j]: where the weights keep it
 
@@ -227,7 +230,7 @@ cdef void transform_output(const Winograd *g, Py_ssize_t group, Py_ssize_t panel
 cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
     cdef const Winograd *g = <const Winograd *>argument
     cdef const Job *job = &g.job
-    cdef Py_ssize_t row, rows, col, cols, group, panel0, panel1
+    cdef Py_ssize_t row, rows, col, cols, group, panel0, panel1, stop
     cdef char *v = workspace + g.band_bytes
     cdef char *m = v + g.v_bytes
     if g.nonfinite:
@@ -238,8 +241,11 @@ cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogi
     split_panels(job, number // (job.group1 - job.group0), &panel0, &panel1)
     transform_tiles(&g.tiling, job.x + group * job.channels * job.x_c * job.itemsize, job.channels, row, rows, col, cols,
                     workspace, v)
-    multiply(g, group, panel0, panel1, rows * cols, v, m)
-    transform_output(g, group, panel0, panel1, row, rows, col, cols, m)
+    while panel0 < panel1:
+        stop = min(panel0 + g.m_panels, panel1)
+        multiply(g, group, panel0, stop, rows * cols, v, m)
+        transform_output(g, group, panel0, stop, row, rows, col, cols, m)
+        panel0 = stop
 
 
 cdef void order_taps(Winograd *g, const Py_ssize_t *tap_index) noexcept nogil:
@@ -322,7 +328,8 @@ def run(int kind, Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, 
     g.u_rows = g.channel_blocks * lanes + 1
     job.column = g.positions * g.u_rows * job.itemsize
     limit = max(<size_t>4 << 20, min(<size_t>PACKED_LIMIT, cache_bytes(3) // 2))
-    columns = min(job.panels, max(<Py_ssize_t>1, <Py_ssize_t>(limit // (job.column * job.panel)))) * job.panel
+    g.m_panels = min(job.panels, max(<Py_ssize_t>1, SUMS // job.panel))
+    columns = g.m_panels * job.panel
     for i in range(3):
         g.tiling.axis[i] = job.axis[i]
     g.tiling.kernels, g.tiling.itemsize = job.kernels, job.itemsize

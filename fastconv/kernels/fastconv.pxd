@@ -15,6 +15,8 @@ cdef extern from "fastconv.h" nogil:
         const Py_ssize_t *off
         const void *w
         void *sums
+        const void *next
+        Py_ssize_t next_bytes
         Py_ssize_t x_c, channels, taps, s_px
         int add
 
