@@ -75,6 +75,7 @@ cdef void split_panels(const Job *job, Py_ssize_t split, Py_ssize_t *panel0, Py_
 cdef int run_rounds(Job *job, object w, task_fn pack, size_t pack_workspace, size_t limit, Py_ssize_t tasks, task_fn task,
                     size_t workspace, int threads) except -1
 cdef Py_ssize_t set_blocks(Job *job) noexcept
+cdef int run_packed(Job *job, object w, task_fn task, Py_ssize_t tasks, size_t workspace, int threads) except -1
 cdef int run_job(Job *job, object w, task_fn task, size_t workspace, int threads) except -1
 cdef size_t band_budget(object max_workspace) except? 0
 cdef void count_rerun() noexcept

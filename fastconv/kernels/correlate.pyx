@@ -26,6 +26,10 @@ cdef enum:
     PACKED_LIMIT = 24 << 20
     # Default bound on one thread's band; what goes beyond it is blocked along the rows.
     BAND_LIMIT = 16 << 20
+    # Panels and channels packed together from rows of neighbouring outputs. The parts of a row that the panels take share cache
+    # lines, and rows are often a power of two apart, so that a cache holds few of them at a time.
+    PACK_PANELS = 8
+    PACK_CHANNELS = 32
     # Below this many bytes packing is not worth waking the team.
     PACK_SERIAL = 128 << 10
 
@@ -137,6 +141,18 @@ cdef const char *packed_panel(const Job *job, Py_ssize_t group, Py_ssize_t start
     return job.packed + (group - job.group0) * job.packed_group + (start - first) * job.column
 
 
+cdef void pack_rows(const Job *job, Py_ssize_t group, Py_ssize_t first) noexcept nogil:
+    """PACK_PANELS panels of a 1x1 kernel read transposed, whose weights are in the order of the panels."""
+    cdef Py_ssize_t c = 0, panel, start, size, width, item = job.itemsize
+    while c < job.channels:
+        for panel in range(first, min(first + PACK_PANELS, job.panel1)):
+            panel_bounds(job, panel, &start, &size, &width)
+            job.kernels.copy_rows(<char *>packed_panel(job, group, start) + c * width * item, width,
+                                  job.w + (group * job.w_g + start + c * job.w_c) * item, job.w_c,
+                                  min(<Py_ssize_t>PACK_CHANNELS, job.channels - c), 0, size, width - size, 1)
+        c += PACK_CHANNELS
+
+
 cdef void pack_task(void *argument, Py_ssize_t task, char *workspace) noexcept nogil:
     cdef const Job *job = <const Job *>argument
     cdef Py_ssize_t panels = job.panel1 - job.panel0
@@ -151,8 +167,9 @@ cdef void pack_task(void *argument, Py_ssize_t task, char *workspace) noexcept n
     if natural and job.w_c == job.w_taps:
         job.kernels.transpose(to, width, w, job.w_o, size, job.channels * job.taps, width)
         return
-    if natural and job.w_o == 1:  # a 1x1 kernel read transposed is in the order of the panel
-        job.kernels.copy_rows(to, width, w, job.w_c, job.channels, 0, size, width - size, 1)
+    if natural and job.w_o == 1:
+        if task % panels % PACK_PANELS == 0:
+            pack_rows(job, group, job.panel0 + task % panels)
         return
     for c in range(job.channels):
         if natural:
@@ -373,15 +390,20 @@ cdef Py_ssize_t set_blocks(Job *job) noexcept:
     return blocks
 
 
-cdef int run_job(Job *job, object w, task_fn task, size_t workspace, int threads) except -1:
-    """run_rounds over the blocks of job.band, with weights packed as [channel][tap][width]."""
-    cdef Py_ssize_t i, tasks = set_blocks(job)
+cdef int run_packed(Job *job, object w, task_fn task, Py_ssize_t tasks, size_t workspace, int threads) except -1:
+    """run_rounds with weights packed as [channel][tap][width]."""
+    cdef Py_ssize_t i
     job.natural = job.taps == job.w_taps
     for i in range(job.taps):
         job.natural = job.natural and job.tap_index[i] == i
     job.column = job.channels * job.taps * job.itemsize
     return run_rounds(job, w, pack_task, job.w_taps * job.panel * job.itemsize, PACKED_LIMIT, tasks, task,
                       workspace, threads)
+
+
+cdef int run_job(Job *job, object w, task_fn task, size_t workspace, int threads) except -1:
+    """run_packed over the blocks of job.band."""
+    return run_packed(job, w, task, set_blocks(job), workspace, threads)
 
 
 cdef size_t band_budget(object max_workspace) except? 0:
