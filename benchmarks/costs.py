@@ -25,6 +25,8 @@ FLOPS = (1e5, 3e8)
 TURNS, SECONDS, LONGEST = 7, 0.001, 0.15
 # Bytes at this share of the time or more say nothing about the rest.
 MEMORY_SHARE = 0.6
+# What takes so many times as long as the fastest is never chosen: the model need not fit it.
+HOPELESS = 3
 
 Row = tuple[float, dict[str, float]]  # nanoseconds, and what was done in them
 
@@ -100,7 +102,8 @@ def measure(bandwidth: float) -> dict[str, list[Row]]:
                 able.remove("depthwise")
             times = turns({name: fastconv_call(p, what, arrays, name) for name in able})
             for name, ns in times.items():
-                if shape.bytes / bandwidth < MEMORY_SHARE * ns:
+                hopeless = ns > HOPELESS * min(times.values())
+                if shape.bytes / bandwidth < MEMORY_SHARE * ns and not hopeless:
                     rows.setdefault(costs.family(name, what), []).append(
                         (ns, costs.count(name, shape))
                     )

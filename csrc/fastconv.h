@@ -62,20 +62,24 @@ typedef struct {
 /*
  * gemm_tile[nv][mr]: pixel-vectorised product.
  *   acc[m][p] = sum_c a[c*a_c + m] * x[c*x_c + p]     p < nv*lanes
- *   y[m*y_m + p*y_px] = act(acc[m][p] + bias_m[m] + bias_n[p] + residual[...])
- * Partial sums live in y. x must be readable for nv*lanes pixels; `pixels` of them are stored.
+ *   y[m*y_m + y_at[p]] = act(acc[m][p] + bias_m[m] + bias_n[p] + residual[...])
+ * x must be readable for nv*lanes pixels; `pixels` of them are stored.
+ * Meanwhile soon_rows lines from `soon` on, which a later tile needs, come to the cache.
  */
 typedef struct {
     const void *x;
     const void *a; /* a[channels][mr], rows a_c apart */
+    void *acc;     /* partial sums [mr][nv*lanes]; used only when the channels are blocked */
     void *y;
     const void *bias_m;   /* bias_m[mr] or NULL */
     const void *bias_n;   /* bias_n[pixels] or NULL */
     const void *residual; /* same strides as y, or NULL */
     ptrdiff_t x_c, a_c, channels;
-    ptrdiff_t y_m, y_px;
-    ptrdiff_t left, cols,
-        y_gap;  /* pixels to the end of the row, of a whole row, and what is skipped after it */
+    ptrdiff_t y_m;
+    const ptrdiff_t *y_at; /* y_at[pixels], or NULL: y_at[p] = p */
+    const void *soon;
+    ptrdiff_t soon_row;
+    int soon_rows;
     int pixels; /* 1..nv*lanes */
     int flags;
 } fc_gemm_tile;

@@ -21,7 +21,7 @@ from fastconv.problem import Conv, Sizes
 LATENCY = 8
 # Blocks of the drivers, see the enums of conv_*.pyx.
 CHAIN = 256
-DIRECT_PIXELS, IM2COL_PIXELS, PIXEL_PIXELS = 784, 384, 4096
+DIRECT_PIXELS, PIXEL_PIXELS = 784, 4096
 DEPTHWISE_PIXELS = 14
 WINOGRAD_TILES = 32
 WGRAD_PIXELS, WGRAD_OUTPUTS, WGRAD_TERMS, WGRAD_TILES = 256, 512, 288, 512
@@ -204,19 +204,28 @@ def _direct(shape: Shape) -> Counts:
 
 
 def _im2col(shape: Shape) -> Counts:
-    most = isa.tiles(shape.itemsize)["gemm"][2]
-    rows, cols = _rows(shape, math.prod(shape.spread) == 1)
+    lanes, most = isa.lanes(shape.itemsize), isa.tiles(shape.itemsize)["gemm"][2]
+    spread, step = math.prod(shape.spread), math.prod(shape.step)
+    rows, _ = _rows(shape, math.prod(shape.kernel) * step * spread == 1)
     panels = max(1, math.ceil(shape.outputs / most))
-    pairs = rows * math.ceil(_vectors(shape, cols) / 2)
+    width = shape.outputs / panels
+    tiles, rest = divmod(shape.pixels, 2 * lanes)
+    slots = tiles * max(LATENCY, 2 * width)
+    if rest:
+        tiles += 1
+        slots += max(LATENCY, width * math.ceil(rest / lanes))
+    # a tile's columns are whole vectors where they come from one row, else pieces of rows
+    whole, pieces = max(0, tiles - rows), min(2 * rows, rows + tiles)
+    if step > 1:
+        whole, pieces = 0, rows + tiles
     runs = shape.groups * shape.runs
-    lines = runs * shape.terms * shape.images * math.prod(shape.size[:2])
     return {
-        "fma": runs * shape.terms * panels * pairs * max(LATENCY, 2 * shape.outputs / panels),
-        "tiles": runs * panels * pairs * shape.chains,
-        **_stores(shape, runs * shape.outputs * rows * _vectors(shape, cols) * shape.chains),
-        **_copies(shape, lines * _vectors(shape, shape.size[2])),
-        "lines": lines,
-        **_packing(shape, shape.outputs / isa.lanes(shape.itemsize)),
+        "fma": runs * shape.terms * panels * slots,
+        "tiles": runs * panels * tiles * shape.chains,
+        "scatters": runs * shape.outputs * 2 * (tiles if spread > 1 else min(tiles, rows)),
+        "copies": runs * shape.terms * 2 * whole,
+        "gathers" if step > 1 else "lines": runs * shape.terms * pieces,
+        **_packing(shape, shape.outputs / lanes),
         "calls": shape.runs,
     }
 
@@ -472,39 +481,41 @@ class Costs:
 # those printed. The model is within 10 % for 66 % of 212 (direct), 72 % of 39 (winograd), 82 % of 34 (depthwise) and 100 % of 16
 # (linear).
 _AVX2 = Costs(
-    peak=91,
-    bandwidth=20,
+    peak=107,
+    bandwidth=21,
     ns={
         "linear": {
-            "calls": 3260,
-            "efficiency": 0.683,
-            "input": 3.42,
-            "pack": 1.02,
-            "pack far": 0.998,
-            "turn": 6.82,
+            "calls": 2770,
+            "efficiency": 0.735,
+            "input": 2.32,
+            "pack": 1.12,
+            "pack far": 0.965,
+            "turn": 6.04,
         },
         "pixel": {
-            "calls": 6450,
-            "copies": 1.35,
+            "calls": 4800,
+            "chains": 0.944,
+            "copies": 1.2,
             "efficiency": 0.93,
-            "gathers": 1.68,
-            "lines": 5.85,
-            "loads": 0.0709,
-            "pack": 3.9,
-            "pack far": 2.27,
-            "planes": 74.6,
-            "scatters": 3.52,
-            "stores": 1.71,
-            "turn": 10.5,
-            "unpaired": 8.46,
+            "gathers": 1.39,
+            "lines": 5.97,
+            "loads": 0.0382,
+            "pack": 2.5,
+            "pack far": 3.88,
+            "planes": 106,
+            "scatters": 2.55,
+            "stores": 1.37,
+            "turn": 4.96,
+            "unpaired": 6.75,
         },
         "depthwise": {
-            "calls": 6340,
-            "efficiency": 0.71,
-            "input": 2.2,
-            "output": 2.11,
-            "planes": 38.2,
-            "tiles": 9.83,
+            "calls": 4850,
+            "efficiency": 0.777,
+            "input": 1.98,
+            "output": 0.983,
+            "planes": 42.6,
+            "tiles": 16.3,
+            "turn": 0.141,
         },
         "direct": {
             "calls": 6280,
@@ -519,27 +530,28 @@ _AVX2 = Costs(
             "turn": 8.1,
         },
         "im2col": {
-            "calls": 6990,
-            "copies": 2.62,
-            "efficiency": 1.0,
-            "gathers": 4.75,
-            "lines": 9.25,
-            "pack": 6.97,
-            "scatters": 6.52,
-            "stores": 1.36,
-            "tiles": 17.2,
-            "turn": 1.46,
+            "calls": 5600,
+            "copies": 0.926,
+            "efficiency": 1.01,
+            "gathers": 4.31,
+            "lines": 4.83,
+            "pack": 2.4,
+            "pack far": 1.77,
+            "scatters": 2.12,
+            "tiles": 26.6,
+            "turn": 3.16,
         },
         "winograd": {
-            "band": 3.75,
-            "calls": 8530,
-            "efficiency": 0.868,
-            "input": 1.87,
-            "output": 1.71,
-            "pack": 2.9,
-            "pack far": 1.74,
-            "stores": 2.6,
-            "turn": 29.2,
+            "band": 3.71,
+            "calls": 15700,
+            "efficiency": 0.845,
+            "input": 1.62,
+            "output": 1.65,
+            "pack": 1.69,
+            "pack far": 1.76,
+            "stores": 0.638,
+            "turn": 16.2,
+            "weights far": 0.492,
         },
         "dw linear": {
             "calls": 13400,

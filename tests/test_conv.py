@@ -356,6 +356,30 @@ def test_blocks_do_not_show() -> None:
             assert small.tobytes() == full.tobytes()
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [3, 7, (5, 13)])
+def test_pixels_of_many_small_images(
+    size: int | tuple[int, int], stride: int, dtype: str, algo: str, isa_row: str
+) -> None:
+    """1x1 kernels on maps smaller than a tile, or ending within one: tiles span images, and sums of 300 channels two chains."""
+    g = rng(15)
+    h, w = size if isinstance(size, tuple) else (size, size)
+    x, weights = integers(g, (5, 300, h, w), dtype, 2), integers(g, (53, 300, 1, 1), dtype, 2)
+    b, options = integers(g, (53,), dtype), {"stride": stride}
+    plain = reference.conv(x, weights, b, **options)
+    residual = integers(g, plain.shape, dtype)
+    y = reference.conv(x, weights, b, activation="relu", residual=residual, **options)
+    with fastconv.threads(2):
+        found = fastconv.conv2d(
+            x, weights, b, activation="relu", residual=residual, algo=algo, **options
+        )
+        assert np.array_equal(found, y)
+        found = fastconv.conv2d(x, weights, b, activation="tanh", algo=algo, **options)
+        assert found.tobytes() == fastconv.tanh(plain.astype(dtype)).tobytes()
+        gradients = fastconv.conv2d_backward(residual, x, weights, algo=algo, **options)
+    assert_gradients(gradients, reference.conv_backward(residual, x, weights, **options))
+
+
 def test_weights_in_several_rounds() -> None:
     """Weights beyond the packing limit (24 MiB) are packed and used in rounds."""
     g = rng(12)

@@ -8,24 +8,24 @@
  * accumulators + nv vectors of x + 1 broadcast must fit the register file: FC_GEMM_MR_1/2 of the
  * row's file.
  */
-/* Where the tile's pixels are not consecutive in y, or do not fill its vectors, the epilogue works
- * on a block of whole vectors; this copies one to y (`out`), or from y or the residual. */
-static __attribute__((noinline)) void FC_FN(gemm_copy)(const fc_gemm_tile *t, REAL *block, REAL *y,
-                                                       int mr, int nr, int out) {
-    const ptrdiff_t step = t->y_px;
-    for (int m = 0; m < mr; m++, block += nr, y += t->y_m) {
-        ptrdiff_t left = t->left < t->pixels ? t->left : t->pixels;
-        REAL *at = y;
-        for (ptrdiff_t p = 0; p < t->pixels; left = t->cols) {
-            if (left > t->pixels - p) left = t->pixels - p;
-            for (ptrdiff_t i = 0; i < left; i++, at += step)
-                if (out)
-                    *at = block[p + i];
-                else
-                    block[p + i] = *at;
-            p += left;
-            at += t->y_gap;
+#ifndef FC_GEMM_AHEAD
+#define FC_GEMM_AHEAD 1536 /* bytes: 64 rows of 6 floats, some 400 cycles */
+#endif
+
+/* The end of a tile whose pixels are not consecutive in y, or do not fill its vectors. */
+static __attribute__((noinline)) void FC_FN(gemm_scatter)(const fc_gemm_tile *t, const REAL *sums,
+                                                          int mr, int nr) {
+    const ptrdiff_t *const at = t->y_at;
+    REAL *y = t->y;
+    const REAL *residual = t->residual;
+    for (int m = 0; m < mr; m++, sums += nr, y += t->y_m) {
+        for (int p = 0; p < t->pixels; p++) {
+            const ptrdiff_t i = at ? at[p] : p;
+            REAL s = sums[p];
+            if (residual) s += residual[i];
+            y[i] = t->flags & FC_RELU && 0 > s ? 0 : s;
         }
+        if (residual) residual += t->y_m;
     }
 }
 
@@ -34,16 +34,24 @@ static FC_INLINE void FC_FN(gemm_tile_body)(const fc_gemm_tile *t, const int mr,
     const REAL *x = t->x, *a = t->a;
     const ptrdiff_t x_c = t->x_c, a_c = t->a_c;
     const int nr = nv * VL;
+    const int last = t->flags & FC_LAST;
+    /* the rows of y are far apart: no hardware prefetcher follows them */
+    const REAL *const to = last ? t->y : t->acc;
+    const ptrdiff_t to_m = last ? t->y_m : nr;
 #pragma GCC unroll 14
     for (int m = 0; m < mr; m++) {
-        /* the rows of y are far apart: no hardware prefetcher follows them */
-        FC_PREFETCH((REAL *)t->y + m * t->y_m);
+        FC_PREFETCH(to + m * to_m);
+        FC_PREFETCH(to + m * to_m + nr - 1);
 #pragma GCC unroll 2
         for (int v = 0; v < nv; v++) acc[m][v] = v_zero();
     }
+    const REAL *soon = t->soon;
+    for (int i = 0; i < t->soon_rows; i++, soon += t->soon_row) FC_PREFETCH_READ(soon);
     for (ptrdiff_t c = t->channels; c > 0; c--) {
         const REAL *xs = x;
         FC_OPAQUE(xs);
+        /* a comes from L2, in stretches too short for the hardware prefetcher */
+        FC_PREFETCH_READ(a + FC_GEMM_AHEAD / sizeof(REAL));
         V b[FC_NV_MAX];
 #pragma GCC unroll 2
         for (int v = 0; v < nv; v++) b[v] = v_load(xs + v * VL);
@@ -56,49 +64,41 @@ static FC_INLINE void FC_FN(gemm_tile_body)(const fc_gemm_tile *t, const int mr,
         a += a_c;
         x += x_c;
     }
-    const int whole = t->pixels == nr && t->left >= nr && t->y_px == 1;
-    const int last = t->flags & FC_LAST;
-    REAL block[FC_MR_MAX * FC_NV_MAX * VL], added[FC_MR_MAX * FC_NV_MAX * VL];
-    REAL *y = t->y;
-    const REAL *residual = last ? t->residual : NULL;
-    ptrdiff_t y_m = t->y_m;
-    if (!whole) {
-        memset(block, 0, sizeof block);
-        if (!(t->flags & FC_FIRST)) FC_FN(gemm_copy)(t, block, t->y, mr, nr, 0);
-        if (residual) {
-            memset(added, 0, sizeof added);
-            FC_FN(gemm_copy)(t, added, (REAL *)residual, mr, nr, 0);
-            residual = added;
-        }
-        y = block;
-        y_m = nr;
-    }
 #define FC_GEMM_EACH(statement) \
     do { \
         _Pragma("GCC unroll 14") for (int m = 0; m < mr; m++) \
             _Pragma("GCC unroll 2") for (int v = 0; v < nv; v++) statement; \
     } while (0)
+    REAL *const partial = t->acc;
     if (!(t->flags & FC_FIRST))
-        FC_GEMM_EACH(acc[m][v] = v_add(acc[m][v], v_load(y + m * y_m + v * VL)));
-    if (last) {
-        if (t->bias_m)
-            FC_GEMM_EACH(acc[m][v] = v_add(acc[m][v], v_set1(((const REAL *)t->bias_m)[m])));
-        if (t->bias_n) {
-            V b[FC_NV_MAX];
-#pragma GCC unroll 2
-            for (int v = 0; v < nv; v++) {
-                const int n = t->pixels - v * VL < VL ? t->pixels - v * VL : VL;
-                b[v] = v_load_n((const REAL *)t->bias_n + v * VL, n);
-            }
-            FC_GEMM_EACH(acc[m][v] = v_add(acc[m][v], b[v]));
-        }
-        if (residual)
-            FC_GEMM_EACH(acc[m][v] = v_add(acc[m][v], v_load(residual + m * y_m + v * VL)));
-        if (t->flags & FC_RELU) FC_GEMM_EACH(acc[m][v] = v_max(v_zero(), acc[m][v]));
+        FC_GEMM_EACH(acc[m][v] = v_add(acc[m][v], v_load(partial + (m * nv + v) * VL)));
+    if (!(t->flags & FC_LAST)) {
+        FC_GEMM_EACH(v_store(partial + (m * nv + v) * VL, acc[m][v]));
+        return;
     }
+    if (t->bias_m) FC_GEMM_EACH(acc[m][v] = v_add(acc[m][v], v_set1(((const REAL *)t->bias_m)[m])));
+    if (t->bias_n) {
+        V b[FC_NV_MAX];
+#pragma GCC unroll 2
+        for (int v = 0; v < nv; v++) {
+            const int n = t->pixels - v * VL < VL ? t->pixels - v * VL : VL;
+            b[v] = v_load_n((const REAL *)t->bias_n + v * VL, n);
+        }
+        FC_GEMM_EACH(acc[m][v] = v_add(acc[m][v], b[v]));
+    }
+    if (t->y_at || t->pixels < nr) {
+        REAL sums[FC_MR_MAX * FC_NV_MAX * VL];
+        FC_GEMM_EACH(v_store(sums + (m * nv + v) * VL, acc[m][v]));
+        FC_FN(gemm_scatter)(t, sums, mr, nr);
+        return;
+    }
+    REAL *const y = t->y;
+    const REAL *const residual = t->residual;
+    const ptrdiff_t y_m = t->y_m;
+    if (residual) FC_GEMM_EACH(acc[m][v] = v_add(acc[m][v], v_load(residual + m * y_m + v * VL)));
+    if (t->flags & FC_RELU) FC_GEMM_EACH(acc[m][v] = v_max(v_zero(), acc[m][v]));
     FC_GEMM_EACH(v_store(y + m * y_m + v * VL, acc[m][v]));
 #undef FC_GEMM_EACH
-    if (!whole) FC_FN(gemm_copy)(t, block, t->y, mr, nr, 1);
 }
 
 #define FC_GEMM_TILE(mr, nv) \

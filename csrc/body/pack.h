@@ -31,7 +31,18 @@ static void FC_FN(copy_rows)(void *vy, ptrdiff_t y_row, const void *vx, ptrdiff_
                              ptrdiff_t step) {
     REAL *y = vy;
     const REAL *x = vx;
-    for (ptrdiff_t r = 0; r < rows; r++, y += y_row, x += x_row) {
+    ptrdiff_t r = 0;
+    if (left + right == 0 && step == 1 && n == 2 * VL) { /* columns of a GEMM */
+        for (; r < rows; r++, y += y_row, x += x_row) {
+            const V a = v_load(x), b = v_load(x + VL);
+            v_store(y, a);
+            v_store(y + VL, b);
+        }
+    } else if (left + right == 0 && step == 1 && n < VL && y_row == n && x_row >= n) {
+        /* its weights: whole vectors, as long as the rest of the rows overwrites what they spill */
+        for (; (rows - r) * n >= VL; r++, y += y_row, x += x_row) v_store(y, v_load(x));
+    }
+    for (; r < rows; r++, y += y_row, x += x_row) {
         for (ptrdiff_t i = 0; i < left; i++) y[i] = 0;
         FC_FN(copy)(y + left, x, n, step);
         for (ptrdiff_t i = left + n; i < left + n + right; i++) y[i] = 0;
@@ -39,11 +50,13 @@ static void FC_FN(copy_rows)(void *vy, ptrdiff_t y_row, const void *vx, ptrdiff_
 }
 
 /* y[j*y_ld + i] = x[i*x_ld + j]: VL x VL blocks through registers; rows in [rows, pad) come out as
- * zero. */
+ * zero. Where a row of y is less than a vector and the next one follows it, whole vectors are
+ * stored, and what they spill there is overwritten in its turn. */
 static void FC_FN(transpose)(void *vy, ptrdiff_t y_ld, const void *vx, ptrdiff_t x_ld,
                              ptrdiff_t rows, ptrdiff_t cols, ptrdiff_t pad) {
     REAL *const y = vy;
     const REAL *const x = vx;
+    const ptrdiff_t spill = pad < VL && y_ld == pad ? cols * pad - VL : -1;
     for (ptrdiff_t i0 = 0; i0 < pad; i0 += VL) {
         const ptrdiff_t ni = pad - i0 < VL ? pad - i0 : VL;
         const ptrdiff_t here = rows - i0 < VL ? rows - i0 : VL;
@@ -64,7 +77,7 @@ static void FC_FN(transpose)(void *vy, ptrdiff_t y_ld, const void *vx, ptrdiff_t
 #pragma GCC unroll 16
             for (int j = 0; j < VL; j++, to += y_ld) {
                 if (j >= nj) break;
-                if (ni == VL)
+                if (ni == VL || to - y <= spill)
                     v_store(to, r[j]);
                 else
                     v_store_n(to, r[j], ni);

@@ -1,149 +1,227 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""im2col + GEMM: the columns of one block of pixels at a time, multiplied while they are in the cache.
+"""im2col + GEMM: the columns of a few pixels at a time, multiplied while they are in the cache.
 
-The columns of a block and of CHAIN rows are written to the workspace as tiles [tile][channel*tap][NR] of NR pixels, and the
-packed micro-kernel GEMM adds their product to the output. A tile stays in L1 while panels of weights pass. Nothing of the
-size of a full im2col matrix ever exists.
+The pixels of all images are one axis, cut into tiles of NR. The columns of a tile and of CHAIN rows are written to the
+workspace as [channel*tap][NR], where they stay in L1 while panels of weights pass, and the packed micro-kernel GEMM adds the
+product to the partial sums, or to the bias and so on in the output. Nothing of the size of a full im2col matrix ever exists.
 """
-
-from libc.string cimport memset
 
 from fastconv.kernels.correlate cimport (
     Job,
-    Task,
-    activate,
+    activate_rows,
     band_budget,
-    decode,
-    merge_rows,
     output_at,
     packed_panel,
     panel_bounds,
-    run_job,
-    source_plane,
+    run_packed,
+    split_panels,
     start_job,
 )
 from fastconv.kernels.fastconv cimport FC_FIRST, FC_LAST, FC_NV_MAX, FC_RELU, fc_gemm_tile
-from fastconv.kernels.lattice cimport Axis, Lattice, choose_block, copy_row, source_at
+from fastconv.kernels.lattice cimport Axis, Lattice, copy_channels, source_at
 
 cdef enum:
     CHAIN = 256    # rows of columns multiplied at a time; shows in the last bits, so it is a constant
-    PIXELS = 384   # columns of a block: CHAIN * PIXELS floats are 384 KiB, most of a small L2
-    # Weights that pass over all tiles of a block, each tile from L1, before the next ones do: they stay in L2.
-    PANEL_BYTES = 128 << 10
+    PIXELS = 128   # of a task: enough of them pass each weight that comes to L2
+    # Weights that pass over all tiles of a task, each tile from L1, before the next ones do: they stay in L2.
+    PANEL_BYTES = 256 << 10
+
+cdef struct Columns:
+    Job job                       # the first member: tasks get its address
+    Py_ssize_t nr                 # pixels of a tile
+    Py_ssize_t pixels             # of all images
+    Py_ssize_t tiles, blocks      # of those; a task has one block of tiles
+    Py_ssize_t width, rest        # outputs of a panel: width or one more, which `rest` of all panels have
+    Py_ssize_t range_panels       # panels that pass over all tiles of a task
+    # Bytes of a task: the places of its pixels in y, the columns of one tile and of all that are kept
+    Py_ssize_t places_bytes, tile_bytes, columns_bytes
+
+# Neighbouring pixels of one row: pixel (d, h, w) of image n, and the count - 1 after it.
+cdef struct Run:
+    Py_ssize_t n, d, h, w, count
 
 
-cdef bint is_inner(const Axis *axis, Py_ssize_t q, Py_ssize_t count) noexcept nogil:
-    """Whether `count` outputs from padded coordinate q read consecutive source pixels, none of padding."""
-    return axis.step == 1 and axis.inner_start <= q and q + count <= axis.inner_stop
+cdef Run run_at(const Axis *axis, Py_ssize_t pixel, Py_ssize_t most) noexcept nogil:
+    """The longest run from a pixel on."""
+    cdef Run run
+    run.w = pixel % axis[2].out
+    run.count = min(most, axis[2].out - run.w)
+    pixel //= axis[2].out
+    run.h = pixel % axis[1].out
+    pixel //= axis[1].out
+    run.d = pixel % axis[0].out
+    run.n = pixel // axis[0].out
+    return run
 
 
-cdef void fill_plane(const Job *job, const Task *t, const char *plane, Py_ssize_t q_h, Py_ssize_t q_w, char *line,
-                     char *to) noexcept nogil:
-    """One tap of the block's pixels in one plane (NULL: of zeros), as tiles; `line` is room for all of them."""
+cdef void merge_axes(Axis *axis) noexcept:
+    """Where an output reads the pixel at its own place and nothing else, whole maps are one row."""
+    cdef Py_ssize_t i, pixels = 1
+    for i in range(3):
+        if not (axis[i].taps == axis[i].step == axis[i].y_step == 1 and axis[i].out == axis[i].size == axis[i].y_size
+                and axis[i].offset[0] + axis[i].inner_shift == axis[i].y_start == 0):
+            return
+        pixels *= axis[i].out
+    for i in range(3):
+        axis[i].out = axis[i].size = axis[i].y_size = pixels if i == 2 else 1
+        axis[i].inner_stop = axis[i].inner_start + axis[i].size
+
+
+cdef const char *image(const Job *job, Py_ssize_t n, Py_ssize_t group, Py_ssize_t channel) noexcept nogil:
+    return job.x + (n * job.x_n + (group * job.channels + channel) * job.x_c) * job.itemsize
+
+
+cdef void fill_tile(const Columns *all, Py_ssize_t group, Py_ssize_t pixel, Py_ssize_t count, Py_ssize_t channel,
+                    Py_ssize_t channels, char *to) noexcept nogil:
+    """to[(c, tap)][NR] of `count` pixels, zeros after them."""
+    cdef const Job *job = &all.job
     cdef const Axis *axis = job.axis
-    cdef Py_ssize_t item = job.itemsize, nr = FC_NV_MAX * job.kernels.lanes, h, src_h, rest, tiles
-    cdef Py_ssize_t pixels = t.count[1] * t.count[2]
-    cdef const char *source = line
-    if plane != NULL and axis[2].size == t.count[2] and is_inner(&axis[2], q_w, t.count[2]) \
-            and is_inner(&axis[1], q_h, t.count[1]):
-        source = plane + ((q_h + axis[1].inner_shift) * axis[2].size + q_w + axis[2].inner_shift) * item
-    else:
-        for h in range(t.count[1]):
-            src_h = source_at(&axis[1], q_h + h * axis[1].step)
-            if plane == NULL or src_h < 0:
-                memset(line + h * t.count[2] * item, 0, t.count[2] * item)
-            else:
-                copy_row(&axis[2], item, line + h * t.count[2] * item, plane + src_h * axis[2].size * item, q_w,
-                         t.count[2])
-    tiles = pixels // nr
-    rest = pixels - tiles * nr
-    job.kernels.copy_rows(to, job.band.channel, source, nr, tiles, 0, nr, 0, 1)
-    if rest:
-        job.kernels.copy_rows(to + tiles * job.band.channel * item, nr, source + tiles * nr * item, nr, 1, 0, rest,
-                              nr - rest, 1)
-
-
-cdef void fill_columns(const Job *job, const Task *t, Py_ssize_t channel, Py_ssize_t channels, Py_ssize_t tiles,
-                       char *line, char *to) noexcept nogil:
-    """columns[d][tile][(c, tap)][NR] of the task's block."""
-    cdef const Axis *axis = job.axis
-    cdef Py_ssize_t _c, kd, kh, kw, d, src_d, item = job.itemsize, nr = FC_NV_MAX * job.kernels.lanes
-    cdef const char *plane = source_plane(job, t) + channel * job.x_c * item
-    for _c in range(channels):
+    cdef Py_ssize_t done = 0, item = job.itemsize, kd, kh, kw, src_d, src_h, zeros
+    cdef const char *plane
+    cdef const char *row
+    cdef char *line
+    cdef Run run
+    while done < count:
+        run = run_at(axis, pixel + done, count - done)
+        plane = image(job, run.n, group, channel)
+        line = to + done * item
+        done += run.count
+        zeros = all.nr - count if done == count else 0
         for kd in range(axis[0].taps):
+            src_d = source_at(&axis[0], run.d * axis[0].step + axis[0].offset[kd])
             for kh in range(axis[1].taps):
+                src_h = source_at(&axis[1], run.h * axis[1].step + axis[1].offset[kh])
+                row = NULL if src_d < 0 or src_h < 0 else plane + (src_d * axis[1].size + src_h) * axis[2].size * item
                 for kw in range(axis[2].taps):
-                    for d in range(t.count[0]):
-                        src_d = source_at(&axis[0], (t.origin[0] + d) * axis[0].step + axis[0].offset[kd])
-                        fill_plane(
-                            job, t, NULL if src_d < 0 else plane + src_d * axis[1].size * axis[2].size * item,
-                            t.origin[1] * axis[1].step + axis[1].offset[kh],
-                            t.origin[2] * axis[2].step + axis[2].offset[kw],
-                            line, to + d * tiles * job.band.channel * item)
-                    to += nr * item
-        plane += job.x_c * item
+                    copy_channels(&axis[2], item, line, job.taps * all.nr, row, job.x_c, channels,
+                                  run.w * axis[2].step + axis[2].offset[kw], run.count, zeros)
+                    line += all.nr * item
 
 
-cdef void multiply_panels(const Job *job, const Task *t, Py_ssize_t panel0, Py_ssize_t panel1, Py_ssize_t c,
-                          fc_gemm_tile *tile, const char *columns) noexcept nogil:
-    """Panels [panel0, panel1), channels from c, on all tiles of the block."""
-    cdef Py_ssize_t panel, start, size, width, d, first, rows, cols, at_d, at_y, o_index
-    cdef Py_ssize_t item = job.itemsize, lanes = job.kernels.lanes, pixels = t.count[1] * t.count[2]
+cdef void look_ahead(const Columns *all, Py_ssize_t group, Py_ssize_t pixel, Py_ssize_t channel,
+                     fc_gemm_tile *tile) noexcept nogil:
+    """What the first tap of a pixel reads, in the chain of channels that begins with `channel`, is needed soon."""
+    cdef const Job *job = &all.job
+    cdef const Axis *axis = job.axis
+    cdef Run run = run_at(axis, pixel, 1)
+    cdef Py_ssize_t d = source_at(&axis[0], run.d * axis[0].step + axis[0].offset[0])
+    cdef Py_ssize_t h = source_at(&axis[1], run.h * axis[1].step + axis[1].offset[0])
+    cdef Py_ssize_t w = source_at(&axis[2], run.w * axis[2].step + axis[2].offset[0])
+    tile.soon_rows = 0
+    if channel < job.channels and min(d, h, w) >= 0:
+        tile.soon = image(job, run.n, group, channel) + ((d * axis[1].size + h) * axis[2].size + w) * job.itemsize
+        tile.soon_row = job.x_c
+        tile.soon_rows = <int>min(job.channel_block, job.channels - channel)
+
+
+cdef void places(const Columns *all, Py_ssize_t pixel, Py_ssize_t count, Py_ssize_t *at) noexcept nogil:
+    """Where the outputs of pixels land, from the first image's plane of an output."""
+    cdef const Job *job = &all.job
+    cdef Py_ssize_t done = 0, i, first, step = job.axis[2].y_step
+    cdef Run run
+    while done < count:
+        run = run_at(job.axis, pixel + done, count - done)
+        first = run.n * job.y_n + output_at(job, run.d, run.h, run.w)
+        for i in range(run.count):
+            at[done + i] = first + i * step
+        done += run.count
+
+
+cdef void multiply_tile(const Columns *all, Py_ssize_t group, Py_ssize_t panel0, Py_ssize_t panel1, Py_ssize_t c,
+                        const Py_ssize_t *at, Py_ssize_t count, char *partial, fc_gemm_tile *tile) noexcept nogil:
+    """Panels [panel0, panel1), channels from c, on one tile of `count` pixels that land at `at`."""
+    cdef const Job *job = &all.job
+    cdef Py_ssize_t start, size, width, rest, at_y, _panel
+    cdef Py_ssize_t item = job.itemsize, lanes = job.kernels.lanes, output = group * job.outputs
+    cdef const char *weights
     cdef int nv
-    merge_rows(job, t, &rows, &cols)
-    tile.cols = cols
-    tile.y_gap = job.axis[1].y_step * job.axis[2].y_size - cols * tile.y_px
-    for d in range(t.count[0]):
-        at_d = t.n * job.y_n + t.group * job.outputs * job.y_c
-        first = 0
-        while first < pixels:
-            tile.x = columns
-            columns += job.band.channel * item
-            at_y = at_d + output_at(job, t.origin[0] + d, t.origin[1] + first // cols, t.origin[2])
-            at_y += first % cols * tile.y_px
-            tile.left = cols - first % cols
-            for panel in range(panel0, panel1):
-                panel_bounds(job, panel, &start, &size, &width)
-                nv = 1 if pixels - first <= lanes or width > job.kernels.gemm_mr[2] else 2
-                tile.pixels = <int>min(nv * lanes, pixels - first)
-                tile.a = packed_panel(job, t.group, start) + c * job.taps * width * item
-                tile.a_c = width
-                o_index = t.group * job.outputs + start
-                tile.bias_m = NULL if job.bias == NULL else job.bias + o_index * item
-                tile.y = job.y + (at_y + start * job.y_c) * item
-                tile.residual = NULL
-                if job.residual != NULL:
-                    tile.residual = job.residual + (at_y + start * job.y_c) * item
-                job.kernels.gemm_tile[nv][width](tile)
-            first += FC_NV_MAX * lanes
+    cdef bint apart = at[count - 1] - at[0] >= count
+    tile.y_at = at if apart else NULL
+    tile.soon_rows = <int>((tile.soon_rows + panel1 - panel0 - 1) // (panel1 - panel0))
+    panel_bounds(job, panel0, &start, &size, &width)
+    weights = packed_panel(job, group, start)
+    rest = panel0 * job.outputs % job.panels
+    for _panel in range(panel0, panel1):
+        width = all.width  # as panel_bounds has it, without a division
+        rest += all.rest
+        if rest >= job.panels:
+            rest -= job.panels
+            width += 1
+        nv = 1 if count <= lanes or width > job.kernels.gemm_mr[2] else 2
+        tile.pixels = <int>min(nv * lanes, count)
+        tile.a = weights + c * job.taps * width * item
+        tile.a_c = width
+        tile.acc = partial + start * all.nr * item
+        tile.bias_m = NULL if job.bias == NULL else job.bias + (output + start) * item
+        at_y = (output + start) * job.y_c + (0 if apart else at[0])
+        tile.y = job.y + at_y * item
+        tile.residual = NULL if job.residual == NULL else job.residual + at_y * item
+        job.kernels.gemm_tile[nv][width](tile)
+        tile.soon = <const char *>tile.soon + tile.soon_rows * tile.soon_row * item
+        weights += width * job.column
+        start += width
+
+
+cdef void activate(const Columns *all, Py_ssize_t group, Py_ssize_t panel0, Py_ssize_t panel1, const Py_ssize_t *at,
+                   Py_ssize_t pixels) noexcept nogil:
+    """activate_rows of the finished outputs of a task, whose pixels landed at `at`."""
+    cdef const Job *job = &all.job
+    cdef Py_ssize_t first, last, size, width, i = 0, count
+    if job.activation < 0:
+        return
+    panel_bounds(job, panel0, &first, &size, &width)
+    panel_bounds(job, panel1 - 1, &last, &size, &width)
+    while i < pixels:
+        count = 1
+        while i + count < pixels and at[i + count] == at[i] + count:
+            count += 1
+        activate_rows(job, job.y + ((group * job.outputs + first) * job.y_c + at[i]) * job.itemsize, last + size - first, 1,
+                      count, count)
+        i += count
 
 
 cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
-    cdef const Job *job = <const Job *>argument
-    cdef Task t
+    cdef const Columns *all = <const Columns *>argument
+    cdef const Job *job = &all.job
     cdef fc_gemm_tile tile
-    cdef Py_ssize_t panel, panels, c, tiles, item = job.itemsize, nr = FC_NV_MAX * job.kernels.lanes
-    decode(job, number, &t)
-    tiles = (t.count[1] * t.count[2] + nr - 1) // nr
-    panels = max(1, PANEL_BYTES // max(1, min(job.channel_block, job.channels) * job.taps * job.panel * item))
+    cdef Py_ssize_t block = number % all.blocks, nr = all.nr, first = block * all.tiles // all.blocks * nr
+    cdef Py_ssize_t pixels = min((block + 1) * all.tiles // all.blocks * nr, all.pixels) - first
+    cdef Py_ssize_t group, panel0, panel1, panel, stop, c = 0, i, channels
+    cdef Py_ssize_t *at = <Py_ssize_t *>workspace
+    cdef char *columns = workspace + all.places_bytes
+    cdef char *partial = columns + all.columns_bytes
+    number //= all.blocks
+    group = job.group0 + number % (job.group1 - job.group0)
+    split_panels(job, number // (job.group1 - job.group0), &panel0, &panel1)
+    places(all, first, pixels, at)
     tile.x_c = nr
     tile.y_m = job.y_c
-    tile.y_px = job.axis[2].y_step
     tile.bias_n = NULL
-    c = 0
     while c < job.channels:
-        tile.channels = min(job.channel_block, job.channels - c)
-        fill_columns(job, &t, c, tile.channels, tiles, workspace + job.band_bytes, workspace)
+        channels = min(job.channel_block, job.channels - c)
+        tile.channels = channels * job.taps
         tile.flags = (FC_FIRST if c == 0 else 0) | (FC_RELU if job.relu else 0)
-        if c + tile.channels == job.channels:
+        if c + channels == job.channels:
             tile.flags |= FC_LAST
-        tile.channels *= job.taps
-        panel = t.panel0
-        while panel < t.panel1:
-            multiply_panels(job, &t, panel, min(t.panel1, panel + panels), c, &tile, workspace)
-            panel += panels
-        c += job.channel_block
-    activate(job, &t)
+        panel = panel0
+        while panel < panel1:
+            stop = min(panel1, panel + all.range_panels)
+            i = 0
+            while i < pixels:
+                tile.x = columns + (i // nr * all.tile_bytes if job.panels > all.range_panels else 0)
+                tile.soon_rows = 0
+                if panel == panel0:
+                    fill_tile(all, group, first + i, min(nr, pixels - i), c, channels, <char *>tile.x)
+                    if i + nr < pixels:
+                        look_ahead(all, group, first + min(i + 2 * nr, pixels) - 1, c, &tile)
+                    else:
+                        look_ahead(all, group, first + min(nr, pixels) - 1, c + channels, &tile)
+                multiply_tile(all, group, panel, stop, c, at + i, min(nr, pixels - i),
+                              partial + i * job.outputs * job.itemsize, &tile)
+                i += nr
+            panel = stop
+        c += channels
+    activate(all, group, panel0, panel1, at, pixels)
 
 
 def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, residual, int activation,
@@ -152,24 +230,34 @@ def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, resi
 
     Returns the bytes of workspace a thread needs. With threads=0 that is all it does.
     """
-    cdef Job job
-    cdef Py_ssize_t nr, pixels, terms, tiles
+    cdef Columns all
+    cdef Job *job = &all.job
+    cdef Py_ssize_t terms, tiles, partial = 0, workspace
     cdef size_t budget = band_budget(max_workspace)
-    start_job(&job, lattice, x, w, y, groups, transposed, bias, residual, activation)
-    nr = FC_NV_MAX * job.kernels.lanes
+    start_job(job, lattice, x, w, y, groups, transposed, bias, residual, activation)
+    merge_axes(job.axis)
     job.channel_block = max(1, CHAIN // job.taps)
     terms = min(job.channel_block, job.channels) * job.taps
+    all.nr = FC_NV_MAX * job.kernels.lanes
+    all.pixels = job.batch * job.axis[0].out * job.axis[1].out * job.axis[2].out
+    all.tiles = (all.pixels + all.nr - 1) // all.nr
     # a cache line more than the terms take: no power-of-two stride that maps all tiles to one set of the cache
-    job.band.channel = (terms + 1) * nr
-    pixels = max(1, min(<Py_ssize_t>PIXELS, <Py_ssize_t>budget // (job.band.channel * job.itemsize) * nr))
-    choose_block(job.axis, 0, job.itemsize, budget, pixels, job.band.block)
-    job.band.width = job.band.block[2]  # columns have no halo: rows always follow one another
-    pixels = job.band.block[1] * job.band.block[2]
-    tiles = job.band.block[0] * ((pixels + nr - 1) // nr)
-    job.band_bytes = tiles * job.band.channel * job.itemsize
+    all.tile_bytes = (terms + 1) * all.nr * job.itemsize
+    if job.channel_block < job.channels:
+        partial = all.nr * job.outputs * job.itemsize
+    tiles = min(<Py_ssize_t>PIXELS // all.nr, <Py_ssize_t>budget // (all.tile_bytes + partial))
+    tiles = max(1, min(tiles, all.tiles))
+    all.blocks = (all.tiles + tiles - 1) // tiles
+    if all.blocks > threads > 0:  # as many for each thread
+        all.blocks = min(all.tiles, (all.blocks + threads - 1) // threads * threads)
     job.multiple = 0
-    job.panel = job.kernels.gemm_mr[1 if pixels <= job.kernels.lanes else FC_NV_MAX]
+    job.panel = job.kernels.gemm_mr[1 if all.pixels <= job.kernels.lanes else FC_NV_MAX]
     job.panels = (job.outputs + job.panel - 1) // job.panel
+    all.width, all.rest = job.outputs // job.panels, job.outputs % job.panels
+    all.range_panels = max(1, PANEL_BYTES // (terms * job.panel * job.itemsize))
+    all.places_bytes = (tiles * all.nr * sizeof(Py_ssize_t) + 63) // 64 * 64
+    all.columns_bytes = (1 if job.panels <= all.range_panels else tiles) * all.tile_bytes
+    workspace = all.places_bytes + all.columns_bytes + tiles * partial
     if threads:
-        run_job(&job, w, task, job.band_bytes + pixels * job.itemsize, threads)
-    return job.band_bytes + pixels * job.itemsize
+        run_packed(job, w, task, all.blocks, workspace, threads)
+    return workspace

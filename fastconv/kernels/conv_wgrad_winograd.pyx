@@ -129,9 +129,7 @@ cdef void multiply(const Gradient *g, Py_ssize_t group, const Py_ssize_t *first,
     cdef const char *v
     cdef const char *w
     cdef char *to
-    tile.bias_m = tile.bias_n = tile.residual = NULL
-    tile.y_px = 1
-    tile.cols = tile.y_gap = 0
+    tile.soon_rows = 0
     for p in range(POSITIONS):
         for i in range(chains):
             t = i * tiles // chains
@@ -143,8 +141,7 @@ cdef void multiply(const Gradient *g, Py_ssize_t group, const Py_ssize_t *first,
                 w = panel_at(g, group, 1, o) + p * g.tiling[1].v_p * item
                 to = sums + (p * g.sums_p + (o - first[1]) * channels * g.nr) * item
                 tile.x = w + t * width * item
-                tile.x_c = tile.y_m = tile.left = width
-                tile.pixels = <int>width
+                tile.x_c = width
                 for c in range(first[0], last[0]):
                     v = panel_at(g, group, 0, c) + p * g.tiling[0].v_p * item
                     tile.a_c = panel_width(g, 0, c)
@@ -154,7 +151,7 @@ cdef void multiply(const Gradient *g, Py_ssize_t group, const Py_ssize_t *first,
                         at = j * size // n
                         mr = <int>((j + 1) * size // n - at)
                         tile.a = v + (t * tile.a_c + at) * item
-                        tile.y = to + ((c - first[0]) * g.nr + at) * width * item
+                        tile.acc = to + ((c - first[0]) * g.nr + at) * width * item
                         job.kernels.gemm_tile[nv][mr](&tile)
 
 

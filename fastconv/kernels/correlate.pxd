@@ -30,7 +30,7 @@ cdef struct Job:
     const Py_ssize_t *tap_index    # these three: see lattice.pxd
     const Py_ssize_t *phase_tap
     const Py_ssize_t *phase_taps
-    bint natural                   # the packed taps are those of w, in their order: set by run_job
+    bint natural                   # the packed taps are those of w, in their order: set by run_packed
     const char *bias               # bias[group*output] or NULL
     const char *residual           # like y, or NULL
     int relu, activation           # activation: fc_activation or -1, applied after the block
@@ -81,6 +81,7 @@ cdef void split_panels(const Job *job, Py_ssize_t split, Py_ssize_t *panel0, Py_
 cdef int run_rounds(Job *job, object w, task_fn pack, size_t pack_workspace, size_t limit, Py_ssize_t tasks, task_fn task,
                     size_t workspace, int threads) except -1
 cdef Py_ssize_t set_blocks(Job *job) noexcept
+cdef int run_packed(Job *job, object w, task_fn task, Py_ssize_t tasks, size_t workspace, int threads) except -1
 cdef int run_job(Job *job, object w, task_fn task, size_t workspace, int threads) except -1
 cdef size_t band_budget(object max_workspace) except? 0
 cdef void count_rerun() noexcept

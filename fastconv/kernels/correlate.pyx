@@ -396,15 +396,20 @@ cdef Py_ssize_t set_blocks(Job *job) noexcept:
     return blocks
 
 
-cdef int run_job(Job *job, object w, task_fn task, size_t workspace, int threads) except -1:
-    """run_rounds over the blocks of job.band, with weights packed as [phase][channel][tap][width]."""
-    cdef Py_ssize_t i, tasks = set_blocks(job)
+cdef int run_packed(Job *job, object w, task_fn task, Py_ssize_t tasks, size_t workspace, int threads) except -1:
+    """run_rounds with weights packed as [phase][channel][tap][width]."""
+    cdef Py_ssize_t i
     job.natural = job.taps == job.w_taps == job.phase_taps[0]
     for i in range(job.taps):
         job.natural = job.natural and job.tap_index[i] == i
     job.column = job.channels * job.taps * job.itemsize
     return run_rounds(job, w, pack_task, job.w_taps * job.panel * job.itemsize, PACKED_LIMIT, tasks, task,
                       workspace, threads)
+
+
+cdef int run_job(Job *job, object w, task_fn task, size_t workspace, int threads) except -1:
+    """run_packed over the blocks of job.band."""
+    return run_packed(job, w, task, set_blocks(job), workspace, threads)
 
 
 cdef size_t band_budget(object max_workspace) except? 0:

@@ -31,14 +31,17 @@ cdef extern from "fastconv.h" nogil:
     ctypedef struct fc_gemm_tile:
         const void *x
         const void *a
+        void *acc
         void *y
         const void *bias_m
         const void *bias_n
         const void *residual
         Py_ssize_t x_c, a_c, channels
-        Py_ssize_t y_m, y_px
-        Py_ssize_t left, cols, y_gap
-        int pixels, flags
+        Py_ssize_t y_m
+        const Py_ssize_t *y_at
+        const void *soon
+        Py_ssize_t soon_row
+        int soon_rows, pixels, flags
 
     ctypedef struct fc_pixel_sums:
         const void *x

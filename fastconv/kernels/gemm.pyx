@@ -108,19 +108,20 @@ cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogi
     cdef fc_gemm_tile tile
     cdef int nv
     cdef char *packed_b = workspace + CHAIN * FC_MR_MAX * item
+    cdef char *partial
     panels = (rows + job.kernels.gemm_mr[FC_NV_MAX] - 1) // job.kernels.gemm_mr[FC_NV_MAX]
     tile.bias_m = NULL
     tile.residual = NULL
     tile.x_c = job.pitch if job.kept == NULL else job.panel
     tile.y_m = job.n
-    tile.y_px = 1
-    tile.left = tile.cols = job.n
-    tile.y_gap = 0
+    tile.y_at = NULL
+    tile.soon_rows = 0
     while k < job.k:
         tile.channels = min(<Py_ssize_t>CHAIN, job.k - k)
         tile.flags = (FC_FIRST if k == 0 else 0) | (FC_LAST if k + tile.channels == job.k else 0)
         if job.kept == NULL:
             pack_b(job, n0, columns, k, tile.channels, packed_b)
+        partial = packed_b + CHAIN * job.pitch * item
         for i in range(panels):
             first = i * rows // panels
             mr = (i + 1) * rows // panels - first
@@ -137,7 +138,9 @@ cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogi
                     tile.x = job.kept + ((n0 + column) * job.k + k * job.panel) * item
                 tile.y = job.c + ((m0 + first) * job.n + n0 + column) * item
                 tile.bias_n = NULL if job.bias == NULL else job.bias + (n0 + column) * item
+                tile.acc = partial
                 job.kernels.gemm_tile[nv][mr](&tile)
+                partial += mr * nv * lanes * item
                 column += tile.pixels
         k += tile.channels
 
@@ -444,7 +447,8 @@ def multiply(cnp.ndarray a, bint a_transposed, b, bint b_transposed, cnp.ndarray
     # an odd number of cache lines from row to row: no power-of-two stride that maps all rows to one set of the cache
     job.pitch = ((job.n_block * job.itemsize + 63) // 64 | 1) * 64 // job.itemsize
     run_tasks(task, &job, job.m_blocks * job.n_blocks,
-              (CHAIN * (FC_MR_MAX + job.pitch) + FC_NV_MAX * job.kernels.lanes) * job.itemsize, threads)
+              (CHAIN * (FC_MR_MAX + job.pitch) + (job.m_block + 1) * (job.pitch + job.kernels.lanes)) * job.itemsize,
+              threads)
 
 
 def workspace(int itemsize, int products=0) -> int:
@@ -452,4 +456,5 @@ def workspace(int itemsize, int products=0) -> int:
     if products:
         return 4 * BLOCK * BLOCK
     cdef Py_ssize_t lanes = active_kernels(itemsize).lanes
-    return (CHAIN * (FC_MR_MAX + BLOCK + 128 // itemsize) + FC_NV_MAX * lanes) * itemsize
+    cdef Py_ssize_t pitch = BLOCK + 128 // itemsize
+    return (CHAIN * (FC_MR_MAX + pitch) + (BLOCK + 1) * (pitch + lanes)) * itemsize

@@ -52,6 +52,8 @@ cdef inline Py_ssize_t source_at(const Axis *axis, Py_ssize_t q) noexcept nogil:
 
 cdef void copy_row(const Axis *axis, Py_ssize_t itemsize, char *to, const char *row, Py_ssize_t q,
                    Py_ssize_t count) noexcept nogil
+cdef void copy_channels(const Axis *axis, Py_ssize_t itemsize, char *to, Py_ssize_t to_c, const char *row, Py_ssize_t x_c,
+                        Py_ssize_t channels, Py_ssize_t q, Py_ssize_t count, Py_ssize_t zeros) noexcept nogil
 cdef void fill_band(const Axis *axis, const Band *band, Py_ssize_t itemsize, const Py_ssize_t *origin,
                     const Py_ssize_t *count, const char *x, Py_ssize_t x_c, Py_ssize_t channels,
                     char *to) noexcept nogil

@@ -6,6 +6,7 @@ import numpy as np
 cimport numpy as cnp
 from libc.string cimport memcpy, memset
 
+from fastconv.kernels.fastconv cimport fc_kernels
 from fastconv.kernels.isa cimport active_kernels
 
 cnp.import_array()
@@ -165,6 +166,27 @@ cdef void copy_row(const Axis *axis, Py_ssize_t itemsize, char *to, const char *
         else:
             active_kernels(itemsize).copy_strided(to + left * itemsize, row + i * itemsize, right - left, step)
     copy_mapped(axis, itemsize, to + right * itemsize, row, q + right * step, count - right)
+
+
+cdef void copy_channels(const Axis *axis, Py_ssize_t itemsize, char *to, Py_ssize_t to_c, const char *row, Py_ssize_t x_c,
+                        Py_ssize_t channels, Py_ssize_t q, Py_ssize_t count, Py_ssize_t zeros) noexcept nogil:
+    """copy_row of the same row (NULL: of zeros) of some channels, x_c and to_c elements apart, and `zeros` after each."""
+    cdef const fc_kernels *kernels = active_kernels(itemsize)
+    cdef Py_ssize_t step = axis.step, i, at
+    cdef Py_ssize_t left = first_at(q, step, axis.inner_start, count)
+    cdef Py_ssize_t right = first_at(q, step, axis.inner_stop, count)
+    if row == NULL or right <= left:
+        kernels.copy_rows(to, to_c, to, 0, channels, count + zeros, 0, 0, 1)
+        right = left
+    else:
+        kernels.copy_rows(to, to_c, row + (q + left * step + axis.inner_shift) * itemsize, x_c, channels, left, right - left,
+                          count - right + zeros, step)
+    if row == NULL or axis.source == NULL:
+        return
+    for i in range(count):  # padding that copies pixels
+        at = source_at(axis, q + i * step)
+        if not left <= i < right and at >= 0:
+            kernels.copy_rows(to + i * itemsize, to_c, row + at * itemsize, x_c, channels, 0, 1, 0, 1)
 
 
 cdef void fill_band(const Axis *axis, const Band *band, Py_ssize_t itemsize, const Py_ssize_t *origin,
