@@ -197,7 +197,7 @@ def _direct(shape: Shape) -> Counts:
         "fma": runs * slots * shape.terms,
         "tiles": runs * calls * shape.chains,
         "stores": shape.groups * shape.outputs * lines * _vectors(shape, width * shape.spread[2]),
-        **_band(shape, DIRECT_PIXELS // shape.spread[2]),
+        **_band(shape, max(1, DIRECT_PIXELS // shape.spread[2])),
         **_packing(shape, vectors, joined=True),
         "calls": 1,
     }
@@ -585,6 +585,8 @@ _AVX2 = Costs(
 # as the lanes of the row: twice on avx512; the plain C of `scalar` has one. The software model of tile registers in `scalar` only
 # has to be never the fastest.
 _SPLIT_MODEL = {"calls": 5000, "efficiency": 0.1, "elements": 50, "pack": 50}
+# Vectors of one lane gain nothing from having a group in each: as fast as "pixel" at best, and 4 to 17 times as long as "linear".
+_DEPTHWISE_SCALAR = {**_AVX2.ns["depthwise"], "efficiency": 0.2}
 # Of amx: prototypes on one core of an Intel Xeon with tile registers reached 214 GFLOP/s of multiply-adds and read 15 GB/s of
 # memory; those of the split kernels took 6.4 ns a tile product (16 cycles are 5.3), for 3x3 kernels of 64 channels at 56x56 to
 # 256 at 14x14. The rest is predicted, from the vector instructions of 16 floats at 3 GHz and a fifth more: 10 cycles to copy or
@@ -598,7 +600,11 @@ _SPLIT_AMX = {
     "pack": 0.55,
 }
 COSTS = {
-    "scalar": replace(_AVX2, peak=_AVX2.peak / 8, ns={**_AVX2.ns, "split": _SPLIT_MODEL}),
+    "scalar": replace(
+        _AVX2,
+        peak=_AVX2.peak / 8,
+        ns={**_AVX2.ns, "depthwise": _DEPTHWISE_SCALAR, "split": _SPLIT_MODEL},
+    ),
     "avx2": _AVX2,
     "avx512": replace(_AVX2, peak=2 * _AVX2.peak),
     "amx": Costs(peak=_AMX_PEAK, bandwidth=15, ns={**_AVX2.ns, "split": _SPLIT_AMX}),

@@ -430,3 +430,16 @@ def test_linear_refuses_other_problems() -> None:
         fastconv.conv2d(x, w, algo="linear")
     with pytest.raises(ValueError, match="algo: 'linear' cannot run this problem"):
         fastconv.conv2d_backward(np.ones((1, 3, 3, 3)), x, w, algo="linear")
+
+
+@pytest.mark.parametrize("stride", [784, 785, 3000])
+def test_strides_longer_than_a_row_of_sums(stride: int, dtype: str, isa_row: str) -> None:
+    """The direct kernel sums whole rows of an input gradient, up to a stride beyond which its workspace would be large."""
+    g = rng(14)
+    x, w = integers(g, (2, 3, 2, 2 * stride + 5), dtype), integers(g, (18, 3, 2, 4), dtype)
+    dy = integers(g, (2, 18, 1, 3), dtype)
+    options: dict[str, Any] = {"stride": (1, stride)}
+    found = fastconv.conv2d_backward(dy, x, w, algo="direct", needs=(True, False, False), **options)
+    assert np.array_equal(found[0], reference.conv_backward(dy, x, w, **options)[0])
+    gradient = fastconv.explain("conv2d_dx", x.shape, w.shape, algo="direct", **options)
+    assert gradient.workspace < 1 << 20

@@ -46,6 +46,7 @@ cdef struct Direct:
     Phase *phases
     Py_ssize_t count
     Py_ssize_t together  # phases of the same rows of y: they follow one another
+    Py_ssize_t spread    # places in the rows of sums for each output of a phase: the stride, or 1 of one too large for that
     Py_ssize_t s_px      # of neighbours in the rows of sums
 
 
@@ -54,7 +55,7 @@ cdef void sum_phase(const Direct *direct, const Phase *phase, const Py_ssize_t *
     """One panel of the `count` outputs of a phase, to their places in the rows of y."""
     cdef const Job *job = &direct.job
     cdef fc_conv_tile tile
-    cdef Py_ssize_t item = job.itemsize, step = job.axis[2].y_step * direct.s_px
+    cdef Py_ssize_t item = job.itemsize, step = direct.spread * direct.s_px
     cdef Py_ssize_t row = job.band.block[2] * step, rows = count[1], cols = count[2]
     cdef Py_ssize_t block = max(1, CHAIN // phase.taps), c = 0, d, r, j, first, tiles, pixels
     cdef int nv = <int>(width // job.kernels.lanes)
@@ -87,11 +88,12 @@ cdef void sum_phase(const Direct *direct, const Phase *phase, const Py_ssize_t *
 
 
 cdef void run_rows(const Direct *direct, const Task *t, const Phase *phase, Py_ssize_t panel, char *workspace) noexcept nogil:
-    """One panel of the rows of y that `phase` and those after it share."""
+    """One panel of the rows of y that `phase` and those after it share, or of its own outputs where they are too far apart."""
     cdef const Job *job = &direct.job
     cdef const Axis *axis = job.axis
     cdef fc_conv_store store
-    cdef Py_ssize_t item = job.itemsize, start, size, width, o_index, at_y, i, d
+    cdef Py_ssize_t item = job.itemsize, start, size, width, o_index, i, d, j
+    cdef bint whole = direct.spread == axis[2].y_step
     cdef Py_ssize_t count[3]
     cdef Py_ssize_t at[3]
     cdef const char *weights
@@ -99,7 +101,7 @@ cdef void run_rows(const Direct *direct, const Task *t, const Phase *phase, Py_s
     panel_bounds(job, panel, &start, &size, &width)
     weights = packed_panel(job, t.group, start)
     for i in range(3):
-        at[i] = t.origin[i] * axis[i].y_step + (phase.start[i] if i < 2 else 0)
+        at[i] = t.origin[i] * axis[i].y_step + (0 if i == 2 and whole else phase.start[i])
         count[i] = min(t.count[i], phase.out[i] - t.origin[i])
     if count[0] <= 0 or count[1] <= 0:
         return
@@ -107,27 +109,28 @@ cdef void run_rows(const Direct *direct, const Task *t, const Phase *phase, Py_s
         count[2] = min(t.count[2], phase[i].out[2] - t.origin[2])
         if count[2] > 0:
             sum_phase(direct, phase + i, count, weights, width, workspace,
-                      sums + phase[i].start[2] * direct.s_px * item)
+                      sums + (phase[i].start[2] * direct.s_px * item if whole else 0))
     o_index = t.group * job.outputs + start
     store.bias = NULL if job.bias == NULL else job.bias + o_index * item
     store.outputs = <int>size
     store.relu = job.relu
     store.s_px = direct.s_px
-    store.s_row = job.band.block[2] * job.axis[2].y_step * direct.s_px
+    store.s_row = job.band.block[2] * direct.spread * direct.s_px
     store.y_oc = job.y_c
     store.y_row = axis[1].y_step * axis[2].y_size
     store.rows = count[1]
-    store.cols = min(t.count[2] * axis[2].y_step, axis[2].y_size - at[2])
+    store.cols = min(t.count[2] * axis[2].y_step, axis[2].y_size - at[2]) if whole else 1
     if store.cols == store.y_row and store.cols * store.s_px == store.s_row:  # the rows are one
         store.cols *= store.rows
         store.rows = 1
     for d in range(count[0]):
-        store.sums = sums + d * job.band.block[1] * store.s_row * item
-        at_y = t.n * job.y_n + o_index * job.y_c
-        at_y += ((at[0] + d * axis[0].y_step) * axis[1].y_size + at[1]) * axis[2].y_size + at[2]
-        store.y = job.y + at_y * item
-        store.residual = NULL if job.residual == NULL else job.residual + at_y * item
-        job.kernels.conv_store(&store)
+        for j in range(1 if whole else count[2]):
+            store.sums = sums + (d * job.band.block[1] * store.s_row + j * direct.s_px) * item
+            i = ((at[0] + d * axis[0].y_step) * axis[1].y_size + at[1]) * axis[2].y_size + at[2] + j * axis[2].y_step
+            i += t.n * job.y_n + o_index * job.y_c
+            store.y = job.y + i * item
+            store.residual = NULL if job.residual == NULL else job.residual + i * item
+            job.kernels.conv_store(&store)
 
 
 cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
@@ -139,9 +142,9 @@ cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogi
     decode(job, number, &t)
     fill_band(job.axis, &job.band, job.itemsize, t.origin, t.count, source_plane(job, &t), job.x_c, job.channels,
               workspace)
-    if direct.together < job.axis[2].y_step:  # no tap reaches the other places of a row
+    if direct.together < direct.spread:  # no tap reaches the other places of a row
         memset(workspace + job.band_bytes, 0,
-               block[0] * block[1] * block[2] * job.axis[2].y_step * direct.s_px * job.itemsize)
+               block[0] * block[1] * block[2] * direct.spread * direct.s_px * job.itemsize)
     for panel in range(t.panel0, t.panel1):
         i = 0
         while i < direct.count:
@@ -160,26 +163,28 @@ def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, resi
     cdef Job *job = &direct.job
     cdef Lattice phase
     cdef tuple phases = lattice.phases or (lattice,)
-    cdef Py_ssize_t workspace, pixels, tap = 0, i = 0
+    cdef Py_ssize_t workspace, tap = 0, i = 0
     cdef Py_ssize_t block[3]
     cdef char *tables
     start_job(job, lattice, x, w, y, groups, transposed, bias, residual, activation)
     job.multiple = job.kernels.lanes
     job.panel = job.kernels.lanes * FC_NV_MAX
     job.panels = (job.outputs + job.panel - 1) // job.panel
-    pixels = max(1, PIXELS // job.axis[2].y_step)
-    choose_block(job.axis, job.channels, job.itemsize, band_budget(max_workspace), pixels, block)
+    direct.spread = job.axis[2].y_step if job.axis[2].y_step <= PIXELS else 1
+    choose_block(job.axis, job.channels, job.itemsize, band_budget(max_workspace), PIXELS // direct.spread, block)
     band_layout(job.axis, block, job.itemsize, &job.band)
     job.band_bytes = (job.band.channel * job.channels * job.itemsize + 63) // 64 * 64
     direct.s_px = min(job.panel, (job.outputs + job.multiple - 1) // job.multiple * job.multiple)
     workspace = job.band_bytes
-    workspace += block[0] * block[1] * block[2] * job.axis[2].y_step * direct.s_px * job.itemsize
+    workspace += block[0] * block[1] * block[2] * direct.spread * direct.s_px * job.itemsize
     if threads == 0:
         return workspace
     direct.count = len(phases)
     direct.together = 0
     for phase in phases:
         direct.together += phase.starts[:2] == (<Lattice>phases[0]).starts[:2]
+    if direct.spread < job.axis[2].y_step:
+        direct.together = 1
     tables = <char *>block_alloc(job.taps * sizeof(Py_ssize_t) + direct.count * sizeof(Phase))
     if tables == NULL:
         raise MemoryError("fastconv: no memory for the tap offsets")
