@@ -70,7 +70,6 @@ cdef const char *packed_panel(const Job *job, Py_ssize_t group, Py_ssize_t start
 cdef void decode(const Job *job, Py_ssize_t task, Task *t) noexcept nogil
 cdef const char *source_plane(const Job *job, const Task *t) noexcept nogil
 cdef Py_ssize_t output_at(const Job *job, Py_ssize_t d, Py_ssize_t h, Py_ssize_t w) noexcept nogil
-cdef void merge_rows(const Job *job, const Task *t, Py_ssize_t *rows, Py_ssize_t *cols) noexcept nogil
 cdef void activate_rows(const Job *job, char *y, Py_ssize_t outputs, Py_ssize_t rows, Py_ssize_t y_row,
                         Py_ssize_t cols) noexcept nogil
 cdef void activate(const Job *job, const Task *t) noexcept nogil

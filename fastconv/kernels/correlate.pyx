@@ -222,16 +222,6 @@ cdef Py_ssize_t output_at(const Job *job, Py_ssize_t d, Py_ssize_t h, Py_ssize_t
     )
 
 
-cdef void merge_rows(const Job *job, const Task *t, Py_ssize_t *rows, Py_ssize_t *cols) noexcept nogil:
-    """The rows and columns of one d of a block; one long row where both band and output are contiguous across rows."""
-    cdef const Axis *w = &job.axis[2]
-    rows[0] = t.count[1]
-    cols[0] = t.count[2]
-    if job.band.width == cols[0] == w.y_size and w.y_step == 1 and job.axis[1].y_step == 1:
-        cols[0] *= rows[0]
-        rows[0] = 1
-
-
 cdef void activate_rows(const Job *job, char *y, Py_ssize_t outputs, Py_ssize_t rows, Py_ssize_t y_row,
                         Py_ssize_t cols) noexcept nogil:
     """Apply an activation that the tiles do not know to finished rows, y_row elements apart, while they are in the cache."""
