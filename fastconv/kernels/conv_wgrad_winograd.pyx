@@ -21,7 +21,6 @@ from fastconv.kernels.conv_winograd cimport (
     block_at,
     choose_band,
     choose_blocks,
-    lines,
     transform_tiles,
 )
 from fastconv.kernels.correlate cimport Job, count_rerun, start_job
@@ -33,7 +32,7 @@ from fastconv.kernels.fastconv cimport (
     fc_winograd_dw,
 )
 from fastconv.kernels.isa cimport cache_bytes
-from fastconv.kernels.lattice cimport Axis, Lattice
+from fastconv.kernels.lattice cimport Axis, Lattice, lines
 from fastconv.kernels.memory cimport block_alloc, block_free
 from fastconv.kernels.team cimport run_tasks
 

@@ -27,4 +27,3 @@ cdef void choose_blocks(Blocks *blocks, Py_ssize_t rows, Py_ssize_t cols, Py_ssi
 cdef void block_at(const Blocks *blocks, Py_ssize_t number, Py_ssize_t *row, Py_ssize_t *rows, Py_ssize_t *col,
                    Py_ssize_t *cols) noexcept nogil
 cdef size_t choose_band(Tiling *g, Py_ssize_t rows, Py_ssize_t cols) noexcept nogil
-cdef size_t lines(size_t size) noexcept nogil

@@ -32,7 +32,7 @@ from fastconv.kernels.fastconv cimport (
     fc_winograd_tile,
 )
 from fastconv.kernels.isa cimport cache_bytes
-from fastconv.kernels.lattice cimport Axis, Lattice, source_at
+from fastconv.kernels.lattice cimport Axis, Lattice, lines, source_at
 
 from fastconv.kernels import conv_direct
 
@@ -296,11 +296,6 @@ cdef size_t choose_band(Tiling *g, Py_ssize_t rows, Py_ssize_t cols) noexcept no
     g.run = (<Py_ssize_t>BAND_BYTES // (g.band_row * g.itemsize) - (g.size - g.step)) // g.step
     g.run = min(max(<Py_ssize_t>1, g.run), rows)
     return lines(((g.run - 1) * g.step + g.size) * g.band_row * g.itemsize)
-
-
-cdef size_t lines(size_t size) noexcept nogil:
-    """An odd number of cache lines: no power-of-two stride that would map all positions to one set."""
-    return ((size + 63) // 64 | 1) * 64
 
 
 def run(int kind, Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, residual, int activation,

@@ -28,6 +28,7 @@ from fastconv.kernels.fastconv cimport (
     fc_split_tile,
 )
 from fastconv.kernels.isa cimport active_kernels, active_split
+from fastconv.kernels.lattice cimport lines
 from fastconv.kernels.memory cimport address, block_alloc, block_free
 from fastconv.kernels.split cimport (
     NOTHING,
@@ -444,8 +445,7 @@ def multiply(cnp.ndarray a, bint a_transposed, b, bint b_transposed, cnp.ndarray
             multiply(a, a_transposed, b, b_transposed, bias, c, threads)
         return
     set_blocks(&job, threads)
-    # an odd number of cache lines from row to row: no power-of-two stride that maps all rows to one set of the cache
-    job.pitch = ((job.n_block * job.itemsize + 63) // 64 | 1) * 64 // job.itemsize
+    job.pitch = lines(job.n_block * job.itemsize) // job.itemsize
     run_tasks(task, &job, job.m_blocks * job.n_blocks,
               (CHAIN * (FC_MR_MAX + job.pitch) + (job.m_block + 1) * (job.pitch + job.kernels.lanes)) * job.itemsize,
               threads)

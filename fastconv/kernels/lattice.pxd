@@ -41,6 +41,7 @@ cdef class Lattice:
     cdef list arrays                  # owners of the pointers above
     cdef set_axis(self, Axis *axis, record)
 
+cdef size_t lines(size_t size) noexcept nogil
 cdef Py_ssize_t band_pitch(Py_ssize_t elements, Py_ssize_t itemsize) noexcept nogil
 cdef void band_layout(const Axis *axis, const Py_ssize_t *block, Py_ssize_t itemsize, Band *band) noexcept nogil
 cdef void band_offsets(const Axis *axis, const Band *band, Py_ssize_t *off) noexcept nogil

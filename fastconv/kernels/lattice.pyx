@@ -102,10 +102,14 @@ def join(lattices):
     return whole
 
 
+cdef size_t lines(size_t size) noexcept nogil:
+    """An odd number of cache lines: no power-of-two stride that would map all channels, rows or positions to one set."""
+    return ((size + 63) // 64 | 1) * 64
+
+
 cdef Py_ssize_t band_pitch(Py_ssize_t elements, Py_ssize_t itemsize) noexcept nogil:
-    """Elements from channel to channel: an odd number of cache lines, no power-of-two stride that would map all channels to one
-    set."""
-    return ((elements * itemsize + 63) // 64 | 1) * 64 // itemsize
+    """Elements from channel to channel."""
+    return lines(elements * itemsize) // itemsize
 
 
 cdef void band_layout(const Axis *axis, const Py_ssize_t *block, Py_ssize_t itemsize, Band *band) noexcept nogil:
