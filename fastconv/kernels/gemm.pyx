@@ -80,24 +80,20 @@ cdef struct Job:
 
 cdef void pack_a(const Job *job, Py_ssize_t m, Py_ssize_t rows, Py_ssize_t k, Py_ssize_t count, char *to) noexcept nogil:
     """to[k][rows] of rows m.., terms k.. of a."""
-    cdef Py_ssize_t i, item = job.itemsize
-    cdef const char *a = job.a + (m * job.a_row + k * job.a_col) * item
+    cdef const char *a = job.a + (m * job.a_row + k * job.a_col) * job.itemsize
     if job.a_col == 1:
         job.kernels.transpose(to, rows, a, job.a_row, rows, count, rows)
-        return
-    for i in range(count):
-        job.kernels.copy_strided(to + i * rows * item, a + i * job.a_col * item, rows, job.a_row)
+    else:
+        job.kernels.copy_rows(to, rows, a, job.a_col, count, 0, rows, 0, job.a_row)
 
 
 cdef void pack_b(const Job *job, Py_ssize_t n, Py_ssize_t columns, Py_ssize_t k, Py_ssize_t count, char *to) noexcept nogil:
     """to[k][pitch] of terms k.., columns n.. of b."""
-    cdef Py_ssize_t i, item = job.itemsize
-    cdef const char *b = job.b + (n * job.b_col + k * job.b_row) * item
+    cdef const char *b = job.b + (n * job.b_col + k * job.b_row) * job.itemsize
     if job.b_col == 1:
-        for i in range(count):
-            job.kernels.copy_strided(to + i * job.pitch * item, b + i * job.b_row * item, columns, 1)
-        return
-    job.kernels.transpose(to, job.pitch, b, job.b_col, columns, count, columns)
+        job.kernels.copy_rows(to, job.pitch, b, job.b_row, count, 0, columns, 0, 1)
+    else:
+        job.kernels.transpose(to, job.pitch, b, job.b_col, columns, count, columns)
 
 
 cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
@@ -287,8 +283,7 @@ cdef void split_task(void *argument, Py_ssize_t number, char *acc) noexcept nogi
     if job.failed:
         return  # the other kernels will do it all again
     if job.k0:
-        for i in range(rows):
-            job.kernels.copy_strided(acc + i * whole(columns) * 4, c + i * job.c_row * 4, columns, 1)
+        job.kernels.copy_rows(acc, whole(columns), c, job.c_row, rows, 0, columns, 0, 1)
     job.split.begin()
     while k < job.terms:
         count = min(steps_in_l1(job.parts, True) * TERMS, job.terms - k)
