@@ -32,6 +32,12 @@ enum { FC_COLUMNS = 512 };
  * channel block; with FC_LAST it applies the epilogue. */
 enum { FC_FIRST = 1, FC_LAST = 2, FC_RELU = 4 };
 
+/* Rows of memory, `row` elements apart, that later tiles will read. */
+typedef struct {
+    const void *at;
+    ptrdiff_t row, rows;
+} fc_fetch;
+
 /*
  * conv_tile[nv][mr]: oc-vectorised direct convolution of mr neighbouring pixels.
  *   sums[p*s_px + o] (+)= sum_c sum_t x[c*x_c + off[t] + p] * w[(c*taps + t)*NR + o]
@@ -64,7 +70,7 @@ typedef struct {
  *   acc[m][p] = sum_c a[c*a_c + m] * x[c*x_c + p]     p < nv*lanes
  *   y[m*y_m + y_at[p]] = act(acc[m][p] + bias_m[m] + bias_n[p] + residual[...])
  * x must be readable for nv*lanes pixels; `pixels` of them are stored.
- * Meanwhile soon_rows lines from `soon` on, which a later tile needs, come to the cache.
+ * Meanwhile the first line of each row to fetch comes to the cache.
  */
 typedef struct {
     const void *x;
@@ -77,9 +83,7 @@ typedef struct {
     ptrdiff_t x_c, a_c, channels;
     ptrdiff_t y_m;
     const ptrdiff_t *y_at; /* y_at[pixels], or NULL: y_at[p] = p */
-    const void *soon;
-    ptrdiff_t soon_row;
-    int soon_rows;
+    fc_fetch fetch;
     int pixels; /* 1..nv*lanes */
     int flags;
 } fc_gemm_tile;
@@ -149,17 +153,11 @@ typedef struct {
     int relu;
 } fc_depthwise_store;
 
-/* Rows of memory that will be read soon: fetched to the L2 cache meanwhile. */
-typedef struct {
-    const void *at;
-    ptrdiff_t row, rows;
-} fc_fetch;
-
 /*
  * wgrad_tile[nv][mr]: acc[m][o] += sum over planes i, rows r, columns p of
  *   x[off[m] + i*x_plane + r*x_row + p] * dy[((i*rows + r)*cols + p)*NR + o]
  * The sum over the block starts at zero and is then added to acc, or with FC_FIRST stored: blocked
- * summation. Of the rows to fetch it fetches as many elements as it has pixels.
+ * summation. Of the rows to fetch it fetches as many elements as it has pixels, to the L2 cache.
  */
 typedef struct {
     const void *x;        /* a packed band, or x itself */

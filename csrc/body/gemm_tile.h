@@ -45,8 +45,8 @@ static FC_INLINE void FC_FN(gemm_tile_body)(const fc_gemm_tile *t, const int mr,
 #pragma GCC unroll 2
         for (int v = 0; v < nv; v++) acc[m][v] = v_zero();
     }
-    const REAL *soon = t->soon;
-    for (int i = 0; i < t->soon_rows; i++, soon += t->soon_row) FC_PREFETCH_READ(soon);
+    const REAL *at = t->fetch.at;
+    for (ptrdiff_t n = t->fetch.rows; n > 0; n--, at += t->fetch.row) FC_PREFETCH_READ(at);
     for (ptrdiff_t c = t->channels; c > 0; c--) {
         const REAL *xs = x;
         FC_OPAQUE(xs);

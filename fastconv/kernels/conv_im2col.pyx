@@ -17,7 +17,7 @@ from fastconv.kernels.correlate cimport (
     split_panels,
     start_job,
 )
-from fastconv.kernels.fastconv cimport FC_FIRST, FC_LAST, FC_NV_MAX, FC_RELU, fc_gemm_tile
+from fastconv.kernels.fastconv cimport FC_FIRST, FC_LAST, FC_NV_MAX, FC_RELU, fc_fetch, fc_gemm_tile
 from fastconv.kernels.lattice cimport Axis, Lattice, copy_channels, source_at
 
 cdef enum:
@@ -99,7 +99,7 @@ cdef void fill_tile(const Columns *all, Py_ssize_t group, Py_ssize_t pixel, Py_s
 
 
 cdef void look_ahead(const Columns *all, Py_ssize_t group, Py_ssize_t pixel, Py_ssize_t channel,
-                     fc_gemm_tile *tile) noexcept nogil:
+                     fc_fetch *fetch) noexcept nogil:
     """What the first tap of a pixel reads, in the chain of channels that begins with `channel`, is needed soon."""
     cdef const Job *job = &all.job
     cdef const Axis *axis = job.axis
@@ -107,11 +107,11 @@ cdef void look_ahead(const Columns *all, Py_ssize_t group, Py_ssize_t pixel, Py_
     cdef Py_ssize_t d = source_at(&axis[0], run.d * axis[0].step + axis[0].offset[0])
     cdef Py_ssize_t h = source_at(&axis[1], run.h * axis[1].step + axis[1].offset[0])
     cdef Py_ssize_t w = source_at(&axis[2], run.w * axis[2].step + axis[2].offset[0])
-    tile.soon_rows = 0
+    fetch.rows = 0
     if channel < job.channels and min(d, h, w) >= 0:
-        tile.soon = image(job, run.n, group, channel) + ((d * axis[1].size + h) * axis[2].size + w) * job.itemsize
-        tile.soon_row = job.x_c
-        tile.soon_rows = <int>min(job.channel_block, job.channels - channel)
+        fetch.at = image(job, run.n, group, channel) + ((d * axis[1].size + h) * axis[2].size + w) * job.itemsize
+        fetch.row = job.x_c
+        fetch.rows = min(job.channel_block, job.channels - channel)
 
 
 cdef void places(const Columns *all, Py_ssize_t pixel, Py_ssize_t count, Py_ssize_t *at) noexcept nogil:
@@ -137,7 +137,7 @@ cdef void multiply_tile(const Columns *all, Py_ssize_t group, Py_ssize_t panel0,
     cdef int nv
     cdef bint apart = at[count - 1] - at[0] >= count
     tile.y_at = at if apart else NULL
-    tile.soon_rows = <int>((tile.soon_rows + panel1 - panel0 - 1) // (panel1 - panel0))
+    tile.fetch.rows = (tile.fetch.rows + panel1 - panel0 - 1) // (panel1 - panel0)
     panel_bounds(job, panel0, &start, &size, &width)
     weights = packed_panel(job, group, start)
     rest = panel0 * job.outputs % job.panels
@@ -157,7 +157,7 @@ cdef void multiply_tile(const Columns *all, Py_ssize_t group, Py_ssize_t panel0,
         tile.y = job.y + at_y * item
         tile.residual = NULL if job.residual == NULL else job.residual + at_y * item
         job.kernels.gemm_tile[nv][width](tile)
-        tile.soon = <const char *>tile.soon + tile.soon_rows * tile.soon_row * item
+        tile.fetch.at = <const char *>tile.fetch.at + tile.fetch.rows * tile.fetch.row * item
         weights += width * job.column
         start += width
 
@@ -209,13 +209,13 @@ cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogi
             i = 0
             while i < pixels:
                 tile.x = columns + (i // nr * all.tile_bytes if job.panels > all.range_panels else 0)
-                tile.soon_rows = 0
+                tile.fetch.rows = 0
                 if panel == panel0:
                     fill_tile(all, group, first + i, min(nr, pixels - i), c, channels, <char *>tile.x)
                     if i + nr < pixels:
-                        look_ahead(all, group, first + min(i + 2 * nr, pixels) - 1, c, &tile)
+                        look_ahead(all, group, first + min(i + 2 * nr, pixels) - 1, c, &tile.fetch)
                     else:
-                        look_ahead(all, group, first + min(nr, pixels) - 1, c + channels, &tile)
+                        look_ahead(all, group, first + min(nr, pixels) - 1, c + channels, &tile.fetch)
                 multiply_tile(all, group, panel, stop, c, at + i, min(nr, pixels - i),
                               partial + i * job.outputs * job.itemsize, &tile)
                 i += nr

@@ -10,6 +10,10 @@ cdef extern from "fastconv.h" nogil:
         FC_FIRST, FC_LAST, FC_RELU
         FC_ACT_RELU, FC_ACT_TANH, FC_ACT_SIGMOID, FC_ACT_COUNT
 
+    ctypedef struct fc_fetch:
+        const void *at
+        Py_ssize_t row, rows
+
     ctypedef struct fc_conv_tile:
         const void *x
         const Py_ssize_t *off
@@ -39,9 +43,8 @@ cdef extern from "fastconv.h" nogil:
         Py_ssize_t x_c, a_c, channels
         Py_ssize_t y_m
         const Py_ssize_t *y_at
-        const void *soon
-        Py_ssize_t soon_row
-        int soon_rows, pixels, flags
+        fc_fetch fetch
+        int pixels, flags
 
     ctypedef struct fc_pixel_sums:
         const void *x
@@ -77,10 +80,6 @@ cdef extern from "fastconv.h" nogil:
         const void *residual
         Py_ssize_t pixels, planes, y_plane, bias_plane
         int relu
-
-    ctypedef struct fc_fetch:
-        const void *at
-        Py_ssize_t row, rows
 
     ctypedef struct fc_wgrad_tile:
         const void *x
