@@ -2,9 +2,10 @@
 """Matrix product c[M][N] = a[M][K] @ b[K][N] + bias[N] on the packed micro-kernel.
 
 A task owns one block of c. For each CHAIN rows of K it packs its part of a into panels and of b into aligned rows, and adds
-their product to c; CHAIN is a constant, so the bits depend on the problem and the ISA alone. Few rows times a transposed b
-(a linear layer on a small batch) are dot products instead: b is read once and nothing is packed. With `products` a and b are
-split for tile registers first, see conv_split. Weights keep what b was packed to, in panels as wide as a tile.
+their product to the partial sums in its workspace; CHAIN is a constant, so the bits depend on the problem and the ISA alone.
+Few rows times a transposed b (a linear layer on a small batch) are dot products instead: b is read once and nothing is
+packed. With `products` a and b are split for tile registers first, see conv_split. Weights keep what b was packed to, in
+panels as wide as a tile.
 """
 
 import numpy as np
