@@ -153,7 +153,7 @@ def test_linear_layers_are_packed(dtype: str, isa_row: str) -> None:
     assert len(layers) == 2
     for layer in layers:
         made: Any = layer.forward
-        assert made.nbytes > 2 * layer.weight.data.nbytes - 1
+        assert made.nbytes >= 2 * layer.weight.data.nbytes
     assert "forward" not in vars(inner.inner)
 
 
