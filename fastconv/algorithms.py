@@ -197,7 +197,7 @@ ALGORITHMS = (
     ),
     Algorithm(
         "im2col",
-        "columns of one block of pixels, multiplied by the packed GEMM",
+        "columns of one tile of pixels, multiplied by the packed GEMM",
         "direct",
         conv_im2col.run,
     ),

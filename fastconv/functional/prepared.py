@@ -114,8 +114,8 @@ class PreparedLinear:
 def prepare_linear(w: Any, b: Any = None, *, precision: str | None = None) -> PreparedLinear:
     """Pack the weights of a linear layer once, for many calls with them: inference.
 
-    ``fastconv.prepare_linear(w, b)(x)`` has the bits of ``fastconv.linear(x, w, b)``. Up to four rows of x read the weights as
-    they are; for more rows a packed form is made in the first such call.
+    ``fastconv.prepare_linear(w, b)(x)`` has the bits of ``fastconv.linear(x, w, b)`` with a `b` of the type of `w`. Without tile
+    registers up to four rows of x read the weights as they are; else a packed form is made in the first such call.
 
     Parameters
     ----------
