@@ -43,6 +43,9 @@ SERIAL_FLOPS, SERIAL_BYTES = 2.5e6, 1 << 18
 # Most pixels of a padded map and its dy in a weight gradient that is vectorised over groups: vectors of so many stay in L2.
 DEPTHWISE_PIXELS = 1 << 13
 
+# Most bytes of the band of one output. A thread has the sums and the rest of its workspace besides, at most 64 MiB together.
+BAND_LIMIT = 32 << 20
+
 # Bounds on what is kept: plans, signatures of calls, and the tables of either.
 PLANS = 512
 CALLS = 1024
@@ -58,7 +61,8 @@ class Algorithm:
     """One way to compute a convolution.
 
     `cannot(shape)` is the reason, or None, why this row is not able to run a problem; `inaccurate(shape)` the reason why the
-    automatic choice does not take it although it could; nor does that take it where more than its `precision` is asked for.
+    automatic choice does not take it although it could; nor does that take it where more than its `precision` is asked for, or
+    where it would need too much memory: `band` is how often a thread keeps the pixels that one output needs, of all channels.
     After what `guard` says the direct kernel does the call again. `lattice` is what it runs over, but for an input gradient; one
     that `joins` runs the phases of that together. `run_linear` is for problems that are one matrix product.
     `error` names the tolerance class of tests/tolerance.py.
@@ -72,6 +76,7 @@ class Algorithm:
     inaccurate: Callable[[Shape], str | None] = nothing
     lattice: Callable[[Conv], LatticeSpec] = Conv.forward_lattice
     joins: bool = False
+    band: float = 0.0
     precision: str = "highest"
     guard: str | None = None
     run_linear: Callable[..., int] | None = None
@@ -144,6 +149,7 @@ def _split(run: Callable[..., int], run_linear: Callable[..., int], products: in
         partial(run, products),
         cannot_split,
         joins=True,
+        band=1.5,  # three parts of two bytes
         run_linear=partial(run_linear, products),
         precision=SPLIT_PRECISIONS[products],
         guard="a sum that is not finite, or operands so small that their last bits would be lost",
@@ -178,6 +184,7 @@ ALGORITHMS = (
         "direct",
         conv_pixel.run,
         joins=True,
+        band=1,
     ),
     Algorithm(
         "depthwise",
@@ -185,6 +192,7 @@ ALGORITHMS = (
         "direct",
         conv_depthwise.run,
         joins=True,
+        band=16,  # groups, the lanes of a vector
     ),
     *map(_winograd, range(len(conv_winograd.KINDS))),
     *map(partial(_split, conv_split.run, conv_linear.run), SPLITS),
@@ -194,6 +202,7 @@ ALGORITHMS = (
         "direct",
         conv_direct.run,
         joins=True,
+        band=1,
     ),
     Algorithm(
         "im2col",
@@ -293,6 +302,12 @@ def _imprecise(algorithm: Algorithm, precision: str) -> str | None:
     return None
 
 
+def _wide(algorithm: Algorithm, shape: Shape) -> str | None:
+    if algorithm.band * shape.reach > BAND_LIMIT:
+        return f"the pixels of one output would take more than {BAND_LIMIT >> 20} MiB a thread"
+    return None
+
+
 def select(
     algo: str, shape: Shape, precision: str = "highest"
 ) -> tuple[Algorithm, tuple[tuple[str, str], ...], dict[str, float]]:
@@ -313,7 +328,11 @@ def select(
             continue
         reason = algorithm.cannot(shape)
         if reason is None and algo == "auto":
-            reason = _imprecise(algorithm, precision) or algorithm.inaccurate(shape)
+            reason = (
+                _imprecise(algorithm, precision)
+                or algorithm.inaccurate(shape)
+                or _wide(algorithm, shape)
+            )
         if reason is None:
             weighed[algorithm] = costs.seconds(algorithm.name, shape)
         else:

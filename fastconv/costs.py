@@ -19,7 +19,7 @@ from fastconv.problem import Conv, Sizes
 
 # Multiply-adds that must be under way at once: 4 cycles, two a cycle. A smaller tile takes as long as one of these.
 LATENCY = 8
-# Blocks of the drivers, see the enums of conv_*.pyx.
+# Blocks of the drivers, see the enums of conv_*.pyx; WGRAD_TILES is a typical one, for its driver counts bytes.
 CHAIN = 256
 DIRECT_PIXELS, PIXEL_PIXELS = 784, 4096
 DEPTHWISE_PIXELS = 14
@@ -70,6 +70,12 @@ class Shape:
     @property
     def pixels(self) -> int:
         return self.images * math.prod(self.size)
+
+    @property
+    def reach(self) -> int:
+        """Bytes of the band of one output: all channels of the pixels from the first to the last that it needs."""
+        axes = zip(self.phases, self.halo, self.step, strict=True)
+        return self.itemsize * self.channels * math.prod(p * (1 + h // s) for p, h, s in axes)
 
     @property
     def taps(self) -> float:

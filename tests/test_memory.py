@@ -470,3 +470,27 @@ def test_channels_last_gradients_are_made_in_slices() -> None:
             extra(lambda: fastconv.conv2d_backward(dy, x, w, layout="NHWC", needs=needs)[0])
             <= 40 << 20
         )
+
+
+@pytest.mark.parametrize("what", ["", "_dx", "_dw"])
+@pytest.mark.parametrize(
+    ("x", "w", "dilation"),
+    [
+        ((1, 2048, 128, 128), (8, 2048, 31, 31), 4),
+        ((1, 256, 32, 64, 64), (128, 256, 11, 11, 11), 4),
+        ((2, 2, 224, 14), (8192, 1, 31, 31), 4),
+    ],
+)
+def test_workspace_of_kernels_that_reach_far(
+    x: tuple[int, ...], w: tuple[int, ...], dilation: int, what: str
+) -> None:
+    """Some rows keep all channels of the pixels that one output needs."""
+    groups = x[1] // w[1]
+    operation = f"conv{len(x) - 2}d{what}"
+    options: dict[str, Any] = {"padding": "same", "dilation": dilation, "groups": groups}
+    chosen = fastconv.explain(operation, x, w, **options)
+    assert chosen.workspace <= WORKSPACE_LIMIT
+    if what == "" and w[0] < 1000:
+        forced = fastconv.explain(operation, x, w, algo="direct", **options)
+        assert forced.workspace > WORKSPACE_LIMIT
+        assert chosen.passed_by["direct"].startswith("the pixels of one output would take")

@@ -407,7 +407,8 @@ _FORWARD_DOC = """{rank}-D convolution (cross-correlation, as in every deep-lear
     precision : {{None, "highest", "high", "medium"}}
         None takes the surrounding :func:`fastconv.precision`.
     max_workspace : int, optional
-        Bytes of workspace a thread may use for the input; the default stays below 64 MiB in any case.
+        Bytes of workspace a thread may use for the input; the default stays below 64 MiB, but for an `algo` forced on kernels
+        that reach over many pixels of many channels.
     out : array, optional
         Takes the result. It may share memory with the inputs; then a copy is made.
 

@@ -25,6 +25,7 @@ from libc.stdint cimport uint32_t
 from libc.string cimport memset
 
 from fastconv.kernels.correlate cimport (
+    PACKED_LIMIT,
     Job,
     Phase,
     Task,
@@ -74,7 +75,6 @@ cdef enum:
     FEW = 15
     PIXELS = 784     # outputs of a block
     CHUNK = 64       # pixels converted at a time: 8 KiB of floats, in L1
-    PACKED_LIMIT = 24 << 20
 
 cdef struct SplitPhase:
     Phase phase

@@ -14,6 +14,7 @@ cimport numpy as cnp
 from libc.string cimport memcpy, memset
 
 from fastconv.kernels.correlate cimport (
+    PACKED_LIMIT,
     Job,
     activate_rows,
     count_rerun,
@@ -56,8 +57,6 @@ cdef enum:
     WORKSPACE_LIMIT = 32 << 20
     # A packed band of one vector of channels, which the input transform reads from L1.
     BAND_BYTES = 20 << 10
-    # Transformed weights at a time; less where the L3 is smaller than twice that.
-    PACKED_LIMIT = 24 << 20
 
 cdef struct Winograd:
     Job job                            # first: tasks get a pointer to it
@@ -322,6 +321,7 @@ def run(int kind, Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, 
     g.channel_blocks = (job.channels + lanes - 1) // lanes
     g.u_rows = g.channel_blocks * lanes + 1
     job.column = g.positions * g.u_rows * job.itemsize
+    # transformed weights at a time: they stay in L3 from block to block
     limit = max(<size_t>4 << 20, min(<size_t>PACKED_LIMIT, cache_bytes(3) // 2))
     g.m_panels = min(job.panels, max(<Py_ssize_t>1, SUMS // job.panel))
     columns = g.m_panels * job.panel

@@ -7,6 +7,10 @@ from fastconv.kernels.fastconv cimport fc_kernels
 from fastconv.kernels.lattice cimport Axis, Band, Lattice
 from fastconv.kernels.team cimport task_fn
 
+cdef enum:
+    # Weights packed at a time. Layers whose weights are larger go through in several rounds, which bounds the memory.
+    PACKED_LIMIT = 24 << 20
+
 cdef class Weights:
     cdef readonly object array
     cdef dict packed  # (kernels, packing) -> packed weights, and "source" -> what they were packed from

@@ -22,8 +22,6 @@ from fastconv.kernels.memory import empty
 cnp.import_array()
 
 cdef enum:
-    # Weights packed at a time. Layers whose weights are larger go through in several rounds, which bounds the memory.
-    PACKED_LIMIT = 24 << 20
     # Default bound on one thread's band; what goes beyond it is blocked along the rows.
     BAND_LIMIT = 16 << 20
     # Below this many bytes packing is not worth waking the team.

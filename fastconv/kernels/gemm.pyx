@@ -300,7 +300,7 @@ cdef void split_task(void *argument, Py_ssize_t number, char *acc) noexcept nogi
         c += job.c_row * 4
 
 
-cdef void set_blocks(Job *job, int threads) noexcept:
+cdef void set_gemm_blocks(Job *job, int threads) noexcept:
     """Cut c into blocks, two for each thread where there are not more."""
     cdef Py_ssize_t wanted
     job.m_block = min(job.m, <Py_ssize_t>BLOCK)
@@ -328,7 +328,7 @@ cdef int run_split(const Job *whole_job, int threads) except -1:
                 job.b_least += n * SLAB // job.panel * job.chains
             job.m = min(<Py_ssize_t>SLAB, job.m - m * SLAB)
             job.n = min(<Py_ssize_t>SLAB, job.n - n * SLAB)
-            set_blocks(&job, threads)
+            set_gemm_blocks(&job, threads)
             run_slab(&job, threads)
             if job.failed:
                 return 1
@@ -440,7 +440,7 @@ def multiply(cnp.ndarray a, bint a_transposed, b, bint b_transposed, cnp.ndarray
             count_rerun()
             multiply(a, a_transposed, b, b_transposed, bias, c, threads)
         return
-    set_blocks(&job, threads)
+    set_gemm_blocks(&job, threads)
     job.pitch = lines(job.n_block * job.itemsize) // job.itemsize
     run_tasks(task, &job, job.m_blocks * job.n_blocks,
               (CHAIN * (FC_MR_MAX + job.pitch) + (job.m_block + 1) * (job.pitch + job.kernels.lanes)) * job.itemsize,
