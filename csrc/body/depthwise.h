@@ -82,19 +82,13 @@ static FC_INLINE void FC_FN(depthwise_load_block)(REAL *y, const int32_t *at, co
                                                   ptrdiff_t x_plane, ptrdiff_t pixels,
                                                   ptrdiff_t planes) {
     V r[VL];
-    _Alignas(64) REAL part[VL * VL];
     const REAL *next = x + VL * x_plane; /* the planes after these */
 #pragma GCC unroll 16
     for (int i = 0; i < VL; i++, next += x_plane) {
         FC_OPAQUE(next);
         FC_PREFETCH_READ(next);
     }
-    if (planes < VL || pixels < VL) {
-        FC_FN(load_part)(part, x, x_plane, planes, pixels);
-        x = part;
-        x_plane = VL;
-    }
-    v_transpose(r, x, x_plane, VL);
+    FC_FN(load_columns)(r, x, x_plane, planes, pixels);
 #pragma GCC unroll 16
     for (int j = 0; j < VL; j++)
         if (j < pixels) v_store(y + at[j], r[j]);

@@ -32,6 +32,10 @@ static void FC_FN(copy_rows)(void *vy, ptrdiff_t y_row, const void *vx, ptrdiff_
     REAL *y = vy;
     const REAL *x = vx;
     ptrdiff_t r = 0;
+    if (left + right == 0 && step == 1 && n == x_row && n == y_row) { /* they are one */
+        n *= rows;
+        rows = 1;
+    }
     if (left + right == 0 && step == 1 && n == 2 * VL) { /* columns of a GEMM */
         for (; r < rows; r++, y += y_row, x += x_row) {
             const V a = v_load(x), b = v_load(x + VL);
@@ -63,17 +67,9 @@ static void FC_FN(transpose)(void *vy, ptrdiff_t y_ld, const void *vx, ptrdiff_t
         for (ptrdiff_t j0 = 0; j0 < cols; j0 += VL) {
             if (cols >= VL && j0 > cols - VL) j0 = cols - VL; /* the last block overlaps */
             const ptrdiff_t nj = cols - j0 < VL ? cols - j0 : VL;
-            const REAL *from = x + i0 * x_ld + j0;
             REAL *to = y + j0 * y_ld + i0;
-            ptrdiff_t step = x_ld;
             V r[VL];
-            _Alignas(64) REAL part[VL * VL];
-            if (here < VL || nj < VL) {
-                FC_FN(load_part)(part, from, x_ld, here, nj);
-                from = part;
-                step = VL;
-            }
-            v_transpose(r, from, step, VL);
+            FC_FN(load_columns)(r, x + i0 * x_ld + j0, x_ld, here, nj);
 #pragma GCC unroll 16
             for (int j = 0; j < VL; j++, to += y_ld) {
                 if (j >= nj) break;

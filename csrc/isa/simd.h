@@ -616,11 +616,17 @@ static FC_INLINE void FC_FN(transpose_v)(__m512d *r, const double *p, ptrdiff_t 
 
 /* The first m <= VL of a vector; a full one where m says so. */
 #define FC_LOAD(p, m) ((m) == VL ? v_load(p) : v_load_n(p, m))
-/* `rows` x `cols` of a block that v_transpose takes, the rest zero: reads nothing beyond them. */
-static inline void FC_FN(load_part)(REAL *block, const REAL *p, ptrdiff_t step, ptrdiff_t rows,
-                                    ptrdiff_t cols) {
-    for (ptrdiff_t i = 0; i < VL; i++)
-        v_store(block + i * VL, i < rows ? v_load_n(p + i * step, cols) : v_zero());
+/* v_transpose of a block of which only `rows` x `cols` exist; the rest is zero, and is not read. */
+static FC_INLINE void FC_FN(load_columns)(V *r, const REAL *p, ptrdiff_t step, ptrdiff_t rows,
+                                          ptrdiff_t cols) {
+    _Alignas(64) REAL part[VL * VL];
+    if (rows < VL || cols < VL) {
+        for (ptrdiff_t i = 0; i < VL; i++)
+            v_store(part + i * VL, i < rows ? v_load_n(p + i * step, cols) : v_zero());
+        p = part;
+        step = VL;
+    }
+    v_transpose(r, p, step, VL);
 }
 /* Runs the body for the vectors of a row: m elements are in memory from c on. */
 #define FC_OVER_COLUMNS(columns, body) \
