@@ -15,6 +15,8 @@ cdef class Weights:
     cdef readonly object array
     cdef dict packed  # (kernels, packing) -> packed weights, and "source" -> what they were packed from
     cdef Py_ssize_t limit
+    cdef object form(self, key, Py_ssize_t size, char **at, task_fn pack, void *job, Py_ssize_t tasks, size_t workspace,
+                     int threads)
     cdef keep(self, key, cnp.ndarray form)
 
 cdef struct Job:

@@ -86,6 +86,20 @@ cdef class Weights:
         """Bytes of all packed forms."""
         return sum([form.nbytes for key, form in self.packed.items() if key != "source"])
 
+    cdef object form(self, key, Py_ssize_t size, char **at, task_fn pack, void *job, Py_ssize_t tasks, size_t workspace,
+                     int threads):
+        """The `size` bytes at `at` that `tasks` of `pack` make: those of an earlier call, or made now and kept."""
+        form = self.packed.get(key)
+        if form is None:
+            array, source = self.array, self.packed["source"]  # which another thread may replace meanwhile
+            form = empty((size,), np.dtype(np.uint8))
+            at[0] = address(form)
+            run_tasks(pack, job, tasks, workspace, threads)
+            if self.array is array and self.packed["source"] is source:
+                self.keep(key, form)
+        at[0] = address(form)
+        return form
+
     cdef keep(self, key, cnp.ndarray form):
         """Keep a packed form; the oldest ones make room for it."""
         cdef Py_ssize_t size = cnp.PyArray_NBYTES(form)
@@ -308,21 +322,6 @@ cdef void set_phase(const Job *job, Lattice lattice, Py_ssize_t tap, Phase *phas
         off[tap + i] += shift
 
 
-cdef object packed_once(Job *job, Weights w, task_fn pack, size_t pack_workspace, int threads):
-    """All packed weights: those of an earlier call, or packed now and kept."""
-    key = (<size_t>job.kernels, <size_t>pack, job.groups, job.w_g, job.column, job.panel, job.panels, job.multiple)
-    packed = w.packed.get(key)
-    if packed is None:
-        array, source = w.array, w.packed["source"]  # which another thread may replace meanwhile
-        packed = empty((job.packed_group * job.groups,), np.dtype(np.uint8))
-        job.packed = address(packed)
-        job.group1, job.panel1 = job.groups, job.panels
-        run_tasks(pack, job, job.groups * job.panels, pack_workspace, threads)
-        if w.array is array and w.packed["source"] is source:
-            w.keep(key, packed)
-    return packed
-
-
 cdef int run_rounds(Job *job, object w, task_fn pack, size_t pack_workspace, size_t limit, Py_ssize_t tasks,
                     task_fn task, size_t workspace, int threads) except -1:
     """Pack as many weights as `limit` bytes hold, run all tasks on them, and so on to the last output; Weights are packed once.
@@ -335,8 +334,11 @@ cdef int run_rounds(Job *job, object w, task_fn pack, size_t pack_workspace, siz
     kept = None
     job.packed_group = group_bytes
     if isinstance(w, Weights):
-        kept = packed_once(job, w, pack, pack_workspace, threads)
-        all = address(kept)
+        key = (<size_t>job.kernels, <size_t>pack, job.groups, job.w_g, job.column, job.panel, job.panels, job.multiple)
+        job.group1, job.panel1 = job.groups, job.panels
+        kept = (<Weights>w).form(key, group_bytes * job.groups, &job.packed, pack, job, job.groups * job.panels, pack_workspace,
+                                 threads)
+        all = job.packed
     if group_bytes <= limit:
         groups_at_once = max(1, min(job.groups, limit // max(group_bytes, 1)))
     else:

@@ -8,14 +8,11 @@ packed. With `products` a and b are split for tile registers first, see conv_spl
 panels as wide as a tile.
 """
 
-import numpy as np
-
 cimport numpy as cnp
 from libc.stdint cimport uint32_t
 from libc.string cimport memset
 
 from fastconv.kernels.correlate cimport Weights, count_rerun
-
 from fastconv.kernels.fastconv cimport (
     FC_DOT_B_MAX,
     FC_FIRST,
@@ -45,8 +42,6 @@ from fastconv.kernels.split cimport (
     whole_terms,
 )
 from fastconv.kernels.team cimport run_tasks
-
-from fastconv.kernels.memory import empty
 
 cnp.import_array()
 
@@ -177,36 +172,32 @@ cdef void split_panel(const Job *job, Py_ssize_t panel, Py_ssize_t k, Py_ssize_t
         terms -= CHAIN
 
 
+cdef uint32_t *kept_least(const Job *job) noexcept nogil:
+    """The least magnitudes in the panels of `kept`, which they follow."""
+    return <uint32_t *>(job.kept + panels_of(job) * unit(job, job.panel, job.k))
+
+
 cdef void keep_panel(void *argument, Py_ssize_t panel, char *workspace) noexcept nogil:
     """One panel of b for `kept`; with tile registers its least magnitudes follow after all panels."""
     cdef const Job *job = <const Job *>argument
     cdef Py_ssize_t start = panel * job.panel, item = job.itemsize
     if job.products:
         split_panel(job, panel, 0, job.k, workspace, job.kept + panel * unit(job, job.panel, job.k),
-                    job.b_least + panel * job.chains)
+                    kept_least(job) + panel * job.chains)
         return
     job.kernels.transpose(job.kept + start * job.k * item, job.panel, job.b + start * job.b_col * item, job.b_col,
                           min(job.panel, job.n - start), job.k, job.panel)
 
 
 cdef object keep_b(Job *job, Weights w, int threads):
-    """Set job.kept to the packed form of w, of an earlier call or made now; who holds the result keeps it alive."""
+    """Set job.kept to the packed form of w; who holds the result keeps it alive."""
     cdef Py_ssize_t panels = panels_of(job), size = panels * job.panel * job.k * job.itemsize
-    key = (<size_t>job.kernels, <size_t>keep_panel, job.products)
-    form = w.packed.get(key)
     job.chains = (job.k + CHAIN - 1) // CHAIN
     if job.products:
-        size = panels * unit(job, job.panel, job.k)
-    missing = form is None
-    if missing:
-        array, source = w.array, w.packed["source"]  # which another thread may replace meanwhile
-        form = empty((size + 4 * panels * job.chains if job.products else size,), np.dtype(np.uint8))
-    job.kept = address(form)
-    job.b_least = <uint32_t *>(job.kept + size)
-    if missing:
-        run_tasks(keep_panel, job, panels, 4 * TERMS * job.panel, threads)
-        if w.array is array and w.packed["source"] is source:
-            w.keep(key, form)
+        size = panels * (unit(job, job.panel, job.k) + 4 * job.chains)
+    key = (<size_t>job.kernels, <size_t>keep_panel, job.products)
+    form = w.form(key, size, &job.kept, keep_panel, job, panels, 4 * TERMS * job.panel, threads)
+    job.b_least = kept_least(job)
     return form
 
 
@@ -443,7 +434,7 @@ def multiply(cnp.ndarray a, bint a_transposed, b, bint b_transposed, cnp.ndarray
     set_gemm_blocks(&job, threads)
     job.pitch = lines(job.n_block * job.itemsize) // job.itemsize
     run_tasks(task, &job, job.m_blocks * job.n_blocks,
-              (CHAIN * (FC_MR_MAX + job.pitch) + (job.m_block + 1) * (job.pitch + job.kernels.lanes)) * job.itemsize,
+              (CHAIN * (FC_MR_MAX + job.pitch) + job.m_block * (job.pitch + job.kernels.lanes)) * job.itemsize,
               threads)
 
 
@@ -453,4 +444,4 @@ def workspace(int itemsize, int products=0) -> int:
         return 4 * BLOCK * BLOCK
     cdef Py_ssize_t lanes = active_kernels(itemsize).lanes
     cdef Py_ssize_t pitch = BLOCK + 128 // itemsize
-    return (CHAIN * (FC_MR_MAX + pitch) + (BLOCK + 1) * (pitch + lanes)) * itemsize
+    return (CHAIN * (FC_MR_MAX + pitch) + BLOCK * (pitch + lanes)) * itemsize
