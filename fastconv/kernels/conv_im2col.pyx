@@ -18,7 +18,7 @@ from fastconv.kernels.correlate cimport (
     start_job,
 )
 from fastconv.kernels.fastconv cimport FC_FIRST, FC_LAST, FC_NV_MAX, FC_RELU, fc_fetch, fc_gemm_tile
-from fastconv.kernels.lattice cimport Axis, Lattice, copy_channels, source_at
+from fastconv.kernels.lattice cimport Axis, Lattice, copy_padded, own_pixels, source_at
 
 cdef enum:
     CHAIN = 256    # rows of columns multiplied at a time; shows in the last bits, so it is a constant
@@ -55,11 +55,12 @@ cdef Run run_at(const Axis *axis, Py_ssize_t pixel, Py_ssize_t most) noexcept no
 
 
 cdef void merge_axes(Axis *axis) noexcept:
-    """Where an output reads the pixel at its own place and nothing else, whole maps are one row."""
+    """Where every output reads and lands at its own place, whole maps are one row."""
     cdef Py_ssize_t i, pixels = 1
+    if not own_pixels(axis):
+        return
     for i in range(3):
-        if not (axis[i].taps == axis[i].step == axis[i].y_step == 1 and axis[i].out == axis[i].size == axis[i].y_size
-                and axis[i].offset[0] + axis[i].inner_shift == axis[i].y_start == 0):
+        if axis[i].y_step != 1 or axis[i].y_size != axis[i].out:
             return
         pixels *= axis[i].out
     for i in range(3):
@@ -93,8 +94,8 @@ cdef void fill_tile(const Columns *all, Py_ssize_t group, Py_ssize_t pixel, Py_s
                 src_h = source_at(&axis[1], run.h * axis[1].step + axis[1].offset[kh])
                 row = NULL if src_d < 0 or src_h < 0 else plane + (src_d * axis[1].size + src_h) * axis[2].size * item
                 for kw in range(axis[2].taps):
-                    copy_channels(&axis[2], item, line, job.taps * all.nr, row, job.x_c, channels,
-                                  run.w * axis[2].step + axis[2].offset[kw], run.count, zeros)
+                    copy_padded(&axis[2], item, line, job.taps * all.nr, row, job.x_c, channels,
+                                run.w * axis[2].step + axis[2].offset[kw], run.count, zeros)
                     line += all.nr * item
 
 
@@ -197,6 +198,8 @@ cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogi
     tile.x_c = nr
     tile.y_m = job.y_c
     tile.bias_n = NULL
+    tile.fetch.at = job.x
+    tile.fetch.row = 0
     while c < job.channels:
         channels = min(job.channel_block, job.channels - c)
         tile.channels = channels * job.taps

@@ -49,6 +49,7 @@ from fastconv.kernels.lattice cimport (
     band_layout,
     choose_block,
     fill_band,
+    own_pixels,
 )
 from fastconv.kernels.memory cimport block_alloc, block_free
 from fastconv.kernels.split cimport (
@@ -471,20 +472,6 @@ cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogi
         t.n += 1
 
 
-cdef bint is_pointwise(const Job *job) noexcept:
-    """Whether every output reads the one input at its own place, and the weights are a matrix."""
-    cdef const Axis *axis
-    if job.w_taps != 1:  # one tap of several, as in the gradient of a strided convolution, is not
-        return False
-    for i in range(3):
-        axis = &job.axis[i]
-        if axis.step != 1 or axis.out != axis.size or axis.offset[0] != 0:
-            return False
-        if axis.inner_start != 0 or axis.inner_shift != 0 or axis.inner_stop < axis.out:
-            return False
-    return True
-
-
 cdef void set_tasks(Split *g, size_t budget, int threads) noexcept:
     """The block of a task: pixels, images and bytes."""
     cdef Job *job = &g.job
@@ -546,7 +533,7 @@ def run(int products, Lattice lattice, x, w, y, Py_ssize_t groups, bint transpos
     start_job(job, lattice, x, w, y, groups, transposed, bias, residual, activation)
     g.batch = job.batch
     g.blocks = whole_terms(job.channels) // TERMS
-    g.pointwise = is_pointwise(job)
+    g.pointwise = job.w_taps == 1 and own_pixels(job.axis)  # one tap of several, as in a strided gradient, is none
     g.columns = g.pointwise or job.channels <= FEW
     g.steps = steps_in_l1(g.parts, g.columns)
     g.count = len(phases)

@@ -35,6 +35,7 @@ from fastconv.kernels.lattice cimport (
     band_pitch,
     choose_block,
     fill_band,
+    own_pixels,
 )
 from fastconv.kernels.memory cimport block_alloc, block_free
 from fastconv.kernels.split cimport NOTHING, SIDE, TERMS as SPLIT_TERMS, Operand, lost, parts_of, split_b, whole
@@ -423,22 +424,12 @@ cdef void set_pixels(Gradient *g, Py_ssize_t channels, size_t limit) noexcept:
         job.band.channel = band_pitch(g.images * job.band.size, job.itemsize)
     g.row = job.band.width
     g.plane = job.band.size if g.images > 1 else job.band.rows * job.band.width
-    g.in_place = not g.products and reads_in_place(job)
+    # a band would be a copy of x: not needed, but where x has all channels in one set of the cache
+    g.in_place = not g.products and own_pixels(job.axis) and job.x_c * job.itemsize % SET_STRIDE != 0
     if g.in_place:
         job.band.channel = 0
         g.row = job.axis[2].size
         g.plane = job.x_n if g.images > 1 else job.axis[1].size * job.axis[2].size
-
-
-cdef bint reads_in_place(const Job *job) noexcept nogil:
-    """Whether a band would be a copy of x, and is not needed: not where x has all channels in one set of the cache."""
-    cdef Py_ssize_t i
-    cdef const Axis *axis
-    for i in range(3):
-        axis = &job.axis[i]
-        if axis.taps > 1 or axis.step > 1 or axis.inner_shift or axis.inner_start > 0 or axis.inner_stop < axis.out:
-            return False
-    return job.x_c * job.itemsize % SET_STRIDE != 0
 
 
 def run(int products, Lattice lattice, x, dw, dy, Py_ssize_t groups, int threads, max_workspace):

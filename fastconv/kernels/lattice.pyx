@@ -4,7 +4,7 @@
 import numpy as np
 
 cimport numpy as cnp
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 
 from fastconv.kernels.fastconv cimport fc_kernels
 from fastconv.kernels.isa cimport active_kernels
@@ -136,61 +136,48 @@ cdef void band_offsets(const Axis *axis, const Band *band, Py_ssize_t *off) noex
                 i += 1
 
 
-cdef inline Py_ssize_t first_at(Py_ssize_t q, Py_ssize_t step, Py_ssize_t bound, Py_ssize_t count) noexcept nogil:
-    """The first i <= count with q + i*step >= bound."""
-    if q >= bound:
-        return 0
-    return min(count, bound - q if step == 1 else (bound - q + step - 1) // step)
+cdef bint own_pixels(const Axis *axis) noexcept nogil:
+    """Whether every output reads the pixel at its own place and nothing else."""
+    cdef Py_ssize_t i
+    for i in range(3):
+        if not (axis[i].taps == axis[i].step == 1 and axis[i].out == axis[i].size
+                and axis[i].offset[0] + axis[i].inner_shift == 0):
+            return False
+    return True
 
 
-cdef inline void copy_mapped(const Axis *axis, Py_ssize_t itemsize, char *to, const char *row,
-                             Py_ssize_t q, Py_ssize_t count) noexcept nogil:
-    """Element by element, through the map: the padded edges of a row."""
-    cdef Py_ssize_t i, at
+cdef inline void copy_mapped(const Axis *axis, Py_ssize_t itemsize, char *to, Py_ssize_t to_row, const char *x,
+                             Py_ssize_t x_row, Py_ssize_t rows, Py_ssize_t q, Py_ssize_t count) noexcept nogil:
+    """Element by element, through the map: the padded edges of rows."""
+    cdef Py_ssize_t i, r, at
     for i in range(count):
-        at = source_at(axis, q)
+        at = source_at(axis, q + i * axis.step)
+        if at < 0:
+            continue
         if itemsize == 4:
-            (<float *>to)[i] = (<const float *>row)[at] if at >= 0 else 0
+            for r in range(rows):
+                (<float *>to)[r * to_row + i] = (<const float *>x)[r * x_row + at]
         else:
-            (<double *>to)[i] = (<const double *>row)[at] if at >= 0 else 0
-        q += axis.step
+            for r in range(rows):
+                (<double *>to)[r * to_row + i] = (<const double *>x)[r * x_row + at]
 
 
-cdef void copy_row(const Axis *axis, Py_ssize_t itemsize, char *to, const char *row, Py_ssize_t q,
-                   Py_ssize_t count) noexcept nogil:
-    """to[i] = padded row at coordinate q + i*step, i < count."""
-    cdef Py_ssize_t step = axis.step, i
-    cdef Py_ssize_t left = first_at(q, step, axis.inner_start, count)
-    cdef Py_ssize_t right = first_at(q, step, axis.inner_stop, count)
-    copy_mapped(axis, itemsize, to, row, q, left)
-    if right > left:
-        i = q + left * step + axis.inner_shift
-        if step == 1:
-            memcpy(to + left * itemsize, row + i * itemsize, (right - left) * itemsize)
-        else:
-            active_kernels(itemsize).copy_strided(to + left * itemsize, row + i * itemsize, right - left, step)
-    copy_mapped(axis, itemsize, to + right * itemsize, row, q + right * step, count - right)
-
-
-cdef void copy_channels(const Axis *axis, Py_ssize_t itemsize, char *to, Py_ssize_t to_c, const char *row, Py_ssize_t x_c,
-                        Py_ssize_t channels, Py_ssize_t q, Py_ssize_t count, Py_ssize_t zeros) noexcept nogil:
-    """copy_row of the same row (NULL: of zeros) of some channels, x_c and to_c elements apart, and `zeros` after each."""
+cdef void copy_padded(const Axis *axis, Py_ssize_t itemsize, char *to, Py_ssize_t to_row, const char *x, Py_ssize_t x_row,
+                      Py_ssize_t rows, Py_ssize_t q, Py_ssize_t count, Py_ssize_t zeros) noexcept nogil:
+    """to[r*to_row + i] = padded row x + r*x_row (NULL: of zeros) at coordinate q + i*step, i < count, and then `zeros`."""
     cdef const fc_kernels *kernels = active_kernels(itemsize)
-    cdef Py_ssize_t step = axis.step, i, at
+    cdef Py_ssize_t step = axis.step
     cdef Py_ssize_t left = first_at(q, step, axis.inner_start, count)
     cdef Py_ssize_t right = first_at(q, step, axis.inner_stop, count)
-    if row == NULL or right <= left:
-        kernels.copy_rows(to, to_c, to, 0, channels, count + zeros, 0, 0, 1)
+    if x == NULL or right <= left:
+        kernels.copy_rows(to, to_row, to, 0, rows, count + zeros, 0, 0, 1)
         right = left
     else:
-        kernels.copy_rows(to, to_c, row + (q + left * step + axis.inner_shift) * itemsize, x_c, channels, left, right - left,
+        kernels.copy_rows(to, to_row, x + (q + left * step + axis.inner_shift) * itemsize, x_row, rows, left, right - left,
                           count - right + zeros, step)
-    if row == NULL or axis.source == NULL:
-        return
-    for i in range(count):  # padding that copies pixels
-        at = source_at(axis, q + i * step)
-        if not left <= i < right and at >= 0:
-            kernels.copy_rows(to + i * itemsize, to_c, row + at * itemsize, x_c, channels, 0, 1, 0, 1)
+    if x != NULL and axis.source != NULL:  # padding that copies pixels
+        copy_mapped(axis, itemsize, to, to_row, x, x_row, rows, q, left)
+        copy_mapped(axis, itemsize, to + right * itemsize, to_row, x, x_row, rows, q + right * step, count - right)
 
 
 cdef void fill_band(const Axis *axis, const Band *band, Py_ssize_t itemsize, const Py_ssize_t *origin,
@@ -218,37 +205,22 @@ cdef void fill_band(const Axis *axis, const Band *band, Py_ssize_t itemsize, con
 
 cdef void fill_lines(const Axis *axis, Py_ssize_t width, Py_ssize_t itemsize, Py_ssize_t q_h, Py_ssize_t rows,
                      Py_ssize_t q_w, Py_ssize_t cols, const char *plane, char *to) noexcept nogil:
-    """One phase of one plane (NULL: of zeros), from padded coordinates (q_h, q_w)."""
-    cdef Py_ssize_t top, bottom, left, right, h, n, src_h, pitch = width * itemsize
-    cdef const Axis *w = &axis[2]
-    top = first_at(q_h, axis[1].step, axis[1].inner_start, rows)
-    bottom = first_at(q_h, axis[1].step, axis[1].inner_stop, rows)
-    left = first_at(q_w, w.step, w.inner_start, cols)
-    right = first_at(q_w, w.step, w.inner_stop, cols)
-    if plane == NULL or w.source != NULL or right <= left:
-        bottom = top
+    """to[rows][width] from padded coordinates (q_h, q_w) of one plane (NULL: of zeros), a step apart."""
+    cdef Py_ssize_t step = axis[1].step, h, src_h, row = axis[2].size
+    cdef Py_ssize_t top = first_at(q_h, step, axis[1].inner_start, rows)
+    cdef Py_ssize_t bottom = top if plane == NULL else first_at(q_h, step, axis[1].inner_stop, rows)
+    cdef char *line = to
     for h in range(rows):
-        if top <= h < bottom:
-            continue
-        src_h = source_at(&axis[1], q_h + h * axis[1].step)
-        if plane == NULL or src_h < 0:
-            memset(to + h * pitch, 0, cols * itemsize)
-        else:
-            copy_row(w, itemsize, to + h * pitch, plane + src_h * w.size * itemsize, q_w, cols)
-    if bottom == top:
-        return
-    rows = bottom - top
-    n = right - left
-    if n == cols == width == w.size and axis[1].step == w.step == 1:  # the rows are one
-        n *= rows
-        cols = n
-        right = n
-        rows = 1
-    active_kernels(itemsize).copy_rows(
-        to + top * pitch, width,
-        plane + ((q_h + top * axis[1].step + axis[1].inner_shift) * w.size + q_w + left * w.step + w.inner_shift)
-        * itemsize,
-        axis[1].step * w.size, rows, left, n, cols - right, w.step)
+        if not top <= h < bottom:
+            src_h = source_at(&axis[1], q_h + h * step)
+            if plane == NULL or src_h < 0:
+                memset(line, 0, cols * itemsize)
+            else:
+                copy_padded(&axis[2], itemsize, line, 0, plane + src_h * row * itemsize, 0, 1, q_w, cols, 0)
+        line += width * itemsize
+    if top < bottom:
+        copy_padded(&axis[2], itemsize, to + top * width * itemsize, width,
+                    plane + (q_h + top * step + axis[1].inner_shift) * row * itemsize, step * row, bottom - top, q_w, cols, 0)
 
 
 cdef void choose_block(const Axis *axis, Py_ssize_t channels, Py_ssize_t itemsize, size_t budget,

@@ -7,7 +7,7 @@ columns[n][channel][tap][output] = padded x[n][channel] at the tap's cell of eac
 cimport numpy as cnp
 from libc.string cimport memset
 
-from fastconv.kernels.lattice cimport Axis, Lattice, copy_row, source_at
+from fastconv.kernels.lattice cimport Axis, Lattice, fill_lines, first_at, source_at
 from fastconv.kernels.team cimport run_tasks
 
 cnp.import_array()
@@ -27,7 +27,7 @@ cdef void unfold_task(void *argument, Py_ssize_t number, char *workspace) noexce
     """All columns of plane `number` (image and channel)."""
     cdef const Job *job = <const Job *>argument
     cdef const Axis *axis = job.axis
-    cdef Py_ssize_t kd, kh, kw, d, h, src_d, src_h, item = job.itemsize
+    cdef Py_ssize_t kd, kh, kw, d, src_d, item = job.itemsize
     cdef const char *x = job.x + number * job.plane * item
     cdef char *to = job.columns + number * job.taps * job.outputs * item
     for kd in range(axis[0].taps):
@@ -35,22 +35,35 @@ cdef void unfold_task(void *argument, Py_ssize_t number, char *workspace) noexce
             for kw in range(axis[2].taps):
                 for d in range(axis[0].out):
                     src_d = source_at(&axis[0], d * axis[0].step + axis[0].offset[kd])
-                    for h in range(axis[1].out):
-                        src_h = source_at(&axis[1], h * axis[1].step + axis[1].offset[kh])
-                        if src_d < 0 or src_h < 0:
-                            memset(to, 0, axis[2].out * item)
-                        else:
-                            copy_row(&axis[2], item, to, x + (src_d * axis[1].size + src_h) * axis[2].size * item,
-                                     axis[2].offset[kw], axis[2].out)
-                        to += axis[2].out * item
+                    fill_lines(axis, axis[2].out, item, axis[1].offset[kh], axis[1].out, axis[2].offset[kw], axis[2].out,
+                               NULL if src_d < 0 else x + src_d * axis[1].size * axis[2].size * item, to)
+                    to += axis[1].out * axis[2].out * item
 
 
-cdef inline void add_row(const Axis *axis, real *row, const real *columns, Py_ssize_t q) noexcept nogil:
+cdef inline void add_mapped(const Axis *axis, real *row, const real *columns, Py_ssize_t q, Py_ssize_t first,
+                            Py_ssize_t last) noexcept nogil:
+    """add_row through the map: its padded edges."""
     cdef Py_ssize_t i, at
-    for i in range(axis.out):
+    for i in range(first, last):
         at = source_at(axis, q + i * axis.step)
         if at >= 0:
             row[at] += columns[i]
+
+
+cdef inline void add_row(const Axis *axis, real *row, const real *columns, Py_ssize_t q) noexcept nogil:
+    """Add a row of columns to the cells that its pixels came from, from padded coordinate q on."""
+    cdef Py_ssize_t left = first_at(q, axis.step, axis.inner_start, axis.out)
+    cdef Py_ssize_t right = first_at(q, axis.step, axis.inner_stop, axis.out)
+    cdef Py_ssize_t i, at
+    add_mapped(axis, row, columns, q, 0, left)
+    at = q + axis.inner_shift
+    if axis.step == 1:  # a loop that the compiler vectorises
+        for i in range(left, right):
+            row[at + i] += columns[i]
+    else:
+        for i in range(left, right):
+            row[at + i * axis.step] += columns[i]
+    add_mapped(axis, row, columns, q, right, axis.out)
 
 
 cdef void fold_task(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
