@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Pooling, forward and backward: each result is verified, then timed."""
+"""Pooling and unfolding, forward and backward: each result is verified, then timed."""
 
 from __future__ import annotations
 

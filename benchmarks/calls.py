@@ -28,6 +28,7 @@ from benchmarks.problems import (
     Problem,
     Relu,
     Softmax,
+    Unfold,
 )
 
 Call = Callable[[], Any]
@@ -82,6 +83,11 @@ def fastconv_call(p: Problem, what: str, a: Arrays, algo: str = "auto") -> Call:
         if forward:
             return lambda: fc.avg_pool2d(x, *window)
         return lambda: fc.avg_pool2d_backward(dy, x.shape, *window)
+    if isinstance(p, Unfold):
+        columns = (p.kernel, 1, p.padding, p.stride)
+        if forward:
+            return lambda: fc.unfold(x, *columns)
+        return lambda: fc.unfold_backward(dy, x.shape, *columns)
     if isinstance(p, BatchNorm):
         weight, bias = a["weight"], a["bias"]
         mean, var = np.zeros_like(weight), np.ones_like(weight)
@@ -181,6 +187,11 @@ def torch_call(p: Problem, what: str, a: Arrays, form: str = "contiguous") -> Ca
         if forward:
             return lambda: F.avg_pool2d(x, *window)
         return lambda: aten.avg_pool2d_backward(dy, x, *window, False, True, None)
+    if isinstance(p, Unfold):
+        columns = (p.kernel, 1, p.padding, p.stride)
+        if forward:
+            return lambda: F.unfold(x, *columns)
+        return lambda: F.fold(dy, x.shape[2:], *columns)
     if isinstance(p, BatchNorm):
         weight, bias = t["weight"], t["bias"]
         running = (torch.zeros_like(weight), torch.ones_like(weight))
@@ -283,6 +294,8 @@ def onnxruntime_call(p: Problem, what: str, a: Arrays, variant: str = "") -> Cal
         raise Unsupported("ONNX Runtime computes no gradients")
     if isinstance(p, (BatchNorm, Block)):
         raise Unsupported("ONNX Runtime is not asked for batch normalisation")
+    if isinstance(p, Unfold):
+        raise Unsupported("ONNX Runtime has no unfold")
     kind = {"max_pool": "MaxPool", "avg_pool": "AveragePool"}.get(p.op, p.op.capitalize())
     names = ["w", "b"] if isinstance(p, Conv) else []
     node = helper.make_node(kind, ["x", *names], ["y"], **_onnx_attributes(p))

@@ -198,15 +198,20 @@ class Block(_Convolving):
 
 
 @dataclass(frozen=True)
-class _Pool(Problem):
+class _Window(Problem):
+    """A window that moves over maps."""
+
     kernel: int
     stride: int
     padding: int = 0
 
     @property
+    def out(self) -> int:
+        return _output_size(self.size, self.kernel, self.stride, self.padding)
+
+    @property
     def y_shape(self) -> Shape:
-        out = _output_size(self.size, self.kernel, self.stride, self.padding)
-        return (self.batch, self.channels, out, out)
+        return (self.batch, self.channels, self.out, self.out)
 
     @property
     def flops(self) -> int:
@@ -216,9 +221,8 @@ class _Pool(Problem):
         return itemsize * (math.prod(self.x_shape) + math.prod(self.y_shape))
 
     def reduced(self) -> Self:
-        out = self.y_shape[-1]
         small = super().reduced()
-        return replace(small, size=self.size - self.stride * (out - _shrink(out, TILE)))
+        return replace(small, size=self.size - self.stride * (self.out - _shrink(self.out, TILE)))
 
     @property
     def label(self) -> str:
@@ -226,7 +230,7 @@ class _Pool(Problem):
 
 
 @dataclass(frozen=True)
-class MaxPool(_Pool):
+class MaxPool(_Window):
     op: ClassVar[str] = "max_pool"
 
     def floor(self, what: str, itemsize: int) -> int:
@@ -236,8 +240,24 @@ class MaxPool(_Pool):
 
 
 @dataclass(frozen=True)
-class AvgPool(_Pool):
+class AvgPool(_Window):
     op: ClassVar[str] = "avg_pool"
+
+
+@dataclass(frozen=True)
+class Unfold(_Window):
+    """im2col, and its gradient: fold."""
+
+    op: ClassVar[str] = "unfold"
+
+    @property
+    def y_shape(self) -> Shape:
+        return (self.batch, self.channels * self.kernel**2, self.out**2)
+
+    @property
+    def flops(self) -> int:
+        """The gradient adds every entry once."""
+        return math.prod(self.y_shape)
 
 
 @dataclass(frozen=True)
@@ -318,6 +338,7 @@ KINDS = {
         Block,
         MaxPool,
         AvgPool,
+        Unfold,
         BatchNorm,
         BatchNormEval,
         Relu,
@@ -447,6 +468,8 @@ POOLS: tuple[Problem, ...] = (
     AvgPool("avg_2x2_112", "DenseNet", 16, 64, 112, 2, 2),
     AvgPool("densenet_avg_2x2_14", "DenseNet", 16, 1024, 14, 2, 2),
     AvgPool("resnet_global_avg_7x7", "ResNet-50", 16, 2048, 7, 7, 1),
+    Unfold("unfold_3x3_56", "ResNet-50", 4, 64, 56, 3, 1, 1),
+    Unfold("unfold_7x7s2_224", "ResNet-50", 4, 3, 224, 7, 2, 3),
 )
 NORMS: tuple[Problem, ...] = (
     BatchNorm("batch_norm_112", "ResNet-50", 16, 64, 112),

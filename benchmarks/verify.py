@@ -23,6 +23,7 @@ from benchmarks.problems import (
     MaxPool,
     Problem,
     Softmax,
+    Unfold,
 )
 
 # Largest error allowed, in units of the projection's root mean square. A peer that adds a batch in
@@ -117,6 +118,11 @@ def _reference(
         if forward:
             return reference.avg_pool(2, x, *window)
         return reference.avg_pool_backward(2, dy, x.shape, *window)
+    if isinstance(problem, Unfold):
+        columns = (problem.kernel, 1, problem.padding, problem.stride)
+        if forward:
+            return reference.unfold(x, *columns)
+        return reference.unfold_backward(dy, x.shape, *columns)
     if isinstance(problem, BatchNorm):
         if isinstance(problem, BatchNormEval):
             zeros = np.zeros(problem.channels)
