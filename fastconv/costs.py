@@ -22,6 +22,8 @@ LATENCY = 8
 # Blocks of the drivers, see the enums of conv_*.pyx; WGRAD_TILES is a typical one, for its driver counts bytes.
 CHAIN = 256
 DIRECT_PIXELS, PIXEL_PIXELS = 784, 4096
+# Bytes of a block's band, and of one that is read several times, on the machine that the table comes from.
+BAND_BYTES, REREAD_BYTES = 1 << 20, 1 << 18
 DEPTHWISE_PIXELS = 14
 WINOGRAD_TILES = 32
 WGRAD_PIXELS, WGRAD_OUTPUTS, WGRAD_TERMS, WGRAD_TILES = 256, 512, 288, 512
@@ -160,14 +162,26 @@ def _packing(
     }
 
 
-def _band(shape: Shape, pixels: int) -> dict[str, float]:
-    """Vectors and rows that are copied to the bands of blocks of `pixels`, all channels and images."""
+def _band(shape: Shape, pixels: int, channels: int, budget: int = BAND_BYTES) -> dict[str, float]:
+    """Vectors and rows that are copied to the bands of blocks of `pixels`, all channels and images.
+
+    As lattice.choose_block: a band that reaches far has room for few outputs in its `budget` of bytes, and is copied often.
+    It has so many `channels` at a time.
+    """
     height, width = shape.size[1:]
-    rows = max(1, min(height, pixels // max(width, 1)))
-    blocks = math.ceil(height / rows) * math.ceil(width / pixels)
-    lines = shape.phases[1] * blocks * (rows + shape.halo[1] // shape.step[1])
+    down, across = (h // s for h, s in zip(shape.halo[1:], shape.step[1:], strict=True))
+    deep = math.prod(shape.phases) * (1 + shape.halo[0] // shape.step[0])
+    cells = budget // max(1, shape.itemsize * channels * deep)
+    cols = max(1, min(width, pixels))
+    while cols > 1 and (1 + down) * (cols + across) > cells:
+        cols = (cols + 1) // 2
+    rows = 1
+    if cols == width:
+        rows = max(1, min(height, pixels // cols, cells // (cols + across) - down))
+    blocks = math.ceil(height / rows) * math.ceil(width / cols)
+    lines = shape.phases[1] * blocks * (rows + down)
     lines *= shape.groups * shape.channels * shape.images * shape.phases[2]
-    vectors = lines * _vectors(shape, width + shape.halo[2] // shape.step[2])
+    vectors = lines * _vectors(shape, cols + across)
     return {"lines": lines, **_copies(shape, vectors)}
 
 
@@ -203,7 +217,7 @@ def _direct(shape: Shape) -> Counts:
         "fma": runs * slots * shape.terms,
         "tiles": runs * calls * shape.chains,
         "stores": shape.groups * shape.outputs * lines * _vectors(shape, width * shape.spread[2]),
-        **_band(shape, max(1, DIRECT_PIXELS // shape.spread[2])),
+        **_band(shape, max(1, DIRECT_PIXELS // shape.spread[2]), shape.channels),
         **_packing(shape, vectors, joined=True),
         "calls": 1,
     }
@@ -254,7 +268,12 @@ def _pixel(shape: Shape) -> Counts:
         **_stores(shape, runs * stored),
         "unpaired": runs * stored * (shape.spread[2] > 2),
         "chains": runs * stored * (shape.chains - 1),
-        **_band(shape, PIXEL_PIXELS),
+        **_band(
+            shape,
+            PIXEL_PIXELS,
+            shape.channels,
+            REREAD_BYTES if panels * shape.runs > 1 else BAND_BYTES,
+        ),
         "planes": runs * panels * planes,
         **_packing(shape, shape.outputs / isa.lanes(shape.itemsize), joined=True),
         "calls": 1,
@@ -388,11 +407,12 @@ def _dw_linear(shape: Shape) -> Counts:
 def _dw_direct(shape: Shape) -> Counts:
     outputs, pixels = _vectors(shape, shape.outputs), shape.size[1] * shape.size[2]
     panels = math.ceil(shape.outputs / WGRAD_OUTPUTS)
-    parts = math.ceil(shape.channels / max(1, WGRAD_TERMS // math.prod(shape.kernel)))
+    channels = min(shape.channels, max(1, WGRAD_TERMS // math.prod(shape.kernel)))  # of a task
+    parts = math.ceil(shape.channels / max(1, channels))
     images = max(1, WGRAD_PIXELS // max(1, pixels))  # of a block
     blocks = math.ceil(shape.images / images) * math.ceil(pixels / WGRAD_PIXELS) * shape.groups
     copied = panels if math.prod((*shape.kernel, *shape.step)) > 1 else 0
-    band = {name: copied * n for name, n in _band(shape, WGRAD_PIXELS).items()}
+    band = {name: copied * n for name, n in _band(shape, WGRAD_PIXELS, channels).items()}
     if outputs == 1:  # along the pixels
         rows = shape.images * shape.size[1] * _vectors(shape, shape.size[2])
         products = {"dots": shape.groups * shape.outputs * shape.terms * rows}

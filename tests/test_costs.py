@@ -82,6 +82,31 @@ def test_an_input_gradient_multiplies_as_much_as_its_forward(kernel: int, stride
     assert products == pytest.approx(p.flops / 2, rel=0.15)
 
 
+@pytest.mark.parametrize("name", ["direct", "pixel"])
+@pytest.mark.parametrize("what", ["forward", "dx"])
+def test_bands_that_reach_far_hold_few_outputs(name: str, what: costs.Pass) -> None:
+    """2048 channels with a dilation of 24: the band of each output is copied for it alone."""
+    near, far = (
+        costs.shape_of(problem((1, 2048, 33, 33), (2048, 2048, 3, 3), 1, d, d), what)
+        for d in (1, 24)
+    )
+    assert costs.count(name, far)["copies"] > 50 * costs.count(name, near)["copies"]
+    assert costs.seconds(name, far) > 1.5 * costs.seconds("im2col", far)
+    assert costs.seconds(name, near) < 1.5 * costs.seconds("im2col", near)
+
+
+def test_a_band_holds_the_channels_of_a_task() -> None:
+    """The weight gradient goes through 2048 channels 32 at a time: there is room for them."""
+    near, far = (
+        costs.count(
+            "direct",
+            costs.shape_of(problem((1, 2048, 33, 33), (256, 2048, 3, 3), 1, d, d), "dw"),
+        )
+        for d in (1, 12)
+    )
+    assert far["copies"] < 10 * near["copies"]
+
+
 def test_fit_finds_the_constants() -> None:
     counts = [{"a": 1.0 + i, "b": 5.0 + i * i, "c": 3.0} for i in range(12)]
     rows = [(2 * c["a"] + 0.5 * c["b"] + 7 * c["c"], c) for c in counts]

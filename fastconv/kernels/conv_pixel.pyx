@@ -22,6 +22,7 @@ from fastconv.kernels.correlate cimport (
     start_job,
 )
 from fastconv.kernels.fastconv cimport FC_PIXEL_NV_MAX, fc_pixel_store, fc_pixel_sums
+from fastconv.kernels.isa cimport cache_bytes
 from fastconv.kernels.lattice cimport (
     Axis,
     Lattice,
@@ -197,13 +198,15 @@ def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, resi
     cdef Py_ssize_t slack, workspace, terms, budget, most = lattice.taps, tap = 0, i = 0
     cdef Py_ssize_t block[3]
     start_job(job, lattice, x, w, y, groups, transposed, bias, residual, activation)
-    budget = band_budget(max_workspace)
-    choose_block(job.axis, job.channels, job.itemsize, budget, PIXELS, block)
-    band_layout(job.axis, block, job.itemsize, &job.band)
     job.multiple = 0
     job.panels = (job.outputs + job.kernels.pixel_mr - 1) // job.kernels.pixel_mr
     job.panel = (job.outputs + job.panels - 1) // job.panels
     pixel.count = len(phases) or 1
+    budget = band_budget(max_workspace)
+    if job.panels * pixel.count > 1:  # each reads the band again, from L2
+        budget = min(budget, cache_bytes(2) // 2)
+    choose_block(job.axis, job.channels, job.itemsize, budget, PIXELS, block)
+    band_layout(job.axis, block, job.itemsize, &job.band)
     if phases:
         most = max([phase.taps for phase in phases])
     pixel.paired = job.axis[2].y_step == 2 and [phase.starts[2] for phase in phases[:2]] == [0, 1]
