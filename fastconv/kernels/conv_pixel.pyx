@@ -204,7 +204,7 @@ def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, resi
     pixel.count = len(phases) or 1
     budget = band_budget(max_workspace)
     if job.panels * pixel.count > 1:  # each reads the band again, from L2
-        budget = min(budget, cache_bytes(2) // 2)
+        budget = min(budget, <Py_ssize_t>(cache_bytes(2) // 2))
     choose_block(job.axis, job.channels, job.itemsize, budget, PIXELS, block)
     band_layout(job.axis, block, job.itemsize, &job.band)
     if phases:
