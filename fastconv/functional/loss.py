@@ -197,12 +197,13 @@ def _gradient(
     team: int,
 ) -> None:
     """dx_rc = scale_r * (p_rc * sum_k t_rk - t_rc)"""
-    scale = np.array(as_array("dloss", dloss), np.float64)
-    if scale.shape not in (how.loss_shape, ()):
-        raise ValueError(f"dloss: expected shape {how.loss_shape}, got {scale.shape}")
+    dloss = contiguous(as_array("dloss", dloss), np.dtype(np.float64))
+    if dloss.shape not in (how.loss_shape, ()):
+        raise ValueError(f"dloss: expected shape {how.loss_shape}, got {dloss.shape}")
     sizes = how.outer, how.classes, how.inner
     t = target, weight, how.smoothing, how.ignored, *sizes
-    factor = result("logits", (how.outer, how.inner), dx.dtype)
-    _loss.factors(*t, scale, factor, how.reduction == "mean")
+    rows = how.outer, how.inner
+    scale, factor = result("logits", rows, np.dtype(np.float64)), result("logits", rows, dx.dtype)
+    _loss.factors(*t, dloss, how.reduction == "mean", scale, factor)
     elementwise.softmax(False, dx, logits, None, factor, *sizes, team)
     _loss.subtract(*t, scale, dx)

@@ -2,10 +2,10 @@
 """Calls that were made before: what was checked and decided for the first one is remembered for those that look the same.
 
 All that a function checks, and all it decides, follows from the signature of a call: the types and shapes of its arrays, the
-values of its options and the instruction set. A call with a known signature allocates its results and runs. Only exact ndarrays
-that kernels take as they are, prepared weights, and exact ints, floats, bools, strings, None and tuples of these have a
-signature; every other call, and every wrong one, takes the long way. So do calls whose arrays are converted first. Kernels check
-what depends on the elements of arrays.
+values of its options and the instruction set. A call with a known signature allocates its results and runs. Only exact
+ndarrays that kernels take as they are, prepared weights, and exact ints, floats, bools, strings, None and tuples of these have
+a signature; every other call, and every wrong one, takes the long way. So do calls whose arrays are converted first. Kernels
+check what depends on the elements of arrays.
 """
 
 import weakref
@@ -212,7 +212,7 @@ cdef class Memo:
             self.changing.release()
 
     def remember(self, Call call, Py_ssize_t size, tuple options, tuple given, out, tuple arrays):
-        """Keep the call for the signature of what was given, if that has one and the kernel's `arrays` are of the same types."""
+        """Keep the call for the signature of what was given, if it has one and the kernel's `arrays` are of the same types."""
         key = signature(options, given, out)
         if key is None or (out is not None and type_of(out) != call.results[0].kind):
             return
@@ -296,7 +296,10 @@ cdef class Call:
         return None if result.axes < 0 else fresh(result.axes, result.shape, result.kind, result.itemsize)
 
     cpdef apply(self, tuple arrays, tuple results):
-        """Compute the results from arrays that kernels take as they are, of the signature's shapes. Gives the only one, or all."""
+        """Compute the results from arrays that kernels take as they are, of the signature's shapes.
+
+        Gives the only result, or all.
+        """
         cdef PyObject *arguments[ARGUMENTS_MAX]
         cdef int i, place
         threads = 1 if self.threads is None else self.threads()
@@ -321,7 +324,7 @@ cdef class Call:
 
 
 cdef class Again:
-    """Makes calls like those that `made` has once more, unless calls print lines: while `settings.verbose` they take the long way."""
+    """Makes calls like those in `made` once more; while `settings.verbose` says that they print lines, they go the long way."""
 
     cdef Memo made
     cdef object settings

@@ -24,9 +24,10 @@ def factors(
     outer: int,
     classes: int,
     inner: int,
+    dloss: Array,
+    mean: bool,
     scale: Array,
     factor: Array,
-    mean: bool,
 ) -> None: ...
 def subtract(
     target: Array,
