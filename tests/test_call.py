@@ -490,10 +490,11 @@ def test_statistics_that_became_read_only_are_refused() -> None:
 
 def test_reversed_kernels_of_signals() -> None:
     """scipy.signal's functions flip a kernel; the convolution that they make is remembered all the same."""
-    image, kernel = X[0, 0], W[0, 0]
     for call in (fastconv.signal.convolve2d, fastconv.signal.correlate2d):
-        expected = call(image, kernel)
-        assert same(expected, short(lambda call=call: call(image, kernel)))
+        for dtype in ("float32", "float64", "int16"):
+            image, kernel = (16 * X[0, 0]).astype(dtype), (16 * W[0, 0]).astype(dtype)
+            expected = call(image, kernel)
+            assert same(expected, short(lambda call=call, x=image, h=kernel: call(x, h)))
 
 
 def test_a_result_that_became_read_only_is_refused() -> None:
