@@ -14,6 +14,7 @@ from fastconv import algorithms, runtime
 from fastconv.algorithms import calls
 from fastconv.functional._arrays import (
     Array,
+    Gradients,
     as_array,
     check_out,
     common_dtypes,
@@ -34,7 +35,6 @@ from fastconv.problem import ACTIVATIONS, LAYOUTS, Conv, choice, conv_problem, d
 
 Padding = int | Sequence[int] | Sequence[tuple[int, int]] | Literal["valid", "same"]
 Spatial = int | Sequence[int]
-Gradients = tuple[Array | None, Array | None, Array | None]
 
 
 class _Layout:

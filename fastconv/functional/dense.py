@@ -11,6 +11,7 @@ from fastconv import runtime
 from fastconv.algorithms import SERIAL_FLOPS, calls, gemm_products
 from fastconv.functional._arrays import (
     Array,
+    Gradients,
     as_array,
     check_out,
     common_dtypes,
@@ -24,8 +25,6 @@ from fastconv.functional._calls import again
 from fastconv.kernels import conv_linear, gemm
 from fastconv.kernels.call import OPERANDS, RESULTS, TEAM, Call
 from fastconv.kernels.correlate import Weights
-
-Gradients = tuple[Array | None, Array | None, Array | None]
 
 
 def _describe(rows: int, columns: int, terms: int) -> str:
