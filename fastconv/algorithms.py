@@ -370,9 +370,8 @@ def _make_plan(problem: Conv, algo: str, what: Pass, prepared: bool, precision: 
 
 
 _plans = Memo(PLANS, PLAN_BYTES)
-# Calls made before, by their signature; and the problems of backward convolutions.
+# Calls made before, by their signature.
 calls = Memo(CALLS, PLAN_BYTES)
-conv_gradients = Memo(CALLS, PLAN_BYTES)
 
 
 def plan(
@@ -393,7 +392,7 @@ def plan(
 
 def clear_plans() -> None:
     """Forget the plans and the calls made before."""
-    for memo in (_plans, calls, conv_gradients):
+    for memo in (_plans, calls):
         memo.clear()
 
 

@@ -291,7 +291,8 @@ def _magnitude(x: Array) -> int:
 def _conv(x: Array, w: Array, pads: Pairs, algo: str = "auto") -> Array:
     """(C, *S) and (O, C, *K) -> (O, *out)."""
     conv = (functional.conv1d, functional.conv2d, functional.conv3d)[len(pads) - 1]
-    return conv(x, w, padding=pads, algo=algo)
+    # a reversed kernel is a view, and may be of integers; calls with a copy of it, which is small, are remembered
+    return conv(x, np.ascontiguousarray(w, x.dtype), padding=pads, algo=algo)
 
 
 def _tap_sum(x: Array, k: Array, pads: Pairs) -> Array:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 import fastconv
 from benchmarks.problems import OVERHEAD, PROBLEMS
 from fastconv import algorithms, runtime
-from fastconv.functional import activation, conv, dense, norm, pool
+from fastconv.functional import activation, conv, dense, loss, norm, pool
 from fastconv.functional import shape as moving
 from fastconv.kernels import isa
 from fastconv.kernels.call import Memo
@@ -72,7 +72,7 @@ def short(call: Callable[[], Any]) -> Any:
         patch.setattr(conv, "convolve", long_way)
         patch.setattr(conv, "_Layout", long_way)
         patch.setattr(dense, "multiply_add", long_way)
-        for module in (activation, moving, norm, pool):
+        for module in (activation, conv, dense, loss, moving, norm, pool):
             patch.setattr(module, "common_dtypes", long_way)
         return call()
 
@@ -164,7 +164,64 @@ WITHOUT_OUT: dict[str, Callable[..., Any]] = {
     "adaptive_avg_pool2d_backward": lambda x: fastconv.adaptive_avg_pool2d_backward(
         x, (*x.shape[:2], x.shape[2] + 3, 2 * x.shape[3])
     ),
+    "max_pool2d_backward": lambda x: fastconv.max_pool2d_backward(
+        x, _maxima(x), (*x.shape[:2], 2 * x.shape[2], 2 * x.shape[3]), 2
+    ),
+    "pad_backward": lambda x: fastconv.pad_backward(
+        x, (*x.shape[:2], x.shape[2] - 3, x.shape[3] - 1), ((1, 2), (1, 0)), "replicate"
+    ),
+    "batch_norm_train": lambda x: (*fastconv.batch_norm_train(x, *_parameters(x)[:2]),),
+    "batch_norm_train statistics": lambda x: _updated(x, _parameters(x)),
+    "batch_norm_backward": lambda x: fastconv.batch_norm_backward(
+        x[::-1].copy(), x, _parameters(x)[0], fastconv.batch_norm_train(x)[1]
+    ),
+    "batch_norm_backward evaluation": lambda x: fastconv.batch_norm_backward(
+        x[::-1].copy(), x, None, _parameters(x)[:2], training=False
+    ),
+    "linear_backward": lambda x: fastconv.linear_backward(x[..., :5].copy(), x, x[0, 0, :5].copy()),
+    "linear_backward dw": lambda x: fastconv.linear_backward(
+        x[..., :5].copy(), x, x[0, 0, :5].copy(), needs=(False, True, False)
+    ),
+    "conv2d_backward unbatched": lambda x: fastconv.conv2d_backward(
+        x[0], x[1], x[0, :, None, :3, :3].copy(), padding=1, groups=3
+    ),
+    "conv2d_backward reflect": lambda x: fastconv.conv2d_backward(
+        x, x, x[0, :, None, :3, :3].copy(), 1, 1, groups=3, padding_mode="reflect"
+    ),
+    "dropout": lambda x: fastconv.dropout(x, 0.25, True, 3),
+    "dropout2d": lambda x: fastconv.dropout2d(x, 0.5, True, np.random.default_rng(5)),
+    "dropout evaluation": lambda x: fastconv.dropout(x, 0.5, False),
+    "dropout_backward": lambda x: fastconv.dropout_backward(x, x > 0, 0.25),
+    "dropout2d_backward": lambda x: fastconv.dropout2d_backward(x, _maxima(x)[..., :1, :1] > 0),
+    "cross_entropy": lambda x: (fastconv.cross_entropy(x, _classes(x)),),
+    "cross_entropy weighted": lambda x: (
+        fastconv.cross_entropy(x, _classes(x), _parameters(x)[0], 1, "none", 0.1),
+    ),
+    "cross_entropy probabilities": lambda x: (fastconv.cross_entropy(x, abs(x)),),
+    "cross_entropy_backward": lambda x: fastconv.cross_entropy_backward(x, _classes(x)),
+    "cross_entropy_backward weighted": lambda x: fastconv.cross_entropy_backward(
+        x, _classes(x), _parameters(x)[0], 1, "none", 0.1, x[:, 0].copy()
+    ),
 }
+
+
+def _maxima(x: Array) -> Array:
+    """Some cell of each plane that is four times as large as one of x, for each cell of x."""
+    return np.argsort(x.reshape(*x.shape[:2], -1)).reshape(x.shape)
+
+
+def _classes(x: Array) -> Array:
+    return np.argmax(x[:, ::-1], axis=1)
+
+
+def _parameters(x: Array) -> tuple[Array, ...]:
+    """Four per-channel arrays, positive."""
+    return tuple(np.ascontiguousarray(abs(x[0, :, 0, i])) for i in range(4))
+
+
+def _updated(x: Array, parameters: tuple[Array, ...]) -> tuple[Any, ...]:
+    y, saved = fastconv.batch_norm_train(x, *parameters)
+    return y, saved, parameters[2:]
 
 
 @pytest.mark.parametrize("name", WITHOUT_OUT)
@@ -190,6 +247,8 @@ def test_the_shape_of_x_counts(x_shape: Any) -> None:
     for call in (
         lambda shape: fastconv.avg_pool2d_backward(dy, shape, 2),
         lambda shape: fastconv.adaptive_avg_pool2d_backward(dy, shape),
+        lambda shape: fastconv.max_pool2d_backward(dy, np.zeros(dy.shape, int), shape, 2),
+        lambda shape: fastconv.pad_backward(np.ones((1, 1, 10, 10)), shape, ((1, 1), (1, 1))),
     ):
         first = outcome(lambda call=call: call(x_shape))
         forget()
@@ -308,6 +367,134 @@ def test_what_a_similar_call_changes_counts(name: str) -> None:
     fastconv.conv2d(X, W)
     for _ in range(2):
         assert same(first, outcome(lambda: fastconv.conv2d(**arguments)))
+
+
+STATISTICS = tuple(np.ones(3, "float32") for _ in range(4))
+LOGITS, CLASSES = reals(rng(20), (4, 3), "float32"), np.array([0, 2, 1, 1])
+POOLED = reals(rng(21), (1, 3, 4, 4), "float32")
+NUMBERED = np.arange(48).reshape(POOLED.shape) % 16
+# Each: a function, arrays it takes and options.
+GRADIENTS: dict[str, tuple[Callable[..., Any], dict[str, Any], dict[str, Any]]] = {
+    "linear_backward": (
+        fastconv.linear_backward,
+        {"dy": LOGITS[:, :2].copy(), "x": LOGITS, "w": LOGITS[:2].copy()},
+        {},
+    ),
+    "conv2d_backward": (fastconv.conv2d_backward, {"dy": X, "x": X, "w": W}, {"padding": 1}),
+    "max_pool2d_backward": (
+        fastconv.max_pool2d_backward,
+        {"dy": POOLED, "indices": NUMBERED},
+        {"x_shape": (1, 3, 8, 8), "kernel_size": 2},
+    ),
+    "pad_backward": (
+        fastconv.pad_backward,
+        {"dy": POOLED},
+        {"x_shape": (1, 3, 4, 2), "pads": ((1, 1),)},
+    ),
+    "batch_norm": (
+        fastconv.batch_norm,
+        dict(zip(("running_mean", "running_var", "weight"), STATISTICS, strict=False))
+        | {"x": POOLED},
+        {},
+    ),
+    "batch_norm_train": (
+        fastconv.batch_norm_train,
+        dict(zip(("running_mean", "running_var", "weight", "bias"), STATISTICS, strict=True))
+        | {"x": POOLED},
+        {},
+    ),
+    "dropout_backward": (fastconv.dropout_backward, {"dy": POOLED, "mask": POOLED > 0}, {}),
+    "dropout": (fastconv.dropout, {"x": POOLED}, {"rng": 3}),
+    "cross_entropy": (
+        fastconv.cross_entropy,
+        {"logits": LOGITS, "target": CLASSES, "weight": STATISTICS[0]},
+        {},
+    ),
+    "cross_entropy_backward": (
+        fastconv.cross_entropy_backward,
+        {"logits": LOGITS, "target": CLASSES, "weight": STATISTICS[0]},
+        {},
+    ),
+}
+
+
+def replaced(array: Array) -> dict[str, Any]:
+    """What may stand in the place of an array: of other types, shapes and layouts, and no arrays at all."""
+    types = ("float16", "float64", "int8", "int64", "uint64", "bool", "complex64")
+    return {
+        **{kind: array.astype(kind) for kind in types},
+        **hostile(array),
+        "list": array.tolist(),
+        "subclass": array.view(np.memmap),
+        "longer": np.concatenate([array, array]),
+        "shorter": array[:-1],
+        "more axes": array[np.newaxis],
+        "None": None,
+    }
+
+
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_other_arrays_count(name: str) -> None:
+    """After a call, the same with one array replaced has the result or the error of a first call; statistics are the same too."""
+    function, arrays, options = GRADIENTS[name]
+
+    def once(changed: str = "", kind: str = "") -> tuple[Any, Any]:
+        """The outcome, and the statistics then."""
+        fresh = {n: a.copy() for n, a in arrays.items()}
+        if changed:
+            fresh[changed] = replaced(fresh[changed])[kind]
+        found = outcome(lambda: function(**fresh, **options))
+        return found, tuple(np.array(a) for n, a in fresh.items() if n.startswith("running"))
+
+    for changed, array in arrays.items():
+        for kind in replaced(array):
+            forget()
+            first = once(changed, kind)
+            forget()
+            once()
+            for _ in range(2):
+                assert same(first, once(changed, kind)), (changed, kind)
+
+
+def test_elements_are_looked_at_in_every_call() -> None:
+    """What no signature shows: classes, indices, the scale of a gradient, and generators."""
+    for _ in range(2):
+        fastconv.cross_entropy(LOGITS, CLASSES)
+        fastconv.cross_entropy_backward(LOGITS, CLASSES)
+        fastconv.max_pool2d_backward(POOLED, NUMBERED, (1, 3, 8, 8), 2)
+        fastconv.dropout(POOLED, 0.5, True, 3)
+        with pytest.raises(ValueError, match=r"target: expected classes in \[0, 3\), got 3"):
+            fastconv.cross_entropy(LOGITS, CLASSES + 1)
+        with pytest.raises(ValueError, match=r"target: expected classes in \[0, 3\), got -1"):
+            fastconv.cross_entropy_backward(LOGITS, CLASSES - 1)
+        with pytest.raises(ValueError, match=r"dloss: expected shape \(\), got \(2,\)"):
+            fastconv.cross_entropy_backward(LOGITS, CLASSES, dloss=np.ones(2))
+        with pytest.raises(ValueError, match=r"indices: expected flat indices in \[0, 64\)"):
+            fastconv.max_pool2d_backward(POOLED, NUMBERED + 49, (1, 3, 8, 8), 2)
+        with pytest.raises(TypeError, match="rng"):
+            fastconv.dropout(POOLED, 0.5, True, "seed")
+        doubled = fastconv.cross_entropy_backward(LOGITS, CLASSES, dloss=2.0)
+        assert same(doubled, 2 * fastconv.cross_entropy_backward(LOGITS, CLASSES))
+
+
+def test_statistics_that_became_read_only_are_refused() -> None:
+    mean, var = np.zeros(3, "float32"), np.ones(3, "float32")
+    for _ in range(2):
+        fastconv.batch_norm_train(POOLED, None, None, mean, var)
+    before = var.copy()
+    var.flags.writeable = False
+    with pytest.raises(ValueError, match="running_var: expected a writable array"):
+        fastconv.batch_norm_train(POOLED, None, None, mean, var)
+    assert same(var, before)
+
+
+def test_reversed_kernels_of_signals() -> None:
+    """scipy.signal's functions flip a kernel; the convolution that they make is remembered all the same."""
+    for call in (fastconv.signal.convolve2d, fastconv.signal.correlate2d):
+        for dtype in ("float32", "float64", "int16"):
+            image, kernel = (16 * X[0, 0]).astype(dtype), (16 * W[0, 0]).astype(dtype)
+            expected = call(image, kernel)
+            assert same(expected, short(lambda call=call, x=image, h=kernel: call(x, h)))
 
 
 def test_a_result_that_became_read_only_is_refused() -> None:
@@ -430,8 +617,7 @@ def test_remembered_calls_are_bounded() -> None:
         fastconv.conv1d(x, w)
         fastconv.linear(x[0], x[0])
         fastconv.conv1d_backward(x, x, w, needs=(False, False, True))
-    for memo in (algorithms.calls, algorithms.conv_gradients):
-        assert len(memo) == algorithms.CALLS
+    assert len(algorithms.calls) == algorithms.CALLS
     forget()
     wide = np.ones((1, 1, 8), "float32")
     for i in range(40):  # 2 MB of table each

@@ -13,6 +13,8 @@ from fastconv.kernels.memory import empty, is_plain
 from fastconv.problem import elements, flag, integer, is_sequence
 
 Array = np.ndarray[Any, Any]
+# (dx, dw, db), those that are wanted
+Gradients = tuple[Array | None, Array | None, Array | None]
 _FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 
 # Bytes of a temporary copy where a layout does not suit a kernel; more goes through in slices of the batch.

@@ -9,7 +9,7 @@ from typing import Any
 from fastconv import runtime
 from fastconv.algorithms import calls
 from fastconv.functional._arrays import Array
-from fastconv.kernels.call import Call
+from fastconv.kernels.call import Again, Call
 from fastconv.problem import describe
 
 # What a caller gave, by which a call is known: options (the function's name first), arrays, and `out`.
@@ -19,10 +19,8 @@ Given = tuple[tuple[Any, ...], tuple[Any, ...], Any]
 SERIAL_ELEMENTS = 1 << 16
 
 
-def launch(operation: str, x: Array, size: int, kernel: Callable[..., Any], *arguments: Any) -> Any:
-    """kernel(*arguments, threads) with a team fit for `size` elements; traced under the operation's name."""
-    team = runtime.get_num_threads() if size >= SERIAL_ELEMENTS else 1
-    return _traced(operation, x, size, team, lambda: kernel(*arguments, team))
+# The results of a call like one that was made before; None when it must take the long way.
+again = Again(calls, runtime).call
 
 
 def launch_first(
@@ -32,19 +30,25 @@ def launch_first(
     kernel: Callable[..., Any],
     arguments: tuple[Any, ...],
     arrays: tuple[Any, ...],
-    y: Array,
+    results: tuple[Array | None, ...],
     nbytes: int = 0,
 ) -> Any:
-    """Like launch, but with Places for `arrays`, results and the team among the arguments; remembered for what is like `given`.
+    """kernel(*arguments) with a team fit for `size` elements; traced, and remembered for what is like `given`.
 
-    `nbytes` is what the arguments take. Gives `y`, or (y, index) where there is a Place for an index.
+    Among the arguments are Places for `arrays`, results and the team; `nbytes` is what the others take. Gives the only result,
+    or all.
     """
-    call = Call(kernel, arguments, runtime.get_num_threads if size >= SERIAL_ELEMENTS else None, y)
-    results = _traced(operation, arrays[0], size, call.team(), lambda: call.apply(arrays, y))
+    threads = runtime.get_num_threads if size >= SERIAL_ELEMENTS else None
+    call, x = Call(kernel, arguments, threads, results), arrays[0]
+    found = runtime.traced(
+        operation,
+        "kernel",
+        x.dtype,
+        lambda: describe(x.shape),
+        size,
+        call.team(),
+        lambda: call.apply(arrays, results),
+    )
     options, originals, out = given
-    calls.remember(call, nbytes, options, originals, out)
-    return results
-
-
-def _traced(operation: str, x: Array, size: int, team: int, run: Callable[[], Any]) -> Any:
-    return runtime.traced(operation, "kernel", x.dtype, lambda: describe(x.shape), size, team, run)
+    calls.remember(call, nbytes, options, originals, out, arrays)
+    return found

@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from fastconv import runtime
-from fastconv.algorithms import calls
 from fastconv.functional._arrays import (
     Array,
     as_array,
@@ -20,9 +18,9 @@ from fastconv.functional._arrays import (
     deliver,
     target,
 )
-from fastconv.functional._calls import launch, launch_first
+from fastconv.functional._calls import again, launch_first
 from fastconv.kernels import elementwise
-from fastconv.kernels.call import OPERANDS, RESULT, TEAM
+from fastconv.kernels.call import OPERANDS, RESULTS, TEAM
 from fastconv.problem import ACTIVATIONS
 
 
@@ -43,7 +41,7 @@ def _activation(name: str, x: Any, dy: Any = _FORWARD, out: Array | None = None)
     """f(x), or with dy the gradient dy * f'(x)."""
     operation = name if dy is _FORWARD else f"{name}_dx"
     given = (operation,), (x, None if dy is _FORWARD else dy), out
-    y = None if runtime.verbose else calls.call(*given)
+    y: Array | None = again(*given)
     if y is not None:
         return y
     x = as_array("x", x)
@@ -58,8 +56,8 @@ def _activation(name: str, x: Any, dy: Any = _FORWARD, out: Array | None = None)
     if y is None:
         y = target(out, x.shape, dtype, xc, dyc)
     if y.size:
-        arguments = (ACTIVATIONS.index(name), RESULT, *OPERANDS[:2], TEAM)
-        launch_first(given, operation, y.size, elementwise.activation, arguments, (xc, dyc), y)
+        arguments = (ACTIVATIONS.index(name), RESULTS[0], *OPERANDS[:2], TEAM)
+        launch_first(given, operation, y.size, elementwise.activation, arguments, (xc, dyc), (y,))
     return deliver(y, out, result_dtype)
 
 
@@ -97,7 +95,7 @@ def _softmax(log: bool, x: Any, axis: int, dy: Any = _FORWARD, out: Array | None
     """softmax or log_softmax of x; with dy the gradient, x being the forward result."""
     operation = ("log_softmax" if log else "softmax") + ("" if dy is _FORWARD else "_dx")
     given = (operation, axis), (x, None if dy is _FORWARD else dy), out
-    found = None if runtime.verbose else calls.call(*given)
+    found: Array | None = again(*given)
     if found is not None:
         return found
     name = "x" if dy is _FORWARD else "y"
@@ -114,16 +112,9 @@ def _softmax(log: bool, x: Any, axis: int, dy: Any = _FORWARD, out: Array | None
     dyc = None if dy is None else contiguous(dy, dtype)
     y = target(out, x.shape, dtype, xc, dyc)
     if y.size:
-        arguments = (log, RESULT, *OPERANDS[:2], None, *_blocks(x.shape, at), TEAM)
-        launch_first(given, operation, y.size, elementwise.softmax, arguments, (xc, dyc), y)
+        arguments = (log, RESULTS[0], *OPERANDS[:2], None, *_blocks(x.shape, at), TEAM)
+        launch_first(given, operation, y.size, elementwise.softmax, arguments, (xc, dyc), (y,))
     return deliver(y, out, result_dtype)
-
-
-def scaled_softmax(x: Array, factor: Array, y: Array, axis: int) -> None:
-    """y = softmax(x) along the axis, times `factor`, which has x's shape without the axis; all are contiguous."""
-    if y.size:
-        arguments = False, y, x, None, factor, *_blocks(x.shape, axis)
-        launch("softmax", x, y.size, elementwise.softmax, *arguments)
 
 
 def _blocks(shape: tuple[int, ...], axis: int) -> tuple[int, int, int]:

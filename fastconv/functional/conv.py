@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from fastconv import algorithms, runtime
-from fastconv.algorithms import calls, conv_gradients
+from fastconv.algorithms import calls
 from fastconv.functional._arrays import (
     Array,
+    Gradients,
     as_array,
     check_out,
     common_dtypes,
@@ -24,9 +26,10 @@ from fastconv.functional._arrays import (
     slices,
     target,
 )
+from fastconv.functional._calls import again
 from fastconv.functional.shape import pad_backward
 from fastconv.kernels import conv_wgrad
-from fastconv.kernels.call import OPERANDS, RESULT, TEAM, WEIGHTS, Call, frozen
+from fastconv.kernels.call import OPERANDS, RESULTS, TEAM, WEIGHTS, Call, frozen
 from fastconv.kernels.correlate import Weights
 from fastconv.problem import ACTIVATIONS, LAYOUTS, Conv, choice, conv_problem, describe, integer
 
@@ -132,7 +135,7 @@ def convolve(
     y = target(out, shape, dtype, arrays[0], w if packed else arrays[1], *arrays[2:])
     call = _run(plan, activation, max_workspace, arrays, y)
     if y.size:
-        calls.remember(call, plan.nbytes, options, given, out)
+        calls.remember(call, plan.nbytes, options, given, out, arrays)
     return deliver(y, out, result_dtype)
 
 
@@ -183,7 +186,7 @@ def _run(
             lambda: _describe(plan.problem),
             plan.flops,
             call.team(),
-            lambda: call.apply(arrays, y),
+            lambda: call.apply(arrays, (y,)),
         )
     return call
 
@@ -194,92 +197,99 @@ def _call(
     x, _, b, residual, *_ = OPERANDS
     code = -1 if activation is None else ACTIVATIONS.index(activation)
     arguments = (
-        plan.lattices[0], x, WEIGHTS, RESULT, plan.problem.groups, False, b, residual, code, TEAM,
+        plan.lattices[0], x, WEIGHTS, RESULTS[0], plan.problem.groups, False, b, residual, code, TEAM,
         max_workspace,
     )  # fmt: skip
     threads = None if plan.serial else runtime.get_num_threads
-    return Call(plan.run, arguments, threads, y)
+    return Call(plan.run, arguments, threads, (y,))
 
 
-class _Wanted(NamedTuple):
-    """How a gradient is to be computed, see conv2d."""
-
-    algo: str
-    precision: str
-    max_workspace: int | None
-
-
-def _input_gradient(problem: Conv, dy: Array, w: Array, how: _Wanted) -> Array:
-    """dx of a zero-padded convolution, batched NCHW with three spatial axes."""
-    plan = algorithms.plan(problem, how.algo, "dx", precision=how.precision)
-    dx: Array = result("dx", problem.x_shape, dy.dtype)
-    if not problem.phases_cover_input or dy.size == 0:
-        dx[...] = 0
-    if dy.size == 0:
-        return dx
-    team = plan.threads(runtime.get_num_threads())
-
-    def run() -> None:
-        for lattice in plan.lattices:
-            plan.run(
-                lattice, dy, w, dx, problem.groups, True, None, None, -1, team, how.max_workspace
-            )
-
+def _run_gradient(
+    plan: algorithms.Plan, dtype: np.dtype[Any], team: int, run: Callable[[], Any]
+) -> None:
+    problem = plan.problem
     runtime.traced(
-        f"conv{problem.rank}d_dx",
+        f"conv{problem.rank}d_{plan.what}",
         plan.algorithm.name,
-        problem.dtype,
+        dtype,
         lambda: _describe(problem),
         plan.flops,
         team,
         run,
     )
-    return dx
 
 
-def _weight_gradient(problem: Conv, dy: Array, x: Array, how: _Wanted) -> Array:
-    """dw as [group*output][channel][tap]."""
-    plan = algorithms.plan(problem, how.algo, "dw", precision=how.precision)
-    taps = math.prod(problem.kernel)
-    shape = (problem.groups * problem.outputs, problem.channels, taps)
-    dw: Array = result("dw", shape, dy.dtype)
+def _input_gradient(
+    plan: algorithms.Plan, dy: Array, w: Array, dx: Array, max_workspace: int | None, team: int
+) -> None:
+    """dx of a zero-padded convolution, batched NCHW with three spatial axes."""
+    problem = plan.problem
+    if not problem.phases_cover_input or dy.size == 0:
+        dx[...] = 0
+    if dy.size == 0:
+        return
+
+    def run() -> None:
+        for lattice in plan.lattices:
+            plan.run(lattice, dy, w, dx, problem.groups, True, None, None, -1, team, max_workspace)
+
+    _run_gradient(plan, dx.dtype, team, run)
+
+
+def _weight_gradient(
+    plan: algorithms.Plan, dy: Array, x: Array, dw: Array, max_workspace: int | None, team: int
+) -> None:
     if dy.size == 0:
         dw[...] = 0
-        return dw
-    team = plan.threads(runtime.get_num_threads())
-    runtime.traced(
-        f"conv{problem.rank}d_dw",
-        plan.algorithm.name,
-        problem.dtype,
-        lambda: _describe(problem),
-        plan.flops,
-        team,
-        lambda: plan.run(plan.lattices[0], x, dw, dy, problem.groups, team, how.max_workspace),
-    )
-    return dw
+        return
+    problem = plan.problem
+    dw = dw.reshape(*dw.shape[:2], math.prod(problem.kernel))
+
+    def run() -> None:
+        plan.run(plan.lattices[0], x, dw, dy, problem.groups, team, max_workspace)
+
+    _run_gradient(plan, dw.dtype, team, run)
 
 
-def _bias_gradient(dy: Array) -> Array:
-    db: Array = result("db", (dy.shape[1],), dy.dtype)
-    plane = math.prod(dy.shape[2:])
-    team = runtime.get_num_threads() if dy.size > 1 << 18 else 1
-    conv_wgrad.bias_gradient(dy.reshape(dy.shape[0], dy.shape[1], plane), db, team)
-    return db
+def _bias_gradient(dy: Array, db: Array, team: int) -> None:
+    dy = dy.reshape(*dy.shape[:2], math.prod(dy.shape[2:]))
+    conv_wgrad.bias_gradient(dy, db, team if dy.size > 1 << 18 else 1)
+
+
+class _Backward(NamedTuple):
+    """How gradients are computed: of which problem, with which plans, and for dx of padding that copies input cells from what."""
+
+    problem: Conv
+    dx: algorithms.Plan | None
+    dw: algorithms.Plan | None
+    algo: str
+    precision: str
+    max_workspace: int | None
+
+    @property
+    def nbytes(self) -> int:
+        """About what keeping it takes."""
+        return 4096 + sum(plan.nbytes for plan in (self.dx, self.dw) if plan is not None)
+
+
+def _backward(
+    problem: Conv, needs: tuple[bool, bool, bool], algo: str, precision: str, max_workspace: Any
+) -> _Backward:
+    copies = problem.mode != "zeros" and any(any(pair) for pair in problem.pads)
+    find = partial(algorithms.plan, problem, algo, precision=precision)
+    dx = find("dx") if needs[0] and not copies else None
+    dw = find("dw") if needs[1] else None
+    return _Backward(problem, dx, dw, algo, precision, max_workspace)
 
 
 def _conv_backward(
     options: tuple[Any, ...], needs: Sequence[bool], dy: Any, x: Any, w: Any
-) -> tuple[Array | None, Array | None, Array | None]:
+) -> Gradients:
+    given = ("backward", needs, *options), (dy, x, w), None
+    known: Gradients | None = again(*given)
+    if known is not None:
+        return known
     rank, stride, padding, dilation, groups, padding_mode, layout, *how = options
-    given = (dy, x, w)
-    problem = conv_gradients.find(options, given)
-    if problem is not None:
-        dx, dw, db = _gradients(problem, dy, x, w, needed(needs), _Wanted(*how))
-        return (
-            None if dx is None else dx.reshape(x.shape),
-            None if dw is None else dw.reshape(w.shape),
-            db,
-        )
     dy, x, w = as_array("dy", dy), as_array("x", x), as_array("w", w)
     dtype, result_dtype = common_dtypes(dy=dy, x=x, w=w)
     flags = needed(needs)
@@ -310,51 +320,64 @@ def _conv_backward(
                 if flags[i]:
                     gradients[i] = found[i] if part.start == 0 else gradients[i] + found[i]
         return gradients[0], gradients[1], gradients[2]
-    dyc = contiguous(arrange.inner(dy), dtype)
-    xc = contiguous(arrange.x, dtype) if flags[1] else arrange.x
-    wc = contiguous(arrange.w, dtype) if flags[0] else arrange.w
-    dx, dw, db = _gradients(problem, dyc, xc, wc, flags, _Wanted(algo, precision, max_workspace))
-    if dx is not None:
-        dx = arrange.outer(dx.reshape(arrange.x.shape))
-        dx = deliver(contiguous(dx, dtype) if arrange.last else dx, None, result_dtype)
-    if dw is not None:
-        dw = dw.reshape(wc.shape)
-        if arrange.last:
-            dw = np.ascontiguousarray(dw.transpose(*range(2, rank + 2), 1, 0))
-        dw = deliver(dw, None, result_dtype)
-    if db is not None:
-        db = deliver(db, None, result_dtype)
+    arrays = (
+        contiguous(arrange.inner(dy), dtype),
+        contiguous(arrange.x, dtype) if flags[1] else arrange.x,
+        contiguous(arrange.w, dtype) if flags[0] else arrange.w,
+    )
+    x_shape = arrange.x.shape if arrange.last else x.shape
+    results = (
+        result("dx", x_shape, dtype) if flags[0] else None,
+        result("dw", arrange.w.shape, dtype) if flags[1] else None,
+        result("db", (arrange.w.shape[0],), dtype) if flags[2] else None,
+    )
+    backward = _backward(problem, flags, algo, precision, max_workspace)
+    places = (place if wanted else None for place, wanted in zip(RESULTS, flags, strict=True))
+    threads = None if algorithms.is_serial(problem) else runtime.get_num_threads
+    call = Call(_gradients, (backward, *OPERANDS[:3], *places, TEAM), threads, results)
+    call.apply(arrays, results)
     if not arrange.last:
-        conv_gradients.remember(problem, 0, options, given)
-    return dx, dw, db
+        calls.remember(call, backward.nbytes, *given, arrays)
+    dx, dw, db = results
+    if arrange.last and dx is not None:
+        dx = contiguous(arrange.outer(dx), dtype)
+    if arrange.last and dw is not None:
+        dw = np.ascontiguousarray(dw.transpose(*range(2, rank + 2), 1, 0))
+    return (
+        None if dx is None else deliver(dx, None, result_dtype),
+        None if dw is None else deliver(dw, None, result_dtype),
+        None if db is None else deliver(db, None, result_dtype),
+    )
 
 
 def _gradients(
-    problem: Conv,
+    how: _Backward,
     dy: Array,
     x: Array,
     w: Array,
-    needs: tuple[bool, bool, bool],
-    how: _Wanted,
-) -> tuple[Array | None, Array | None, Array | None]:
-    """(dx, dw, db) of batched NCHW arrays that kernels take as they are; dx and dw with their elements in order."""
+    dx: Array | None,
+    dw: Array | None,
+    db: Array | None,
+    team: int,
+) -> None:
+    """Compute those of dx, dw and db that are wanted, from arrays in NCHW and OIHW that kernels take as they are."""
+    problem = how.problem
     dy = dy.reshape(problem.y_shape)
-    dx = dw = db = None
-    if needs[0]:
-        dx = _padded_input_gradient(problem, dy, w, how)
-    if needs[1]:
-        dw = _weight_gradient(problem, dy, x.reshape(problem.x_shape), how)
-    if needs[2]:
-        db = _bias_gradient(dy)
-    return dx, dw, db
+    if dx is not None:
+        dx, w = dx.reshape(problem.x_shape), w.reshape(w.shape[0], w.shape[1], -1)
+        if how.dx is None:
+            _copied_input_gradient(how, dy, w, dx, team)
+        else:
+            _input_gradient(how.dx, dy, w, dx, how.max_workspace, team)
+    if how.dw is not None and dw is not None:
+        _weight_gradient(how.dw, dy, x.reshape(problem.x_shape), dw, how.max_workspace, team)
+    if db is not None:
+        _bias_gradient(dy, db, team)
 
 
-def _padded_input_gradient(problem: Conv, dy: Array, w: Array, how: _Wanted) -> Array:
-    """dx under any padding mode: that of the padded input, folded back where padding copies input cells."""
-    w = w.reshape(w.shape[0], w.shape[1], -1)
-    if problem.mode == "zeros" or not any(any(pair) for pair in problem.pads):
-        return _input_gradient(problem, dy, w, how)
-    dx: Array = result("dx", problem.x_shape, dy.dtype)
+def _copied_input_gradient(how: _Backward, dy: Array, w: Array, dx: Array, team: int) -> None:
+    """dx where padding copies input cells: that of the padded input, folded back."""
+    problem = how.problem
     for part in slices(problem.batch, dx.nbytes // max(problem.batch, 1)):
         padded = conv_problem(
             problem.dtype,
@@ -371,9 +394,10 @@ def _padded_input_gradient(problem: Conv, dy: Array, w: Array, how: _Wanted) -> 
             "zeros",
             3,
         )
-        dxp = _input_gradient(padded, dy[part], w, how)
+        plan = algorithms.plan(padded, how.algo, "dx", precision=how.precision)
+        dxp = result("dx", padded.x_shape, dy.dtype)
+        _input_gradient(plan, dy[part], w, dxp, how.max_workspace, team)
         dx[part] = pad_backward(dxp, dx[part].shape, problem.pads, problem.mode)
-    return dx
 
 
 _FORWARD_DOC = """{rank}-D convolution (cross-correlation, as in every deep-learning library: the kernel is not flipped).
@@ -488,7 +512,7 @@ def _forward_of(rank: int):  # type: ignore[no-untyped-def]
             rank, stride, padding, dilation, groups, padding_mode, layout, activation, algo,
             runtime.resolve_precision(precision), max_workspace,
         )  # fmt: skip
-        y = None if runtime.verbose else calls.call(options, (x, w, b, residual), out)
+        y = again(options, (x, w, b, residual), out)
         return convolve(options, x, w, b, residual, out) if y is None else y
 
     return public(conv, f"conv{rank}d", _FORWARD_DOC.format(**_document(rank)))
@@ -512,7 +536,7 @@ def _backward_of(rank: int):  # type: ignore[no-untyped-def]
         algo: str = "auto",
         precision: str | None = None,
         max_workspace: int | None = None,
-    ) -> tuple[Array | None, Array | None, Array | None]:
+    ) -> Gradients:
         options = (
             rank, stride, padding, dilation, groups, padding_mode, layout, algo,
             runtime.resolve_precision(precision), max_workspace,

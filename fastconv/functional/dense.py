@@ -11,6 +11,7 @@ from fastconv import runtime
 from fastconv.algorithms import SERIAL_FLOPS, calls, gemm_products
 from fastconv.functional._arrays import (
     Array,
+    Gradients,
     as_array,
     check_out,
     common_dtypes,
@@ -20,8 +21,9 @@ from fastconv.functional._arrays import (
     result,
     target,
 )
+from fastconv.functional._calls import again
 from fastconv.kernels import conv_linear, gemm
-from fastconv.kernels.call import OPERANDS, RESULT, TEAM, Call
+from fastconv.kernels.call import OPERANDS, RESULTS, TEAM, Call
 from fastconv.kernels.correlate import Weights
 
 
@@ -38,26 +40,24 @@ def _multiply(
     a: Array,
     a_transposed: bool,
     b: Array,
-    b_transposed: bool,
     c: Array,
     precision: str,
 ) -> None:
-    """c = a @ b; a and b contiguous matrices, stored transposed where said."""
+    """c = a @ b; a and b contiguous matrices, a stored transposed where said."""
     rows, columns = c.shape
-    terms = a.shape[0] if a_transposed else a.shape[1]
+    terms = len(b)
     flops = 2 * rows * columns * terms
     team = 1 if flops < SERIAL_FLOPS else runtime.get_num_threads()
     products = gemm_products(c.dtype, rows, columns, terms, precision)
-    if c.size:
-        runtime.traced(
-            name,
-            _algorithm(products),
-            c.dtype,
-            lambda: _describe(rows, columns, terms),
-            flops,
-            team,
-            lambda: gemm.multiply(a, a_transposed, b, b_transposed, None, c, team, products),
-        )
+    runtime.traced(
+        name,
+        _algorithm(products),
+        c.dtype,
+        lambda: _describe(rows, columns, terms),
+        flops,
+        team,
+        lambda: gemm.multiply(a, a_transposed, b, False, None, c, team, products),
+    )
 
 
 def _check(x: Array, w: Array) -> None:
@@ -94,7 +94,7 @@ def linear(
         Naming the argument, what was given and what was expected.
     """
     options = ("linear", runtime.resolve_precision(precision))
-    y = None if runtime.verbose else calls.call(options, (x, w, b), out)
+    y = again(options, (x, w, b), out)
     return multiply_add(options, x, w, b, out) if y is None else y
 
 
@@ -120,10 +120,9 @@ def multiply_add(options: tuple[str, str], x: Any, w: Any, b: Any, out: Array | 
         rows = math.prod(x.shape[:-1])
         products = gemm_products(dtype, rows, w.shape[0], w.shape[1], options[1])
         xs, ws, bs, *_ = OPERANDS
-        arguments = (products, None, xs, ws, RESULT, 1, False, bs, None, -1, TEAM, None)
-        call = Call(
-            conv_linear.run, arguments, None if flops < SERIAL_FLOPS else runtime.get_num_threads, y
-        )
+        arguments = (products, None, xs, ws, RESULTS[0], 1, False, bs, None, -1, TEAM, None)
+        threads = None if flops < SERIAL_FLOPS else runtime.get_num_threads
+        call = Call(conv_linear.run, arguments, threads, (y,))
         runtime.traced(
             "linear",
             _algorithm(products),
@@ -131,9 +130,9 @@ def multiply_add(options: tuple[str, str], x: Any, w: Any, b: Any, out: Array | 
             lambda: _describe(rows, *w.shape),
             flops,
             call.team(),
-            lambda: call.apply(arrays, y),
+            lambda: call.apply(arrays, (y,)),
         )
-        calls.remember(call, 0, options, given, out)
+        calls.remember(call, 0, options, given, out, arrays)
     return deliver(y, out, result_dtype)
 
 
@@ -144,7 +143,7 @@ def linear_backward(
     *,
     needs: Sequence[bool] = (True, True, True),
     precision: str | None = None,
-) -> tuple[Array | None, Array | None, Array | None]:
+) -> Gradients:
     """Gradients of :func:`linear`: dx = dy @ w, dw = dy^T @ x, db = sum of dy over the rows.
 
     Parameters
@@ -159,27 +158,50 @@ def linear_backward(
     -------
     (dx, dw, db) : arrays of the shapes of x, w and (O,)
     """
+    options, given = ("linear_dx", runtime.resolve_precision(precision), needs), (dy, x, w)
+    found: Gradients | None = again(options, given)
+    if found is not None:
+        return found
     dy, x, w = as_array("dy", dy), as_array("x", x), as_array("w", w)
     dtype, result_dtype = common_dtypes(dy=dy, x=x, w=w)
-    word = runtime.resolve_precision(precision)
     _check(x, w)
     if dy.shape != (*x.shape[:-1], w.shape[0]):
         raise ValueError(f"dy: expected shape {(*x.shape[:-1], w.shape[0])}, got {dy.shape}")
-    need_x, need_w, need_b = needed(needs)
-    rows = math.prod(x.shape[:-1])
-    dy2 = contiguous(dy, dtype).reshape(rows, w.shape[0])
-    dx = dw = db = None
-    if need_x:
-        dx = result("dx", x.shape, dtype)
-        _multiply(
-            "linear_dx", dy2, False, contiguous(w, dtype), False, dx.reshape(rows, w.shape[1]), word
-        )
-        dx = deliver(dx, None, result_dtype)
-    if need_w:
-        dw = result("dw", w.shape, dtype)
-        x2 = contiguous(x, dtype).reshape(rows, w.shape[1])
-        _multiply("linear_dw", dy2, True, x2, False, dw, word)
-        dw = deliver(dw, None, result_dtype)
-    if need_b:
-        db = dy2.sum(axis=0, dtype="float64").astype(result_dtype)
+    flags = needed(needs)
+    arrays = (
+        contiguous(dy, dtype),
+        contiguous(x, dtype) if flags[1] else x,
+        contiguous(w, dtype) if flags[0] else w,
+    )
+    results = (
+        result("dx", x.shape, dtype) if flags[0] else None,
+        result("dw", w.shape, dtype) if flags[1] else None,
+        result("db", (w.shape[0],), dtype) if flags[2] else None,
+    )
+    places = (place if wanted else None for place, wanted in zip(RESULTS, flags, strict=True))
+    arguments = options[1], *OPERANDS[:3], *places
+    call = Call(_gradients, arguments, None, results)
+    call.apply(arrays, results)
+    calls.remember(call, 0, options, given, None, arrays)
+    dx, dw, db = (None if each is None else deliver(each, None, result_dtype) for each in results)
     return dx, dw, db
+
+
+def _gradients(
+    precision: str,
+    dy: Array,
+    x: Array,
+    w: Array,
+    dx: Array | None,
+    dw: Array | None,
+    db: Array | None,
+) -> None:
+    outputs, inputs = w.shape
+    rows = math.prod(dy.shape[:-1])
+    dy = dy.reshape(rows, outputs)
+    if dx is not None and dx.size:
+        _multiply("linear_dx", dy, False, w, dx.reshape(rows, inputs), precision)
+    if dw is not None and dw.size:
+        _multiply("linear_dw", dy, True, x.reshape(rows, inputs), dw, precision)
+    if db is not None:
+        conv_linear.bias_gradient(dy, db)

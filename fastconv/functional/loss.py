@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,128 +13,79 @@ from fastconv.functional._arrays import (
     as_array,
     common_dtypes,
     contiguous,
+    deliver,
     result,
     slices,
 )
-from fastconv.functional.activation import log_softmax, scaled_softmax
+from fastconv.functional._calls import Given, again, launch_first
+from fastconv.kernels import elementwise
+from fastconv.kernels import loss as _loss
+from fastconv.kernels.call import OPERANDS, RESULTS, TEAM
 from fastconv.problem import choice, integer, number
 
 REDUCTIONS = ("mean", "sum", "none")
 
 
-class _CrossEntropy:
-    """The pieces that the loss and its gradient share: logits, targets, weights.
+class _Loss(NamedTuple):
+    """What a loss and its gradient are computed with, but arrays; a row is one outer and one inner index of the logits."""
 
-    The loss of a row is -sum_c t_c * log p_c. With class targets t is (1 - s)*onehot + s/C times the class weights, which is
-    kept as its two parts; with probability targets it is the smoothed target times the class weights, kept as the array it is.
-    """
+    shape: tuple[int, ...]  # of the rows' losses
+    outer: int
+    classes: int
+    inner: int
+    reduction: str
+    smoothing: float
+    ignored: int
+    result_dtype: np.dtype[Any]
 
-    def __init__(
-        self,
-        logits: Any,
-        target: Any,
-        weight: Any,
-        ignore_index: int,
-        reduction: str,
-        label_smoothing: float,
-    ) -> None:
-        logits, target = as_array("logits", logits), as_array("target", target)
-        self.reduction = choice("reduction", reduction, REDUCTIONS)
-        label_smoothing = number("label_smoothing", label_smoothing, 0, 1)
-        ignore_index = integer("ignore_index", ignore_index)
-        if logits.ndim == 0 or logits.shape[min(logits.ndim, 2) - 1] == 0:
-            raise ValueError(
-                f"logits: expected (C,), (N, C) or (N, C, ...) with classes, got shape {logits.shape}"
-            )
-        self.dtype, self.result_dtype = common_dtypes(logits=logits)
-        self.axis = 0 if logits.ndim == 1 else 1
-        self.shape = logits.shape
-        self.classes = logits.shape[self.axis]
-        self.outer = logits.shape[: self.axis] + logits.shape[self.axis + 1 :]
-        self.weight = self._class_weights(weight)
-        self.logits = contiguous(logits, self.dtype)
-        self.t: Array | None = None
-        if target.shape == logits.shape and target.dtype.kind == "f":
-            self._from_probabilities(target, label_smoothing)
-        else:
-            self._from_classes(target, ignore_index, label_smoothing)
-
-    def _class_weights(self, weight: Any) -> Array:
-        if weight is None:
-            return np.ones(self.classes, dtype=self.dtype)
-        array = as_array("weight", weight)
-        if array.shape != (self.classes,):
-            raise ValueError(f"weight: expected shape ({self.classes},), got {array.shape}")
-        return array.astype(self.dtype)
-
-    def _from_probabilities(self, target: Array, smoothing: float) -> None:
-        t = target.astype(self.dtype) * (1 - smoothing) + smoothing / self.classes
-        self.t = (t * self._along(self.weight)).astype(self.dtype)
-        self.divisor = float(math.prod(self.outer))
-
-    def _from_classes(self, target: Array, ignore_index: int, smoothing: float) -> None:
-        if target.dtype.kind not in "iu":
-            raise TypeError(
-                f"target: expected integer classes of shape {self.outer} or probabilities of shape {self.shape}, "
-                f"got {target.dtype} of shape {target.shape}"
-            )
-        if target.shape != self.outer:
-            raise ValueError(f"target: expected shape {self.outer}, got {target.shape}")
-        kept = target != ignore_index
-        wrong = kept & ((target < 0) | (target >= self.classes))
-        if wrong.any():
-            raise ValueError(
-                f"target: expected classes in [0, {self.classes}), got {int(target[wrong][0])}"
-            )
-        safe = np.where(kept, target, 0).astype(np.intp)
-        self.kept = kept
-        self.picked = np.expand_dims(safe, self.axis)  # the index of take_along_axis
-        chosen = self.weight[safe] * kept
-        self.onehot = (1 - smoothing) * chosen  # t's part at the target ...
-        self.everywhere = smoothing / self.classes * self.weight  # ... and in each class
-        self.divisor = float(chosen.sum(dtype=np.float64))
-
-    def _along(self, per_class: Array) -> Array:
-        """A value a class, to be broadcast over the logits."""
-        return per_class.reshape((-1,) + (1,) * (len(self.shape) - 1 - self.axis))
-
-    def losses(self) -> Array:
-        """-sum_c t_c log p_c of each row; a zero weight silences an infinite log p."""
-        log_p = log_softmax(self.logits, self.axis)
-        if self.t is not None:
-            return -_weighted(self.t, log_p).sum(axis=self.axis, dtype=np.float64)
-        at_target = np.take_along_axis(log_p, self.picked, self.axis).reshape(self.outer)
-        loss = -_weighted(self.onehot, at_target).astype(np.float64)
-        if self.everywhere.any():
-            terms = _weighted(self._along(self.everywhere), log_p)
-            loss -= terms.sum(axis=self.axis, dtype=np.float64) * self.kept
-        return loss
-
-    def gradient(self, scale: Array) -> Array:
-        """scale_r * (p_rc * sum_k t_rk - t_rc); scale is one number, or one a row."""
-        if self.t is not None:
-            total = self.t.sum(axis=self.axis)
-        else:
-            total = self.onehot + self.everywhere.sum() * self.kept
-        factor = contiguous(np.broadcast_to(total * scale, self.outer), self.dtype)
-        dz = result("logits", self.shape, self.dtype)
-        scaled_softmax(self.logits, factor, dz, self.axis)
-        if self.t is not None:
-            dz -= self.t * (np.expand_dims(scale, self.axis) if scale.ndim else scale)
-            return dz
-        at_target = np.take_along_axis(dz, self.picked, self.axis)
-        at_target -= np.expand_dims(self.onehot * scale, self.axis)
-        np.put_along_axis(dz, self.picked, at_target, self.axis)
-        if self.everywhere.any():
-            dz -= np.expand_dims(self.kept * scale, self.axis) * self._along(self.everywhere)
-        return dz
+    @property
+    def loss_shape(self) -> tuple[int, ...]:
+        """The shape of the loss as it is given back."""
+        return self.shape if self.reduction == "none" else ()
 
 
-def _weighted(weights: Array, log_p: Array) -> Array:
-    """weights * log_p, zero where the weight is zero, even if log_p is -inf."""
-    silent = (weights == 0) & ~np.isfinite(log_p)
-    terms: Array = weights * np.where(silent, 0, log_p)
-    return terms
+def _check(given: Given) -> tuple[tuple[Array, Array, Array | None], _Loss]:
+    """The arrays of a call as kernels take them, and what else it says."""
+    (_, ignore_index, reduction, smoothing), (logits, target, weight), _ = given
+    logits, target = as_array("logits", logits), as_array("target", target)
+    reduction = choice("reduction", reduction, REDUCTIONS)
+    smoothing = number("label_smoothing", smoothing, 0, 1)
+    ignored = integer("ignore_index", ignore_index)
+    axis = min(logits.ndim, 2) - 1
+    if logits.ndim == 0 or logits.shape[axis] == 0:
+        raise ValueError(
+            f"logits: expected (C,), (N, C) or (N, C, ...) with classes, got shape {logits.shape}"
+        )
+    dtype, result_dtype = common_dtypes(logits=logits)
+    before, classes, after = logits.shape[:axis], logits.shape[axis], logits.shape[axis + 1 :]
+    weight = None if weight is None else as_array("weight", weight)
+    if weight is not None and weight.shape != (classes,):
+        raise ValueError(f"weight: expected shape ({classes},), got {weight.shape}")
+    if target.shape == logits.shape and target.dtype.kind == "f":
+        target = contiguous(target, dtype)
+    else:
+        target = _class_target(target, before + after, logits.shape)
+    arrays = (
+        contiguous(logits, dtype),
+        target,
+        None if weight is None else contiguous(weight, dtype),
+    )
+    sizes = math.prod(before), classes, math.prod(after)
+    return arrays, _Loss(before + after, *sizes, reduction, smoothing, ignored, result_dtype)
+
+
+def _class_target(target: Array, rows: tuple[int, ...], shape: tuple[int, ...]) -> Array:
+    """Classes of the rows, as kernels take them; they check the numbers."""
+    if target.dtype.kind not in "iu":
+        raise TypeError(
+            f"target: expected integer classes of shape {rows} or probabilities of shape {shape}, "
+            f"got {target.dtype} of shape {target.shape}"
+        )
+    if target.shape != rows:
+        raise ValueError(f"target: expected shape {rows}, got {target.shape}")
+    if target.dtype == np.uint64:
+        target = np.minimum(target, np.uint64(2**63 - 1))  # as wrong, and an int64
+    return contiguous(target, np.dtype(np.int64))
 
 
 def cross_entropy(
@@ -169,23 +120,38 @@ def cross_entropy(
     ValueError, TypeError
         For classes outside [0, C) other than ignore_index, and for wrong shapes.
     """
-    options = (weight, ignore_index, reduction, label_smoothing)
-    losses, divisor = [], 0.0
-    for part in _parts(logits, target):
-        rows = _CrossEntropy(
-            logits if part is None else logits[part],
-            target if part is None else target[part],
-            *options,
-        )
-        losses.append(rows.losses())
-        divisor += rows.divisor
-    if reduction == "none":
-        whole = losses[0] if len(losses) == 1 else np.concatenate(losses)
-        return whole.astype(rows.result_dtype)[()]
-    total = sum(part.sum() for part in losses)
-    if reduction == "mean":
-        total = total / divisor if divisor else np.float64(np.nan)
-    return rows.result_dtype.type(total)
+    options = ("cross_entropy", ignore_index, reduction, label_smoothing)
+    given = options, (logits, target, weight), None
+    found = again(*given)
+    if found is not None:
+        return found[()]
+    arrays, how = _check(given)
+    loss = result("logits", how.loss_shape, arrays[0].dtype)
+    arguments = how, *OPERANDS[:3], RESULTS[0], TEAM
+    launch_first(given, "cross_entropy", arrays[0].size, _losses, arguments, arrays, (loss,))
+    return deliver(loss, None, how.result_dtype)[()]
+
+
+def _losses(
+    how: _Loss, logits: Array, target: Array, weight: Array | None, loss: Array, team: int
+) -> None:
+    """The log-probabilities are those of a few images at a time."""
+    shape, numbers = (how.outer, how.classes, how.inner), (how.smoothing, how.ignored)
+    x, t = logits.reshape(shape), target.reshape(how.outer, -1 if target.size else 0)
+    each = loss.reshape(how.outer, how.inner) if how.reduction == "none" else None
+    total = divisor = 0.0
+    for part in slices(how.outer, logits.nbytes // max(how.outer, 1)):
+        images = part.stop - part.start
+        sizes = images, how.classes, how.inner
+        log_p = result("logits", sizes, logits.dtype)
+        elementwise.softmax(True, log_p, x[part], None, None, *sizes, team)
+        y = None if each is None else each[part]
+        found = _loss.losses(log_p, t[part], weight, *numbers, *sizes, y)
+        total, divisor = total + found[0], divisor + found[1]
+    if how.reduction == "mean":
+        total = total / divisor if divisor else math.nan
+    if each is None:
+        loss[()] = total
 
 
 def cross_entropy_backward(
@@ -208,37 +174,36 @@ def cross_entropy_backward(
     -------
     array like logits
     """
-    options = (weight, ignore_index, reduction, label_smoothing)
-    parts = _parts(logits, target)
-    if parts == [None]:
-        rows = _CrossEntropy(logits, target, *options)
-        return _gradient(rows, dloss, rows.divisor)
-    divisor = 0.0
-    if reduction == "mean":
-        divisor = sum(_CrossEntropy(logits[p], target[p], *options).divisor for p in parts)
-    gradient = result("logits", logits.shape, common_dtypes(logits=logits)[1])
-    for part in parts:
-        rows = _CrossEntropy(logits[part], target[part], *options)
-        own = np.ndim(dloss) > 0
-        gradient[part] = _gradient(rows, dloss[part] if own else dloss, divisor)
-    return gradient
+    options = ("cross_entropy_dx", ignore_index, reduction, label_smoothing)
+    given = options, (logits, target, weight), None
+    found: Array | None = again(*given, (dloss,))
+    if found is not None:
+        return found
+    arrays, how = _check(given)
+    dx = result("logits", arrays[0].shape, arrays[0].dtype)
+    arguments = how, *OPERANDS[:4], RESULTS[0], TEAM
+    operands = *arrays, dloss
+    launch_first(given, options[0], dx.size, _gradient, arguments, operands, (dx,))
+    return deliver(dx, None, how.result_dtype)
 
 
-def _parts(logits: Any, target: Any) -> list[Any]:
-    """Slices of a large batch, so that log-probabilities and weights are kept for a few rows at a time; [None]: the whole."""
-    if not (isinstance(logits, np.ndarray) and isinstance(target, np.ndarray)):
-        return [None]
-    if logits.ndim < 2 or target.ndim < 1 or len(target) != len(logits) or not len(logits):
-        return [None]
-    parts = list(slices(len(logits), logits.nbytes // len(logits)))
-    return parts if len(parts) > 1 else [None]
-
-
-def _gradient(rows: _CrossEntropy, dloss: Any, divisor: float) -> Array:
-    scale = as_array("dloss", dloss).astype(rows.dtype)
-    expected = rows.outer if rows.reduction == "none" else ()
-    if scale.shape != expected and scale.shape != ():
-        raise ValueError(f"dloss: expected shape {expected}, got {scale.shape}")
-    if rows.reduction == "mean":
-        scale = scale / rows.dtype.type(divisor) if divisor else scale * 0
-    return rows.gradient(scale.astype(rows.dtype)).astype(rows.result_dtype, copy=False)
+def _gradient(
+    how: _Loss,
+    logits: Array,
+    target: Array,
+    weight: Array | None,
+    dloss: Any,
+    dx: Array,
+    team: int,
+) -> None:
+    """dx_rc = scale_r * (p_rc * sum_k t_rk - t_rc)"""
+    dloss = contiguous(as_array("dloss", dloss), np.dtype(np.float64))
+    if dloss.shape not in (how.loss_shape, ()):
+        raise ValueError(f"dloss: expected shape {how.loss_shape}, got {dloss.shape}")
+    sizes = how.outer, how.classes, how.inner
+    t = target, weight, how.smoothing, how.ignored, *sizes
+    rows = how.outer, how.inner
+    scale, factor = result("logits", rows, np.dtype(np.float64)), result("logits", rows, dx.dtype)
+    _loss.factors(*t, dloss, how.reduction == "mean", scale, factor)
+    elementwise.softmax(False, dx, logits, None, factor, *sizes, team)
+    _loss.subtract(*t, scale, dx)

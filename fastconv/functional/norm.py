@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from fastconv import runtime
-from fastconv.algorithms import calls
 from fastconv.functional._arrays import (
     Array,
     as_array,
@@ -21,9 +19,9 @@ from fastconv.functional._arrays import (
     result,
     target,
 )
-from fastconv.functional._calls import launch, launch_first
+from fastconv.functional._calls import again, launch_first
 from fastconv.kernels import norm as _norm
-from fastconv.kernels.call import OPERANDS, RESULT, TEAM
+from fastconv.kernels.call import OPERANDS, RESULTS, TEAM
 from fastconv.problem import LAYOUTS, choice, finite, flag, is_sequence
 
 Saved = tuple[Array, Array]
@@ -36,17 +34,22 @@ def _channels(x: Array) -> int:
 
 
 def _parameter(name: str, value: Any, channels: int) -> Array | None:
-    """A per-channel parameter as contiguous float64 (C,), or None."""
+    """A per-channel parameter (C,) as kernels take it, in float32 or float64; or None."""
     if value is None:
         return None
     array = as_array(name, value)
     if array.shape != (channels,):
         raise ValueError(f"{name}: expected shape ({channels},), got {array.shape}")
-    return contiguous(array, np.dtype(np.float64))
+    return _held(array)
+
+
+def _held(array: Array) -> Array:
+    """The array itself if kernels take it as it is, else a float64 copy."""
+    return contiguous(array, np.dtype(np.float32 if array.dtype == np.float32 else np.float64))
 
 
 def _statistics(running_mean: Any, running_var: Any, channels: int) -> tuple[Array, Array]:
-    """The running statistics of evaluation as contiguous float64 (C,)."""
+    """The running statistics of evaluation, both as kernels take them."""
     mean = _parameter("running_mean", running_mean, channels)
     var = _parameter("running_var", running_var, channels)
     if mean is None or var is None:
@@ -108,11 +111,18 @@ def batch_norm_train(
     ValueError
         With one value per channel (its variance would be zero): use evaluation mode.
     """
+    given = ("batch_norm_train", momentum, eps), (x, weight, bias, running_mean, running_var), out
+    found = again(*given)
+    if found is not None:
+        y, *saved = found
+        return y, tuple(saved)
     x = as_array("x", x)
     channels = _channels(x)
     w, b = _parameter("weight", weight, channels), _parameter("bias", bias, channels)
-    run_mean = _running("running_mean", running_mean, channels)
-    run_var = _running("running_var", running_var, channels)
+    running = (
+        _running("running_mean", running_mean, channels),
+        _running("running_var", running_var, channels),
+    )
     momentum = finite("momentum", momentum)
     dtype, result_dtype = common_dtypes(x=x)
     check_out(out, x.shape, result_dtype)
@@ -122,28 +132,16 @@ def batch_norm_train(
             f"x: training needs more than one value per channel, got shape {x.shape}; "
             "use batch_norm with running statistics (evaluation mode)"
         )
-    xc = contiguous(x, dtype)
-    y = target(out, x.shape, dtype, xc, w, b)
-    mean, var, invstd = np.zeros(channels), np.zeros(channels), np.zeros(channels)
-    launch(
-        "batch_norm_train",
-        xc,
-        x.size,
-        _norm.train,
-        xc,
-        y,
-        w,
-        b,
-        finite("eps", eps, 0),
-        mean,
-        var,
-        invstd,
-    )
-    if run_mean is not None:
-        run_mean[...] = (1 - momentum) * run_mean + momentum * mean
-    if run_var is not None:
-        run_var[...] = (1 - momentum) * run_var + momentum * (var * count / (count - 1))
-    return deliver(y, out, result_dtype), (mean, invstd)
+    held = tuple(None if r is None else _held(r) for r in running)
+    arrays = contiguous(x, dtype), w, b, *held
+    y = target(out, x.shape, dtype, *arrays)
+    arguments = (*OPERANDS, momentum, finite("eps", eps, 0), *RESULTS, TEAM)
+    results = y, np.empty(channels), np.empty(channels)
+    launch_first(given, "batch_norm_train", x.size, _norm.train, arguments, arrays, results)
+    for values, updated in zip(running, held, strict=True):
+        if values is not None and values is not updated:
+            values[...] = updated
+    return deliver(y, out, result_dtype), results[1:]
 
 
 def batch_norm(
@@ -173,7 +171,7 @@ def batch_norm(
     array like x
     """
     given = ("batch_norm", eps), (x, running_mean, running_var, weight, bias), out
-    found = None if runtime.verbose else calls.call(*given)
+    found: Array | None = again(*given)
     if found is not None:
         return found
     x = as_array("x", x)
@@ -186,8 +184,8 @@ def batch_norm(
     y = target(out, x.shape, dtype, *arrays)
     eps = finite("eps", eps, 0)
     if y.size:
-        arguments = (*OPERANDS, eps, RESULT, TEAM)
-        launch_first(given, "batch_norm", y.size, _norm.evaluate, arguments, arrays, y)
+        arguments = (*OPERANDS, eps, RESULTS[0], TEAM)
+        launch_first(given, "batch_norm", y.size, _norm.evaluate, arguments, arrays, (y,))
     return deliver(y, out, result_dtype)
 
 
@@ -245,8 +243,10 @@ def fold_batch_norm(
     b = None if b is None else as_array("b", b)
     _, dtype = common_dtypes(w=w, b=b)
     shift = _parameter("b", b, outputs)
-    mean, var = _statistics(running_mean, running_var, outputs)
-    gain, offset = _parameter("weight", weight, outputs), _parameter("bias", bias, outputs)
+    statistics = _statistics(running_mean, running_var, outputs)
+    given = shift, _parameter("weight", weight, outputs), _parameter("bias", bias, outputs)
+    mean, var = (a.astype(np.float64) for a in statistics)
+    shift, gain, offset = (None if a is None else a.astype(np.float64) for a in given)
     with np.errstate(all="ignore"):
         scale = (1.0 if gain is None else gain) / np.sqrt(var + finite("eps", eps, 0))
         folded = w * (scale if last else scale.reshape(-1, *(1,) * (w.ndim - 1)))
@@ -274,36 +274,30 @@ def batch_norm_backward(
     -------
     (dx, dweight, dbias) : arrays of the shapes of x, (C,) and (C,)
     """
+    if not is_sequence(saved) or len(saved) != 2 or any(s is None for s in saved):
+        raise ValueError(f"saved: expected (mean, invstd), got {saved!r}")
+    given = ("batch_norm_dx", training), (dy, x, weight, *saved), None
+    found: tuple[Array, Array, Array] | None = again(*given)
+    if found is not None:
+        return found
     dy, x = as_array("dy", dy), as_array("x", x)
     channels = _channels(x)
     if dy.shape != x.shape:
         raise ValueError(f"dy: expected the shape of x {x.shape}, got {dy.shape}")
-    if not is_sequence(saved) or len(saved) != 2 or any(s is None for s in saved):
-        raise ValueError(f"saved: expected (mean, invstd), got {saved!r}")
     mean, invstd = (_parameter("saved", s, channels) for s in saved)
     w = _parameter("weight", weight, channels)
     dtype, result_dtype = common_dtypes(dy=dy, x=x)
-    xc, dyc = contiguous(x, dtype), contiguous(dy, dtype)
+    arrays = contiguous(dy, dtype), contiguous(x, dtype), w, mean, invstd
     dx = result("x", x.shape, dtype)
-    dweight, dbias = np.zeros(channels), np.zeros(channels)
+    dweight, dbias = result("x", (channels,), dtype), result("x", (channels,), dtype)
+    dweight[...] = dbias[...] = 0
+    constant = not flag("training", training)
     if x.size:
-        launch(
-            "batch_norm_dx",
-            xc,
-            x.size,
-            _norm.backward,
-            dyc,
-            xc,
-            dx,
-            w,
-            mean,
-            invstd,
-            dweight,
-            dbias,
-            not flag("training", training),
-        )
+        arguments = (*OPERANDS, constant, *RESULTS, TEAM)
+        results = dx, dweight, dbias
+        launch_first(given, "batch_norm_dx", x.size, _norm.backward, arguments, arrays, results)
     return (
         deliver(dx, None, result_dtype),
-        dweight.astype(result_dtype),
-        dbias.astype(result_dtype),
+        deliver(dweight, None, result_dtype),
+        deliver(dbias, None, result_dtype),
     )

@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from fastconv import runtime
-from fastconv.algorithms import calls
 from fastconv.functional._arrays import (
     Array,
     as_array,
@@ -24,9 +22,9 @@ from fastconv.functional._arrays import (
     shape_of,
     target,
 )
-from fastconv.functional._calls import launch, launch_first
+from fastconv.functional._calls import again, launch_first
 from fastconv.kernels import pool as _pool
-from fastconv.kernels.call import INDEX, OPERANDS, RESULT, TEAM
+from fastconv.kernels.call import OPERANDS, RESULTS, TEAM
 from fastconv.problem import AXES, Pool, adaptive_pool_problem, flag, pool_divisor, pool_problem
 
 # Whether padded cells count, and the divisor that is used instead of counting cells.
@@ -66,7 +64,7 @@ def _shapes(x_shape: Sequence[int], problem: Pool) -> tuple[tuple[int, ...], int
 def _max(find: Callable[..., Pool], options: tuple[Any, ...], x: Any, out: Array | None) -> Any:
     """Max pooling; `options` are its name, return_indices, and what `find` takes after the shape."""
     given = options, (x,), out
-    y = None if runtime.verbose else calls.call(*given)
+    y = again(*given)
     if y is not None:
         return y
     x = as_array("x", x)
@@ -77,19 +75,23 @@ def _max(find: Callable[..., Pool], options: tuple[Any, ...], x: Any, out: Array
     check_out(out, shape, result_dtype)
     xc = contiguous(x, dtype)
     y = target(out, shape, dtype, xc)
-    results: Any = (y, result("x", shape, np.dtype(np.int64))) if indices and not y.size else y
+    index = result("x", shape, np.dtype(np.int64)) if indices else None
     if y.size:
         windows = _windows(problem)
-        arguments = windows, OPERANDS[0], RESULT, INDEX if indices else None, planes, TEAM
-        results = launch_first(
-            given, "max_pool", x.size, _pool.max_pool, arguments, (xc,), y, windows.nbytes
+        arguments = windows, OPERANDS[0], RESULTS[0], RESULTS[1] if indices else None, planes, TEAM
+        results = (y, index) if indices else (y,)
+        launch_first(
+            given, "max_pool", x.size, _pool.max_pool, arguments, (xc,), results, windows.nbytes
         )
-    if indices:
-        return deliver(results[0], out, result_dtype), results[1]
-    return deliver(results, out, result_dtype)
+    y = deliver(y, out, result_dtype)
+    return (y, index) if indices else y
 
 
 def _max_backward(dy: Any, indices: Any, x_shape: Sequence[int], rank: int) -> Array:
+    given = ("max_pool_dx", rank, x_shape), (dy, indices), None
+    found: Array | None = again(*given)
+    if found is not None:
+        return found
     dy, index = as_array("dy", dy), as_array("indices", indices)
     x_shape = shape_of("x_shape", x_shape)
     if index.dtype.kind not in "iu":
@@ -106,22 +108,27 @@ def _max_backward(dy: Any, indices: Any, x_shape: Sequence[int], rank: int) -> A
     dx = result("x_shape", x_shape, dtype)
     planes = math.prod(x_shape[:lead])
     windows, cells = math.prod(dy.shape[lead:]), math.prod(x_shape[lead:])
-    if index.size and not launch(
-        "max_pool_dx",
-        dy,
-        dx.size,
-        _pool.max_pool_backward,
-        contiguous(dy, dtype),
-        contiguous(index, np.dtype(np.int64)),
-        dx,
-        planes,
-        windows,
-        cells,
-    ):
+    if index.size or dx.size:
+        arrays = contiguous(dy, dtype), contiguous(index, np.dtype(np.int64))
+        arguments = x_shape, *OPERANDS[:2], RESULTS[0], planes, windows, cells, TEAM
+        launch_first(given, "max_pool_dx", dx.size, _scatter, arguments, arrays, (dx,))
+    return deliver(dx, None, result_dtype)
+
+
+def _scatter(
+    x_shape: tuple[int, ...],
+    dy: Array,
+    index: Array,
+    dx: Array,
+    planes: int,
+    windows: int,
+    cells: int,
+    threads: int,
+) -> None:
+    if not _pool.max_pool_backward(dy, index, dx, planes, windows, cells, threads):
         raise ValueError(
             f"indices: expected flat indices in [0, {cells}) into each plane of {x_shape}"
         )
-    return deliver(dx, None, result_dtype)
 
 
 def _avg(
@@ -129,7 +136,7 @@ def _avg(
 ) -> Array:
     """Average pooling; `options` are its name and what `find` takes after the shape."""
     given = options, (x,), out
-    y = None if runtime.verbose else calls.call(*given)
+    y = again(*given)
     if y is not None:
         return y
     x = as_array("x", x)
@@ -141,8 +148,10 @@ def _avg(
     y = target(out, shape, dtype, xc)
     if y.size:
         windows = _windows(problem, *divide)
-        arguments = windows, OPERANDS[0], RESULT, planes, TEAM
-        launch_first(given, "avg_pool", x.size, _pool.avg_pool, arguments, (xc,), y, windows.nbytes)
+        arguments = windows, OPERANDS[0], RESULTS[0], planes, TEAM
+        launch_first(
+            given, "avg_pool", x.size, _pool.avg_pool, arguments, (xc,), (y,), windows.nbytes
+        )
     return deliver(y, out, result_dtype)
 
 
@@ -151,7 +160,7 @@ def _avg_backward(
 ) -> Array:
     """Its gradient; `find` takes dy, the shape and the options but the name."""
     given = (*options, x_shape), (dy,), None
-    found: Array | None = None if runtime.verbose else calls.call(*given)
+    found: Array | None = again(*given)
     if found is not None:
         return found
     dy, x_shape = as_array("dy", dy), shape_of("x_shape", x_shape)
@@ -165,7 +174,7 @@ def _avg_backward(
     dx = result("x_shape", x_shape, dtype)
     if dx.size:
         windows = _windows(problem, *divide)
-        arguments = windows, OPERANDS[0], RESULT, planes, TEAM
+        arguments = windows, OPERANDS[0], RESULTS[0], planes, TEAM
         arrays = (contiguous(dy, dtype),)
         launch_first(
             given,
@@ -174,7 +183,7 @@ def _avg_backward(
             _pool.avg_pool_backward,
             arguments,
             arrays,
-            dx,
+            (dx,),
             windows.nbytes,
         )
     return deliver(dx, None, result_dtype)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from fastconv import algorithms, runtime
-from fastconv.algorithms import calls
 from fastconv.functional._arrays import Array, as_array, common_dtypes, public
+from fastconv.functional._calls import again
 from fastconv.functional.conv import Padding, Spatial, convolve
 from fastconv.functional.dense import multiply_add
 from fastconv.kernels.correlate import Weights
@@ -67,7 +67,7 @@ class PreparedConv:
             o["layout"], o["activation"], o["algo"], runtime.resolve_precision(o["precision"]), None,
         )  # fmt: skip
         arrays = (x, self._weights, self._bias, residual)
-        y = None if runtime.verbose else calls.call(options, arrays, out)
+        y = again(options, arrays, out)
         return convolve(options, *arrays, out) if y is None else y
 
     @property
@@ -98,7 +98,7 @@ class PreparedLinear:
         """The layer's outputs for `x`; arguments, result and errors as in linear."""
         options = ("linear", runtime.resolve_precision(self._precision))
         arrays = (x, self._weights, self._bias)
-        y = None if runtime.verbose else calls.call(options, arrays, out)
+        y = again(options, arrays, out)
         return multiply_add(options, *arrays, out) if y is None else y
 
     @property

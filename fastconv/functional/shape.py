@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from fastconv import runtime
-from fastconv.algorithms import calls
 from fastconv.functional._arrays import (
     Array,
     as_array,
@@ -26,9 +24,9 @@ from fastconv.functional._arrays import (
     slices,
     target,
 )
-from fastconv.functional._calls import launch, launch_first
+from fastconv.functional._calls import again, launch_first
 from fastconv.kernels import unfold as _unfold
-from fastconv.kernels.call import OPERANDS, RESULT, TEAM
+from fastconv.kernels.call import OPERANDS, RESULTS, TEAM
 from fastconv.kernels.lattice import Lattice
 from fastconv.problem import (
     AXES,
@@ -104,7 +102,7 @@ def pad(
         For negative pads, reflect pads not smaller and circular pads larger than their axis.
     """
     given = ("pad", pads, mode, value), (x,), out
-    found: Array | None = None if runtime.verbose else calls.call(*given)
+    found: Array | None = again(*given)
     if found is not None:
         return found
     x = as_array("x", x)
@@ -122,8 +120,8 @@ def pad(
     y = target(out, shape, dtype, xc)
     if y.size and (mode != "zeros" or value == 0.0):
         lattice = _pad_lattice(_three(sizes, 1), _three(pairs, (0, 0)), mode)
-        arguments = lattice, OPERANDS[0], RESULT, math.prod(lead), TEAM
-        launch_first(given, "pad", y.size, _unfold.unfold, arguments, (xc,), y, lattice.nbytes)
+        arguments = lattice, OPERANDS[0], RESULTS[0], math.prod(lead), TEAM
+        launch_first(given, "pad", y.size, _unfold.unfold, arguments, (xc,), (y,), lattice.nbytes)
     elif y.size:
         y[...] = value
         inner: tuple[Any, ...] = tuple(
@@ -146,6 +144,10 @@ def pad_backward(dy: Any, x_shape: Sequence[int], pads: Any, mode: str = "zeros"
     -------
     array of shape x_shape
     """
+    given = ("pad_dx", x_shape, pads, mode), (dy,), None
+    found: Array | None = again(*given)
+    if found is not None:
+        return found
     dy = as_array("dy", dy)
     x_shape = shape_of("x_shape", x_shape)
     pairs = _pad_pairs(pads, len(x_shape))
@@ -161,7 +163,9 @@ def pad_backward(dy: Any, x_shape: Sequence[int], pads: Any, mode: str = "zeros"
     dx = result("x_shape", x_shape, dtype)
     if dx.size:
         lattice = _pad_lattice(_three(sizes, 1), _three(pairs, (0, 0)), mode)
-        launch("pad_dx", dyc, dyc.size, _unfold.fold, lattice, dx, dyc, math.prod(lead))
+        arguments = lattice, RESULTS[0], OPERANDS[0], math.prod(lead), TEAM
+        arrays, size = (dyc,), dyc.size
+        launch_first(given, "pad_dx", size, _unfold.fold, arguments, arrays, (dx,), lattice.nbytes)
     return deliver(dx, None, result_dtype)
 
 
@@ -244,7 +248,7 @@ def _unfold_array(
 ) -> Array:
     """unfold, whose input the caller calls `name`."""
     given = ("unfold", kernel_size, dilation, padding, stride), (x,), out
-    found: Array | None = None if runtime.verbose else calls.call(*given)
+    found: Array | None = again(*given)
     if found is not None:
         return found
     rank = _window_rank(kernel_size, x.ndim)
@@ -263,8 +267,10 @@ def _unfold_array(
     xc = contiguous(xb, dtype)
     y = target(out, shape, dtype, xc)
     if y.size:
-        arguments = lattice, OPERANDS[0], RESULT, math.prod(xb.shape[:2]), TEAM
-        launch_first(given, "unfold", y.size, _unfold.unfold, arguments, (xc,), y, lattice.nbytes)
+        arguments = lattice, OPERANDS[0], RESULTS[0], math.prod(xb.shape[:2]), TEAM
+        launch_first(
+            given, "unfold", y.size, _unfold.unfold, arguments, (xc,), (y,), lattice.nbytes
+        )
     return deliver(y, out, result_dtype)
 
 
@@ -312,7 +318,7 @@ def _fold(
 ) -> Array:
     """fold, whose columns the caller calls `name`."""
     given = ("fold", output_size, kernel_size, dilation, padding, stride), (cols,), out
-    found: Array | None = None if runtime.verbose else calls.call(*given)
+    found: Array | None = again(*given)
     if found is not None:
         return found
     if cols.ndim not in (2, 3):
@@ -343,9 +349,9 @@ def _fold(
     y = target(out, shape, dtype, columns)
     if y.size:
         planes = batch.shape[0] * (batch.shape[1] // taps)
-        arguments = lattice, RESULT, OPERANDS[0], planes, TEAM
+        arguments = lattice, RESULTS[0], OPERANDS[0], planes, TEAM
         arrays, size = (columns,), columns.size
-        launch_first(given, "fold", size, _unfold.fold, arguments, arrays, y, lattice.nbytes)
+        launch_first(given, "fold", size, _unfold.fold, arguments, arrays, (y,), lattice.nbytes)
     return deliver(y, out, result_dtype)
 
 
@@ -401,29 +407,52 @@ def flatten_backward(dy: Any, x_shape: Sequence[int]) -> Array:
     return dy.reshape(shape)
 
 
-def _drop(
-    x: Array, p: float, training: bool, rng: Any, mask_shape: tuple[int, ...]
-) -> tuple[Array, Array]:
+def _channels_alone(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape[:2] + (1,) * (len(shape) - 2)
+
+
+def _drops(p: Any, training: Any) -> tuple[float, bool]:
+    """p, and whether anything is to be dropped."""
     p = number("p", p, 0, 1)
+    return p, flag("training", training) and p != 0.0
+
+
+def _drop(operation: str, x: Any, p: Any, training: Any, rng: Any) -> tuple[Array, Array]:
+    """dropout, or dropout2d."""
+    given = (operation, p, training), (x,), None
+    found: tuple[Array, Array] | None = again(*given, (rng,))
+    if found is not None:
+        return found
+    x = as_array("x", x)
+    if operation == "dropout2d" and x.ndim < 2:
+        raise ValueError(f"x: expected (N, C, ...), got shape {x.shape}")
+    p, drops = _drops(p, training)
     dtype, result_dtype = common_dtypes(x=x)
-    if not flag("training", training) or p == 0.0:
-        return x.astype(result_dtype), np.ones(mask_shape, dtype=bool)
-    numbers = generator(rng)
-    mask = np.empty(mask_shape, dtype=bool)
-    drawn = mask.reshape(-1)
-    for part in slices(
-        drawn.size, 8
-    ):  # the generator gives the same numbers in any number of draws
-        np.greater_equal(numbers.random(len(drawn[part])), p, out=drawn[part])
-    return _apply_mask(x, mask, p, dtype).astype(result_dtype, copy=False), mask
-
-
-def _apply_mask(x: Array, mask: Array, p: float, dtype: Any) -> Array:
-    scale = 0.0 if p == 1.0 else 1.0 / (1.0 - p)
     y = result("x", x.shape, dtype)
-    np.multiply(x, mask, out=y, casting="unsafe", dtype=dtype)
-    y *= dtype.type(scale)
-    return y
+    mask = np.empty(x.shape if operation == "dropout" else _channels_alone(x.shape), dtype=bool)
+    arguments = p, drops, *OPERANDS[:2], *RESULTS[:2]
+    launch_first(given, operation, x.size, _draw, arguments, (x, rng), (y, mask))
+    return deliver(y, None, result_dtype), mask
+
+
+def _draw(p: float, drops: bool, x: Array, rng: Any, y: Array, mask: Array) -> None:
+    if drops:
+        numbers = generator(rng)
+        drawn = mask.reshape(-1)
+        # the generator gives the same numbers in any number of draws
+        for part in slices(drawn.size, 8):
+            np.greater_equal(numbers.random(len(drawn[part])), p, out=drawn[part])
+    else:
+        mask[...] = True
+    _apply_mask(p, drops, x, mask, y)
+
+
+def _apply_mask(p: float, drops: bool, x: Array, mask: Array, y: Array) -> None:
+    if drops:
+        np.multiply(x, mask, out=y, casting="unsafe", dtype=y.dtype)
+        y *= 0.0 if p == 1.0 else 1.0 / (1.0 - p)
+    else:
+        y[...] = x
 
 
 def dropout(x: Any, p: float = 0.5, training: bool = True, rng: Any = None) -> tuple[Array, Array]:
@@ -443,8 +472,7 @@ def dropout(x: Any, p: float = 0.5, training: bool = True, rng: Any = None) -> t
     mask : bool array like x
         True where an element was kept.
     """
-    x = as_array("x", x)
-    return _drop(x, p, training, rng, x.shape)
+    return _drop("dropout", x, p, training, rng)
 
 
 def dropout2d(
@@ -462,26 +490,28 @@ def dropout2d(
     y : array like x
     mask : bool array (N, C, 1, ...)
     """
-    x = as_array("x", x)
-    if x.ndim < 2:
-        raise ValueError(f"x: expected (N, C, ...), got shape {x.shape}")
-    return _drop(x, p, training, rng, x.shape[:2] + (1,) * (x.ndim - 2))
+    return _drop("dropout2d", x, p, training, rng)
 
 
-def _drop_backward(dy: Any, mask: Any, p: float, training: bool) -> Array:
+def _drop_backward(dy: Any, mask: Any, p: Any, training: Any) -> Array:
+    given = ("dropout_dx", p, training), (dy, mask), None
+    found: Array | None = again(*given)
+    if found is not None:
+        return found
     dy = as_array("dy", dy)
     dtype, result_dtype = common_dtypes(dy=dy)
     mask = as_array("mask", mask)
-    channels = dy.shape[:2] + (1,) * (dy.ndim - 2)
+    channels = _channels_alone(dy.shape)
     if mask.dtype != bool or mask.shape not in (dy.shape, channels):
         whole = "" if channels == dy.shape else f" or {channels}"
         raise ValueError(
             f"mask: expected bools of shape {dy.shape}{whole}, got {mask.dtype} of shape {mask.shape}"
         )
-    p = number("p", p, 0, 1)
-    if not flag("training", training) or p == 0.0:
-        return dy.astype(result_dtype)
-    return _apply_mask(dy, mask, p, dtype).astype(result_dtype, copy=False)
+    p, drops = _drops(p, training)
+    dx = result("dy", dy.shape, dtype)
+    arguments = p, drops, *OPERANDS[:2], RESULTS[0]
+    launch_first(given, "dropout_dx", dy.size, _apply_mask, arguments, (dy, mask), (dx,))
+    return deliver(dx, None, result_dtype)
 
 
 def dropout_backward(dy: Any, mask: Any, p: float = 0.5, training: bool = True) -> Array:

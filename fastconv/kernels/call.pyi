@@ -15,17 +15,16 @@ class Memo:
     def clear(self) -> None: ...
     def get(self, key: Any) -> Any: ...
     def put(self, key: Any, value: Any, size: int) -> None: ...
-    def find(self, options: tuple[Any, ...], arrays: tuple[Any, ...]) -> Any: ...
     def remember(
         self,
-        value: Any,
+        call: Call,
         size: int,
         options: tuple[Any, ...],
+        given: tuple[Any, ...],
+        out: Any,
         arrays: tuple[Any, ...],
-        out: Any = None,
     ) -> None: ...
     def drop(self, key: Any) -> None: ...
-    def call(self, options: tuple[Any, ...], arrays: tuple[Any, ...], out: Any) -> Any: ...
 
 frozen_weights: Memo
 
@@ -34,10 +33,9 @@ def frozen(w: Any) -> Any: ...
 class Place: ...
 
 OPERANDS: tuple[Place, Place, Place, Place, Place]
+RESULTS: tuple[Place, Place, Place]
 WEIGHTS: Place
-RESULT: Place
 TEAM: Place
-INDEX: Place
 
 class Call:
     def __init__(
@@ -45,7 +43,17 @@ class Call:
         kernel: Callable[..., Any],
         arguments: tuple[Any, ...],
         threads: Callable[[], int] | None,
-        y: Array,
+        results: tuple[Array | None, ...],
     ) -> None: ...
     def team(self) -> int: ...
-    def apply(self, arrays: tuple[Any, ...], y: Array) -> Any: ...
+    def apply(self, arrays: tuple[Any, ...], results: tuple[Any, ...]) -> Any: ...
+
+class Again:
+    def __init__(self, made: Memo, settings: Any) -> None: ...
+    def call(
+        self,
+        options: tuple[Any, ...],
+        arrays: tuple[Any, ...],
+        out: Any = None,
+        unsigned: tuple[Any, ...] = (),
+    ) -> Any: ...

@@ -2,9 +2,10 @@
 """Calls that were made before: what was checked and decided for the first one is remembered for those that look the same.
 
 All that a function checks, and all it decides, follows from the signature of a call: the types and shapes of its arrays, the
-values of its options and the instruction set. A call with a known signature allocates its result and runs. Only exact ndarrays
-that kernels take as they are, prepared weights, and exact ints, floats, bools, strings, None and tuples of these have a
-signature; every other call, and every wrong one, takes the long way.
+values of its options and the instruction set. A call with a known signature allocates its results and runs. Only exact
+ndarrays that kernels take as they are, prepared weights, and exact ints, floats, bools, strings, None and tuples of these have
+a signature; every other call, and every wrong one, takes the long way. So do calls whose arrays are converted first. Kernels
+check what depends on the elements of arrays.
 """
 
 import weakref
@@ -33,12 +34,13 @@ cdef enum:
     SIGNATURE_MAX = 512  # bytes; calls with longer ones take the long way
     NESTING = 3          # a pair of paddings, in the pairs of all axes, in the options
     OPERANDS_MAX = 5     # arrays of a call but its result
+    RESULTS_MAX = 3
     ARGUMENTS_MAX = 16   # of a kernel
     CONSTANT = -1        # an argument that is no Place; the others are numbers of Places
-    AT_WEIGHTS = OPERANDS_MAX
-    AT_RESULT = OPERANDS_MAX + 1
-    AT_TEAM = OPERANDS_MAX + 2
-    AT_INDEX = OPERANDS_MAX + 3
+    AT_RESULT = OPERANDS_MAX
+    AT_WEIGHTS = OPERANDS_MAX + RESULTS_MAX
+    AT_TEAM = OPERANDS_MAX + RESULTS_MAX + 1
+    WRITEABLE = 64       # beyond NumPy's type numbers
     FROZEN_LEAST = 4096  # bytes; smaller weights are packed as fast as they are looked up
     # The packed forms of read-only weights may take this many times their bytes, and a little: the largest, Winograd's of 3x3
     # kernels, takes four times; forms of few outputs are filled up to whole vectors.
@@ -103,11 +105,19 @@ cdef inline bint freezable(object w) noexcept:
     )
 
 
-cdef inline bint put_array(Signature *s, object value, int kind) noexcept:
-    """Whether `value` is None, or an array or Weights that kernels take as they are, of NumPy's type number `kind`."""
+cdef inline int type_of(object value) noexcept:
+    """NumPy's type number of an array or of Weights; -1 for None."""
+    if value is None:
+        return -1
+    return cnp.PyArray_TYPE((<Weights>value).array if type(value) is Weights else <cnp.ndarray>value)
+
+
+cdef inline bint put_array(Signature *s, object value) noexcept:
+    """Whether `value` is None, or an array or Weights that kernels take as they are."""
     if value is None:
         return put(s, b"n", NULL, 0)
     cdef cnp.ndarray array
+    cdef char kind
     if type(value) is Weights:
         array = (<Weights>value).array
     elif not cnp.PyArray_CheckExact(value):
@@ -116,9 +126,13 @@ cdef inline bint put_array(Signature *s, object value, int kind) noexcept:
         array = value
     if (type(value) is Weights or freezable(value)) and not put(s, b"w", NULL, 0):
         return False
+    kind = <char>cnp.PyArray_TYPE(array)
+    if kind not in (cnp.NPY_FLOAT32, cnp.NPY_FLOAT64, cnp.NPY_INT64, cnp.NPY_BOOL) or not cnp.PyArray_ISCARRAY_RO(array):
+        return False
+    if cnp.PyArray_ISWRITEABLE(array):
+        kind += WRITEABLE
     return (
-        cnp.PyArray_TYPE(array) == kind
-        and cnp.PyArray_ISCARRAY_RO(array)
+        put(s, kind, NULL, 0)
         and put(s, <char>cnp.PyArray_NDIM(array), cnp.PyArray_DIMS(array),
                 cnp.PyArray_NDIM(array) * sizeof(cnp.npy_intp))
     )
@@ -128,21 +142,13 @@ cdef bytes signature(tuple options, tuple arrays, out):
     """The key of a call; None when it has none."""
     cdef char buffer[SIGNATURE_MAX]
     cdef Signature s
-    cdef const void *row
-    cdef int kind
+    cdef const void *row = active_row()
     s.at, s.end = buffer, buffer + SIGNATURE_MAX
-    if not cnp.PyArray_CheckExact(arrays[0]):
-        return None
-    kind = cnp.PyArray_TYPE(<cnp.ndarray>arrays[0])
-    if kind != cnp.NPY_FLOAT32 and kind != cnp.NPY_FLOAT64:
-        return None
-    row = active_row()
     put(&s, b"r", &row, sizeof(row))
-    put(&s, b"k", &kind, sizeof(kind))
     for array in arrays:
-        if not put_array(&s, array, kind):
+        if not put_array(&s, array):
             return None
-    if not put_array(&s, out, kind) or not put_option(&s, options, NESTING):
+    if not put_array(&s, out) or not put_option(&s, options, NESTING):
         return None
     return PyBytes_FromStringAndSize(buffer, s.at - buffer)
 
@@ -205,16 +211,15 @@ cdef class Memo:
         finally:
             self.changing.release()
 
-    def find(self, tuple options, tuple arrays):
-        """The value that was put for this signature; None when there is none."""
-        key = signature(options, arrays, None)
-        return None if key is None else self.values.get(key)
-
-    def remember(self, value, Py_ssize_t size, tuple options, tuple arrays, out=None):
-        """Keep `value` for this signature, if it is one."""
-        key = signature(options, arrays, out)
-        if key is not None:
-            self.put(key, value, size)
+    def remember(self, Call call, Py_ssize_t size, tuple options, tuple given, out, tuple arrays):
+        """Keep the call for the signature of what was given, if it has one and the kernel's `arrays` are of the same types."""
+        key = signature(options, given, out)
+        if key is None or (out is not None and type_of(out) != call.results[0].kind):
+            return
+        for each, array in zip(given, arrays):
+            if type_of(each) != type_of(array):
+                return
+        self.put(key, call, size)
 
     def drop(self, key):
         """Forget one entry; like `put`, not while somebody else is at it."""
@@ -226,24 +231,9 @@ cdef class Memo:
         finally:
             self.changing.release()
 
-    def call(self, tuple options, tuple arrays, out):
-        """The result of the Call that was put for this signature; None when the long way must be taken."""
-        cdef Call call
-        key = signature(options, arrays, out)
-        if key is None:
-            return None
-        call = self.values.get(key)
-        if call is None:
-            return None
-        if out is None:
-            out = fresh(call.axes, call.shape, call.kind, call.itemsize)
-        elif not (cnp.PyArray_ISWRITEABLE(<cnp.ndarray>out) and apart(out, arrays)):
-            return None
-        return call.apply(arrays, out)
-
 
 cdef class Place:
-    """Stands for an argument that differs from call to call: an operand, by its number, a result or the team's size."""
+    """Stands for an argument that differs from call to call: an operand or a result, by its number, or the team's size."""
 
     cdef int number
 
@@ -252,69 +242,113 @@ cdef class Place:
 
 
 OPERANDS = tuple([Place(i) for i in range(OPERANDS_MAX)])
+RESULTS = tuple([Place(AT_RESULT + i) for i in range(RESULTS_MAX)])
 WEIGHTS = Place(AT_WEIGHTS)  # operand 1, or what was packed of it in an earlier call
-RESULT = Place(AT_RESULT)
 TEAM = Place(AT_TEAM)
-INDEX = Place(AT_INDEX)     # a second result: int64, of the first one's shape
+
+cdef struct Result:
+    int axes, kind, itemsize  # axes -1: there is none
+    cnp.npy_intp shape[AXES_MAX]
 
 
 cdef class Call:
     """A checked call whose arrays are still to come: a kernel, and its `arguments` with Places among them.
 
-    Results look like `y`. `threads` gives the team's size, or is None for one thread. No argument is an array of the caller.
+    Results look like `results`; those that are None are not wanted. `threads` gives the team's size, or is None for one thread.
+    No argument is an array of the caller.
     """
 
     cdef object kernel, threads
     cdef tuple arguments
     cdef int place[ARGUMENTS_MAX]
-    cdef int count, axes, kind, itemsize
-    cdef cnp.npy_intp shape[AXES_MAX]
+    cdef int count, result_count
+    cdef Result results[RESULTS_MAX]
 
-    def __init__(self, kernel, tuple arguments, threads, cnp.ndarray y):
-        self.count = <int>len(arguments)
+    def __init__(self, kernel, tuple arguments, threads, tuple results):
+        cdef Result *result
+        self.count, self.result_count = <int>len(arguments), <int>len(results)
         if self.count > ARGUMENTS_MAX:
             raise ValueError(f"arguments: expected at most {ARGUMENTS_MAX}, got {self.count}")
         self.kernel, self.arguments, self.threads = kernel, arguments, threads
         for i, argument in enumerate(arguments):
             self.place[i] = (<Place>argument).number if type(argument) is Place else CONSTANT
-        self.axes, self.kind = cnp.PyArray_NDIM(y), cnp.PyArray_TYPE(y)
-        self.itemsize = cnp.PyArray_ITEMSIZE(y)
-        for i in range(self.axes):
-            self.shape[i] = cnp.PyArray_DIM(y, i)
+        for i, array in enumerate(results):
+            result = &self.results[i]
+            result.axes = -1
+            if array is not None:
+                result.axes, result.kind = cnp.PyArray_NDIM(<cnp.ndarray>array), type_of(array)
+                result.itemsize = cnp.PyArray_ITEMSIZE(<cnp.ndarray>array)
+                for axis in range(result.axes):
+                    result.shape[axis] = cnp.PyArray_DIM(<cnp.ndarray>array, axis)
 
     def team(self):
         """The number of threads it takes here and now."""
         return 1 if self.threads is None else self.threads()
 
-    cpdef apply(self, tuple arrays, y):
-        """Compute `y` from arrays that kernels take as they are, of the signature's shapes.
+    cdef tuple fresh_results(self, out):
+        """Results to be computed; `out` is the first one when given."""
+        if self.result_count == 1:
+            return (self.fresh_result(0) if out is None else out,)
+        return tuple([self.fresh_result(i) if i or out is None else out for i in range(self.result_count)])
 
-        Gives y, or (y, index) where there is a Place for an index.
+    cdef object fresh_result(self, int i):
+        cdef Result *result = &self.results[i]
+        return None if result.axes < 0 else fresh(result.axes, result.shape, result.kind, result.itemsize)
+
+    cpdef apply(self, tuple arrays, tuple results):
+        """Compute the results from arrays that kernels take as they are, of the signature's shapes.
+
+        Gives the only result, or all.
         """
         cdef PyObject *arguments[ARGUMENTS_MAX]
         cdef int i, place
         threads = 1 if self.threads is None else self.threads()
-        weights = index = None
+        weights = None
         for i in range(self.count):
             place = self.place[i]
             if place == CONSTANT:
                 arguments[i] = PyTuple_GET_ITEM(self.arguments, i)
-            elif place == AT_RESULT:
-                arguments[i] = <PyObject *>y
             elif place == AT_TEAM:
                 arguments[i] = <PyObject *>threads
-            elif place == AT_INDEX:
-                index = fresh(self.axes, self.shape, cnp.NPY_INT64, sizeof(int64_t))
-                arguments[i] = <PyObject *>index
             elif place == AT_WEIGHTS:
                 weights = arrays[1]
                 if freezable(weights):
                     weights = frozen(weights)
                 arguments[i] = <PyObject *>weights
+            elif place >= AT_RESULT:
+                arguments[i] = PyTuple_GET_ITEM(results, place - AT_RESULT)
             else:
                 arguments[i] = PyTuple_GET_ITEM(arrays, place)
         PyObject_Vectorcall(self.kernel, arguments, self.count, NULL)
-        return y if index is None else (y, index)
+        return results[0] if self.result_count == 1 else results
+
+
+cdef class Again:
+    """Makes calls like those in `made` once more; while `settings.verbose` says that they print lines, they go the long way."""
+
+    cdef Memo made
+    cdef object settings
+
+    def __init__(self, Memo made, settings):
+        self.made, self.settings = made, settings
+
+    def call(self, tuple options, tuple arrays, out=None, tuple unsigned=()):
+        """The only result of the Call that was kept for this signature, or all; None when the long way must be taken.
+
+        `unsigned` are more operands, which are no part of the signature.
+        """
+        cdef Call call
+        if self.settings.verbose:
+            return None
+        key = signature(options, arrays, out)
+        if key is None:
+            return None
+        call = self.made.values.get(key)
+        if call is None:
+            return None
+        if out is not None and not (cnp.PyArray_ISWRITEABLE(<cnp.ndarray>out) and apart(out, arrays)):
+            return None
+        return call.apply(arrays + unsigned if unsigned else arrays, call.fresh_results(out))
 
 
 # id of a read-only array -> (weak reference to it, what was packed of it)

@@ -7,12 +7,14 @@ Array = np.ndarray[Any, Any]
 
 def train(
     x: Array,
-    y: Array,
     weight: Array | None,
     bias: Array | None,
+    running_mean: Array | None,
+    running_var: Array | None,
+    share: float,
     eps: float,
+    y: Array,
     mean: Array,
-    var: Array,
     invstd: Array,
     threads: int,
 ) -> None: ...
@@ -29,12 +31,12 @@ def evaluate(
 def backward(
     dy: Array,
     x: Array,
-    dx: Array,
     weight: Array | None,
-    mean: Array | None,
-    invstd: Array | None,
+    mean: Array,
+    invstd: Array,
+    constant: bool,
+    dx: Array,
     dweight: Array,
     dbias: Array,
-    constant: bool,
     threads: int,
 ) -> None: ...

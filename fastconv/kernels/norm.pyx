@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Batch normalisation, channel-major: all planes of a few channels pass while they are in the cache.
 
-Arrays are contiguous [n][channel][plane...]; per-channel parameters are float64. Every sum has one fixed order.
+Arrays are contiguous [n][channel][plane...]; per-channel arrays are float32 or float64. Every sum has one fixed order.
 """
 
 cimport numpy as cnp
@@ -113,7 +113,9 @@ cdef void backward_task(void *argument, Py_ssize_t number, char *workspace) noex
                                     mean_dy, slope, scale)
 
 
-cdef start(Job *job, object x, object y, object weight, object bias, object mean, object invstd):
+cdef double *start(Job *job, object x, object y, int arrays) except NULL:
+    """Set what all passes need. Gives room for so many per-channel arrays."""
+    cdef double *room
     job.itemsize = x.itemsize
     job.kernels = active_kernels(job.itemsize)
     cdef cnp.npy_intp *shape = cnp.PyArray_DIMS(<cnp.ndarray>x)
@@ -121,48 +123,82 @@ cdef start(Job *job, object x, object y, object weight, object bias, object mean
     for i in range(2, cnp.PyArray_NDIM(<cnp.ndarray>x)):
         job.plane *= shape[i]
     job.x, job.y = address(x), address(y)
-    job.weight, job.bias = <const double *>address(weight), <const double *>address(bias)
-    job.mean, job.invstd = <double *>address(mean), <double *>address(invstd)
     if job.plane == 1:  # several tasks, of whole cache lines
         job.group = min(<Py_ssize_t>FC_COLUMNS, (job.channels // 4 + 31) // 32 * 32 + 32)
     else:
         job.group = max(<Py_ssize_t>1, min(<Py_ssize_t>FC_COLUMNS, TASK // max(<Py_ssize_t>1, job.plane)))
+    room = <double *>block_alloc(arrays * job.channels * sizeof(double))
+    if room == NULL:
+        raise MemoryError("fastconv: no memory for the channels' parameters")
+    return room
 
 
 cdef Py_ssize_t tasks(const Job *job) noexcept:
     return (job.channels + job.group - 1) // job.group
 
 
-def train(x, y, weight, bias, double eps, mean, var, invstd, int threads):
-    """Write y and the channels' mean, biased variance and invstd."""
-    cdef Job job
-    start(&job, x, y, weight, bias, mean, invstd)
-    job.var, job.eps = <double *>address(var), eps
-    run_tasks(train_task, &job, tasks(&job), 0, threads)
-
-
-cdef const double *doubles(object values, Py_ssize_t channels, double *room):
-    """A per-channel array as float64; float32 is widened, to `room`."""
-    cdef Py_ssize_t c
+cdef double *place(object values, double *room) noexcept:
+    """Where a per-channel array is as float64: in place, or in `room`; NULL for None."""
     if values is None or cnp.PyArray_ITEMSIZE(<cnp.ndarray>values) == sizeof(double):
-        return <const double *>address(values)
-    for c in range(channels):
-        room[c] = (<const float *>address(values))[c]
+        return <double *>address(values)
     return room
 
 
-def evaluate(x, mean, var, weight, bias, double eps, y, int threads):
-    """Write y for given mean and variance; the per-channel arrays may be float32 too."""
-    cdef Job job
-    cdef double *room
-    cdef const double *variance
+cdef double *doubles(object values, Py_ssize_t channels, double *room) noexcept:
+    """The same, with float32 widened."""
     cdef Py_ssize_t c
-    start(&job, x, y, None, None, None, None)
-    room = <double *>block_alloc(5 * job.channels * sizeof(double))
-    if room == NULL:
-        raise MemoryError("fastconv: no memory for the channels' statistics")
-    variance = doubles(var, job.channels, room)
-    job.mean = <double *>doubles(mean, job.channels, room + job.channels)
+    cdef double *found = place(values, room)
+    if found == room:
+        for c in range(channels):
+            room[c] = (<const float *>address(values))[c]
+    return found
+
+
+cdef void narrow(object values, Py_ssize_t channels, const double *room) noexcept:
+    """Round what is in `room` to a per-channel array, unless that is of float64 and was written in place."""
+    cdef Py_ssize_t c
+    if cnp.PyArray_ITEMSIZE(<cnp.ndarray>values) != sizeof(double):
+        for c in range(channels):
+            (<float *>address(values))[c] = <float>room[c]
+
+
+cdef void update(object running, Py_ssize_t channels, double share, const double *values, double n, double divisor,
+                 double *room) noexcept:
+    """running = (1 - share)*running + share*values*n/divisor."""
+    cdef Py_ssize_t c
+    cdef double *kept
+    if running is None:
+        return
+    kept = doubles(running, channels, room)
+    for c in range(channels):
+        kept[c] = (1 - share) * kept[c] + share * (values[c] * n / divisor)
+    narrow(running, channels, kept)
+
+
+def train(x, weight, bias, running_mean, running_var, double share, double eps, y, mean, invstd, int threads):
+    """Write y, and the channels' mean and invstd (float64); update the running statistics, with the unbiased variance."""
+    cdef Job job
+    cdef double *room = start(&job, x, y, 3)
+    cdef double count = <double>job.batch * job.plane
+    job.var, job.eps = room, eps
+    job.weight = doubles(weight, job.channels, room + job.channels)
+    job.bias = doubles(bias, job.channels, room + 2 * job.channels)
+    job.mean, job.invstd = <double *>address(mean), <double *>address(invstd)
+    try:
+        run_tasks(train_task, &job, tasks(&job), 0, threads)
+        update(running_mean, job.channels, share, job.mean, 1, 1, room + job.channels)
+        update(running_var, job.channels, share, job.var, count, count - 1, room + job.channels)
+    finally:
+        block_free(room)
+
+
+def evaluate(x, mean, var, weight, bias, double eps, y, int threads):
+    """Write y for given mean and variance."""
+    cdef Job job
+    cdef double *room = start(&job, x, y, 5)
+    cdef const double *variance = doubles(var, job.channels, room)
+    cdef Py_ssize_t c
+    job.mean = doubles(mean, job.channels, room + job.channels)
     job.weight = doubles(weight, job.channels, room + 2 * job.channels)
     job.bias = doubles(bias, job.channels, room + 3 * job.channels)
     job.invstd = room + 4 * job.channels
@@ -174,10 +210,19 @@ def evaluate(x, mean, var, weight, bias, double eps, y, int threads):
         block_free(room)
 
 
-def backward(dy, x, dx, weight, mean, invstd, dweight, dbias, bint constant, int threads):
+def backward(dy, x, weight, mean, invstd, bint constant, dx, dweight, dbias, int threads):
     """Write dx, dweight and dbias."""
     cdef Job job
-    start(&job, x, dx, weight, None, mean, invstd)
+    cdef double *room = start(&job, x, dx, 5)
     job.dy, job.constant = address(dy), constant
-    job.dweight, job.dbias = <double *>address(dweight), <double *>address(dbias)
-    run_tasks(backward_task, &job, tasks(&job), 0, threads)
+    job.weight = doubles(weight, job.channels, room)
+    job.mean = doubles(mean, job.channels, room + job.channels)
+    job.invstd = doubles(invstd, job.channels, room + 2 * job.channels)
+    job.dweight = place(dweight, room + 3 * job.channels)
+    job.dbias = place(dbias, room + 4 * job.channels)
+    try:
+        run_tasks(backward_task, &job, tasks(&job), 0, threads)
+        narrow(dweight, job.channels, job.dweight)
+        narrow(dbias, job.channels, job.dbias)
+    finally:
+        block_free(room)
