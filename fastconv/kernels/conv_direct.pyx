@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Direct convolution, vectorised over output channels.
 
-A task owns one block of output pixels of one image and group. It packs the block's band once, then for each panel of
-output channels and each block of channels runs the tiles along the rows; the sums stay in the workspace, in the order of
-the rows of y, until these are complete. The phases of an input gradient share the band, and those of the same rows of y the
-visit to them. Every output is summed over (channel, tap) in the same order whatever the blocking of the pixels.
+A task owns one block of output pixels of one image and group. It packs the block's band once, then for some panels of
+output channels at a time and each block of channels runs the tiles along the rows; the sums stay in the workspace, in the
+order of the rows of y, until these are complete. The phases of an input gradient share the band, and those of the same rows
+of y the visit to them. Every output is summed over (channel, tap) in the same order whatever the blocking.
 """
 
 from libc.string cimport memset
@@ -102,7 +102,7 @@ cdef void sum_phase(const Direct *direct, const Phase *phase, const Py_ssize_t *
 
 cdef void run_rows(const Direct *direct, const Task *t, const Phase *phase, Py_ssize_t panel0, Py_ssize_t panel1,
                    char *workspace) noexcept nogil:
-    """Some panels of the rows of y that `phase` and those after it share, or of its own outputs where they are too far apart."""
+    """Some panels of the rows of y that `phase` and those after it share, or of its own outputs where those are apart."""
     cdef const Job *job = &direct.job
     cdef const Axis *axis = job.axis
     cdef fc_conv_store store
