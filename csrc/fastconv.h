@@ -66,21 +66,21 @@ typedef struct {
 } fc_conv_store;
 
 /*
- * gemm_tile[nv][mr]: pixel-vectorised product.
- *   acc[m][p] = sum_c a[c*a_c + m] * x[c*x_c + p]     p < nv*lanes
- *   y[m*y_m + y_at[p]] = act(acc[m][p] + bias_m[m] + bias_n[p] + residual[...])
+ * gemm_tile[nv][mr]: pixel-vectorised product of some panels of mr rows, i < panels, m < mr.
+ *   acc[i*mr + m][p] = sum_c a[i*a_panel + c*a_c + m] * x[c*x_c + p]     p < nv*lanes
+ *   y[(i*mr + m)*y_m + y_at[p]] = act(acc[...] + bias_m[i*mr + m] + bias_n[p] + residual[...])
  * x must be readable for nv*lanes pixels; `pixels` of them are stored.
- * Meanwhile the first line of each row to fetch comes to the cache.
+ * Meanwhile the first line of each row to fetch comes to the cache, `fetch.rows` of them a panel.
  */
 typedef struct {
     const void *x;
-    const void *a; /* a[channels][mr], rows a_c apart */
-    void *acc;     /* partial sums [mr][nv*lanes]; used only when the channels are blocked */
+    const void *a; /* a[panels][channels][mr], panels a_panel and rows a_c apart */
+    void *acc; /* partial sums [panels][mr][nv*lanes]; used only when the channels are blocked */
     void *y;
-    const void *bias_m;   /* bias_m[mr] or NULL */
+    const void *bias_m;   /* bias_m[panels*mr] or NULL */
     const void *bias_n;   /* bias_n[pixels] or NULL */
     const void *residual; /* same strides as y, or NULL */
-    ptrdiff_t x_c, a_c, channels;
+    ptrdiff_t x_c, a_c, a_panel, channels, panels;
     ptrdiff_t y_m;
     const ptrdiff_t *y_at; /* y_at[pixels], or NULL: y_at[p] = p */
     fc_fetch fetch;

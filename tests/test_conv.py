@@ -380,6 +380,20 @@ def test_pixels_of_many_small_images(
     assert_gradients(gradients, reference.conv_backward(residual, x, weights, **options))
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_direct_panels_in_groups(stride: int, dtype: str, isa_row: str) -> None:
+    """Sums so large that the panels of outputs go through in groups, the last one smaller, and channels in several chains."""
+    g = rng(16)
+    x, w = integers(g, (1, 60, 28, 28), dtype, 2), integers(g, (70, 60, 3, 3), dtype, 2)
+    options: dict[str, Any] = {"stride": stride, "padding": 1}
+    y = reference.conv(x, w, **options)
+    dy = integers(g, y.shape, dtype, 2)
+    with fastconv.threads(1):  # more would divide the panels
+        assert np.array_equal(fastconv.conv2d(x, w, algo="direct", **options), y)
+        gradients = fastconv.conv2d_backward(dy, x, w, algo="direct", **options)
+    assert_gradients(gradients, reference.conv_backward(dy, x, w, **options))
+
+
 def test_weights_in_several_rounds() -> None:
     """Weights beyond the packing limit (24 MiB) are packed and used in rounds."""
     g = rng(12)

@@ -2,7 +2,7 @@
 /*
  * gemm_tile: vectorised over pixels (columns); each weight is a scalar broadcast.
  *
- *   for c < channels: for m < mr: acc[m][0:NR] += a[c][m] * x[c*x_c + 0:NR]
+ *   for each panel: for c < channels: for m < mr: acc[m][0:NR] += a[c][m] * x[c*x_c + 0:NR]
  *
  * Tile: mr output channels x NR = nv*VL pixels, stored from registers to NCHW rows. Limits: mr*nv
  * accumulators + nv vectors of x + 1 broadcast must fit the register file: FC_GEMM_MR_1/2 of the
@@ -13,11 +13,10 @@
 #endif
 
 /* The end of a tile whose pixels are not consecutive in y, or do not fill its vectors. */
-static __attribute__((noinline)) void FC_FN(gemm_scatter)(const fc_gemm_tile *t, const REAL *sums,
+static __attribute__((noinline)) void FC_FN(gemm_scatter)(const fc_gemm_tile *t, REAL *y,
+                                                          const REAL *residual, const REAL *sums,
                                                           int mr, int nr) {
     const ptrdiff_t *const at = t->y_at;
-    REAL *y = t->y;
-    const REAL *residual = t->residual;
     for (int m = 0; m < mr; m++, sums += nr, y += t->y_m) {
         for (int p = 0; p < t->pixels; p++) {
             const ptrdiff_t i = at ? at[p] : p;
@@ -29,15 +28,17 @@ static __attribute__((noinline)) void FC_FN(gemm_scatter)(const fc_gemm_tile *t,
     }
 }
 
-static FC_INLINE void FC_FN(gemm_tile_body)(const fc_gemm_tile *t, const int mr, const int nv) {
+static FC_INLINE void FC_FN(gemm_panel)(const fc_gemm_tile *t, const REAL *a, REAL *partial,
+                                        REAL *y, const REAL *residual, const REAL *bias_m,
+                                        const REAL *fetch, const int mr, const int nv) {
     V acc[FC_MR_MAX][FC_NV_MAX];
-    const REAL *x = t->x, *a = t->a;
-    const ptrdiff_t x_c = t->x_c, a_c = t->a_c;
+    const REAL *x = t->x;
+    const ptrdiff_t x_c = t->x_c, a_c = t->a_c, y_m = t->y_m;
     const int nr = nv * VL;
     const int last = t->flags & FC_LAST;
     /* the rows of y are far apart: no hardware prefetcher follows them */
-    const REAL *const to = last ? t->y : t->acc;
-    const ptrdiff_t to_m = last ? t->y_m : nr;
+    const REAL *const to = last ? y : partial;
+    const ptrdiff_t to_m = last ? y_m : nr;
 #pragma GCC unroll 14
     for (int m = 0; m < mr; m++) {
         FC_PREFETCH(to + m * to_m);
@@ -45,8 +46,7 @@ static FC_INLINE void FC_FN(gemm_tile_body)(const fc_gemm_tile *t, const int mr,
 #pragma GCC unroll 2
         for (int v = 0; v < nv; v++) acc[m][v] = v_zero();
     }
-    const REAL *at = t->fetch.at;
-    for (ptrdiff_t n = t->fetch.rows; n > 0; n--, at += t->fetch.row) FC_PREFETCH_READ(at);
+    for (ptrdiff_t n = t->fetch.rows; n > 0; n--, fetch += t->fetch.row) FC_PREFETCH_READ(fetch);
     for (ptrdiff_t c = t->channels; c > 0; c--) {
         const REAL *xs = x;
         FC_OPAQUE(xs);
@@ -69,14 +69,13 @@ static FC_INLINE void FC_FN(gemm_tile_body)(const fc_gemm_tile *t, const int mr,
         _Pragma("GCC unroll 14") for (int m = 0; m < mr; m++) \
             _Pragma("GCC unroll 2") for (int v = 0; v < nv; v++) statement; \
     } while (0)
-    REAL *const partial = t->acc;
     if (!(t->flags & FC_FIRST))
         FC_GEMM_EACH(acc[m][v] = v_add(acc[m][v], v_load(partial + (m * nv + v) * VL)));
-    if (!(t->flags & FC_LAST)) {
+    if (!last) {
         FC_GEMM_EACH(v_store(partial + (m * nv + v) * VL, acc[m][v]));
         return;
     }
-    if (t->bias_m) FC_GEMM_EACH(acc[m][v] = v_add(acc[m][v], v_set1(((const REAL *)t->bias_m)[m])));
+    if (bias_m) FC_GEMM_EACH(acc[m][v] = v_add(acc[m][v], v_set1(bias_m[m])));
     if (t->bias_n) {
         V b[FC_NV_MAX];
 #pragma GCC unroll 2
@@ -89,16 +88,28 @@ static FC_INLINE void FC_FN(gemm_tile_body)(const fc_gemm_tile *t, const int mr,
     if (t->y_at || t->pixels < nr) {
         REAL sums[FC_MR_MAX * FC_NV_MAX * VL];
         FC_GEMM_EACH(v_store(sums + (m * nv + v) * VL, acc[m][v]));
-        FC_FN(gemm_scatter)(t, sums, mr, nr);
+        FC_FN(gemm_scatter)(t, y, residual, sums, mr, nr);
         return;
     }
-    REAL *const y = t->y;
-    const REAL *const residual = t->residual;
-    const ptrdiff_t y_m = t->y_m;
     if (residual) FC_GEMM_EACH(acc[m][v] = v_add(acc[m][v], v_load(residual + m * y_m + v * VL)));
     if (t->flags & FC_RELU) FC_GEMM_EACH(acc[m][v] = v_max(v_zero(), acc[m][v]));
     FC_GEMM_EACH(v_store(y + m * y_m + v * VL, acc[m][v]));
 #undef FC_GEMM_EACH
+}
+
+static FC_INLINE void FC_FN(gemm_tile_body)(const fc_gemm_tile *t, const int mr, const int nv) {
+    const REAL *a = t->a, *residual = t->residual, *bias_m = t->bias_m, *fetch = t->fetch.at;
+    REAL *partial = t->acc, *y = t->y;
+    for (ptrdiff_t left = t->panels;;) {
+        FC_FN(gemm_panel)(t, a, partial, y, residual, bias_m, fetch, mr, nv);
+        if (--left == 0) return;
+        a += t->a_panel;
+        fetch += t->fetch.rows * t->fetch.row;
+        partial += mr * nv * VL;
+        y += mr * t->y_m;
+        if (residual) residual += mr * t->y_m;
+        if (bias_m) bias_m += mr;
+    }
 }
 
 #define FC_GEMM_TILE(mr, nv) \

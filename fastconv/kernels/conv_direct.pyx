@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Direct convolution, vectorised over output channels.
 
-A task owns one block of output pixels of one image and group. It packs the block's band once, then for each panel of
-output channels and each block of channels runs the tiles along the rows; the sums stay in the workspace, in the order of
-the rows of y, until these are complete. The phases of an input gradient share the band, and those of the same rows of y the
-visit to them. Every output is summed over (channel, tap) in the same order whatever the blocking of the pixels.
+A task owns one block of output pixels of one image and group. It packs the block's band once, then for some panels of
+output channels at a time and each block of channels runs the tiles along the rows; the sums stay in the workspace, in the
+order of the rows of y, until these are complete. The phases of an input gradient share the band, and those of the same rows
+of y the visit to them. Every output is summed over (channel, tap) in the same order whatever the blocking.
 """
 
 from libc.string cimport memset
@@ -38,8 +38,11 @@ cdef enum:
     # Terms summed in registers before the partial sums go to memory. 256 terms of a panel of 16 (32) floats are 16 (32) KiB:
     # they stay in L1 while all tiles of the block pass. A constant, because it shows in the last bits of the result.
     CHAIN = 256
-    # Outputs of a block: their sums (PIXELS * 64 or 128 bytes) and the band share L2.
+    # Outputs of a block: the sums of a panel take PIXELS * 64 or 128 bytes.
     PIXELS = 784
+    # Sums of the panels that pass over one block of channels before the next one comes: they and those channels share L2 with
+    # the weights, so that a band larger than L2 comes from beyond it once for all of them.
+    SUMS_BYTES = 128 << 10
 
 cdef struct Direct:
     Job job  # the first member: tasks get its address
@@ -48,21 +51,22 @@ cdef struct Direct:
     Py_ssize_t together  # phases of the same rows of y: they follow one another
     Py_ssize_t spread    # places in the rows of sums for each output of a phase: the stride, or 1 of one too large for that
     Py_ssize_t s_px      # of neighbours in the rows of sums
+    Py_ssize_t sums_bytes, panels  # of the sums of one panel; panels that are summed together
 
 
-cdef void sum_phase(const Direct *direct, const Phase *phase, const Py_ssize_t *count, const char *weights,
-                    Py_ssize_t width, const char *band, char *sums) noexcept nogil:
-    """One panel of the `count` outputs of a phase, to their places in the rows of y."""
+cdef void sum_phase(const Direct *direct, const Phase *phase, const Py_ssize_t *count, Py_ssize_t group,
+                    Py_ssize_t panel0, Py_ssize_t panel1, const char *band, char *sums) noexcept nogil:
+    """Some panels of the `count` outputs of a phase, to their places in the rows of y."""
     cdef const Job *job = &direct.job
     cdef fc_conv_tile tile
     cdef Py_ssize_t item = job.itemsize, step = direct.spread * direct.s_px
     cdef Py_ssize_t row = job.band.block[2] * step, rows = count[1], cols = count[2]
-    cdef Py_ssize_t block = max(1, CHAIN // phase.taps), c = 0, d, r, j, first, tiles, pixels
-    cdef int nv = <int>(width // job.kernels.lanes)
+    cdef Py_ssize_t block = max(1, CHAIN // phase.taps), c = 0, d, r, j, first, pixels, tiles, panel, start, size, width
+    cdef const char *to
+    cdef int nv
     if cols == job.band.width:  # no halo: rows follow one another in the band as well
         cols *= rows
         rows = 1
-    tiles = (cols + job.kernels.conv_mr[nv] - 1) // job.kernels.conv_mr[nv]
     tile.off = job.off + phase.tap
     tile.taps = phase.taps
     tile.x_c = job.band.channel
@@ -70,36 +74,43 @@ cdef void sum_phase(const Direct *direct, const Phase *phase, const Py_ssize_t *
     while c < job.channels:
         tile.channels = min(block, job.channels - c)
         tile.add = c > 0
-        tile.w = weights + packed_term(job, c, phase.tap, phase.taps) * width * item
-        # the tiles of this block of channels share the weights of the next, which follow its own, out among them
-        tile.next = <const char *>tile.w + tile.channels * phase.taps * width * item
-        tile.next_bytes = tile.channels * phase.taps * width * item // (count[0] * rows * tiles)
-        for d in range(count[0]):
-            for r in range(rows):
-                for j in range(tiles):
-                    first = j * cols // tiles
-                    pixels = (j + 1) * cols // tiles - first
-                    tile.x = band + (
-                        c * job.band.channel + (d * job.band.rows + r) * job.band.width + first) * item
-                    tile.sums = sums + ((d * job.band.block[1] + r) * row + first * step) * item
-                    job.kernels.conv_tile[nv][pixels](&tile)
-                    tile.next = <const char *>tile.next + tile.next_bytes
+        for panel in range(panel0, panel1):
+            panel_bounds(job, panel, &start, &size, &width)
+            nv = <int>(width // job.kernels.lanes)
+            tiles = (cols + job.kernels.conv_mr[nv] - 1) // job.kernels.conv_mr[nv]
+            to = sums + (panel - panel0) * direct.sums_bytes
+            tile.w = packed_panel(job, group, start) + packed_term(job, c, phase.tap, phase.taps) * width * item
+            # the tiles of this block of channels share the fetching of the next weights out among them
+            tile.next_bytes = tile.channels * phase.taps * width * item
+            tile.next = <const char *>tile.w + (
+                job.panel * job.column if panel + 1 < panel1 else
+                tile.next_bytes - (panel1 - 1 - panel0) * job.panel * job.column if c + block < job.channels else
+                tile.next_bytes)
+            tile.next_bytes //= count[0] * rows * tiles
+            for d in range(count[0]):
+                for r in range(rows):
+                    for j in range(tiles):
+                        first = j * cols // tiles
+                        pixels = (j + 1) * cols // tiles - first
+                        tile.x = band + (
+                            c * job.band.channel + (d * job.band.rows + r) * job.band.width + first) * item
+                        tile.sums = to + ((d * job.band.block[1] + r) * row + first * step) * item
+                        job.kernels.conv_tile[nv][pixels](&tile)
+                        tile.next = <const char *>tile.next + tile.next_bytes
         c += block
 
 
-cdef void run_rows(const Direct *direct, const Task *t, const Phase *phase, Py_ssize_t panel, char *workspace) noexcept nogil:
-    """One panel of the rows of y that `phase` and those after it share, or of its own outputs where they are too far apart."""
+cdef void run_rows(const Direct *direct, const Task *t, const Phase *phase, Py_ssize_t panel0, Py_ssize_t panel1,
+                   char *workspace) noexcept nogil:
+    """Some panels of the rows of y that `phase` and those after it share, or of its own outputs where those are apart."""
     cdef const Job *job = &direct.job
     cdef const Axis *axis = job.axis
     cdef fc_conv_store store
-    cdef Py_ssize_t item = job.itemsize, start, size, width, o_index, i, d, j
+    cdef Py_ssize_t item = job.itemsize, start, size, width, o_index, i, d, j, panel
     cdef bint whole = direct.spread == axis[2].y_step
     cdef Py_ssize_t count[3]
     cdef Py_ssize_t at[3]
-    cdef const char *weights
     cdef char *sums = workspace + job.band_bytes
-    panel_bounds(job, panel, &start, &size, &width)
-    weights = packed_panel(job, t.group, start)
     for i in range(3):
         at[i] = t.origin[i] * axis[i].y_step + (0 if i == 2 and whole else phase.start[i])
         count[i] = min(t.count[i], phase.out[i] - t.origin[i])
@@ -108,29 +119,32 @@ cdef void run_rows(const Direct *direct, const Task *t, const Phase *phase, Py_s
     for i in range(direct.together):
         count[2] = min(t.count[2], phase[i].out[2] - t.origin[2])
         if count[2] > 0:
-            sum_phase(direct, phase + i, count, weights, width, workspace,
+            sum_phase(direct, phase + i, count, t.group, panel0, panel1, workspace,
                       sums + (phase[i].start[2] * direct.s_px * item if whole else 0))
-    o_index = t.group * job.outputs + start
-    store.bias = NULL if job.bias == NULL else job.bias + o_index * item
-    store.outputs = <int>size
-    store.relu = job.relu
-    store.s_px = direct.s_px
-    store.s_row = job.band.block[2] * direct.spread * direct.s_px
-    store.y_oc = job.y_c
-    store.y_row = axis[1].y_step * axis[2].y_size
-    store.rows = count[1]
-    store.cols = min(t.count[2] * axis[2].y_step, axis[2].y_size - at[2]) if whole else 1
-    if store.cols == store.y_row and store.cols * store.s_px == store.s_row:  # the rows are one
-        store.cols *= store.rows
-        store.rows = 1
-    for d in range(count[0]):
-        for j in range(1 if whole else count[2]):
-            store.sums = sums + (d * job.band.block[1] * store.s_row + j * direct.s_px) * item
-            i = ((at[0] + d * axis[0].y_step) * axis[1].y_size + at[1]) * axis[2].y_size + at[2] + j * axis[2].y_step
-            i += t.n * job.y_n + o_index * job.y_c
-            store.y = job.y + i * item
-            store.residual = NULL if job.residual == NULL else job.residual + i * item
-            job.kernels.conv_store(&store)
+    for panel in range(panel0, panel1):
+        panel_bounds(job, panel, &start, &size, &width)
+        o_index = t.group * job.outputs + start
+        store.bias = NULL if job.bias == NULL else job.bias + o_index * item
+        store.outputs = <int>size
+        store.relu = job.relu
+        store.s_px = direct.s_px
+        store.s_row = job.band.block[2] * direct.spread * direct.s_px
+        store.y_oc = job.y_c
+        store.y_row = axis[1].y_step * axis[2].y_size
+        store.rows = count[1]
+        store.cols = min(t.count[2] * axis[2].y_step, axis[2].y_size - at[2]) if whole else 1
+        if store.cols == store.y_row and store.cols * store.s_px == store.s_row:  # the rows are one
+            store.cols *= store.rows
+            store.rows = 1
+        for d in range(count[0]):
+            for j in range(1 if whole else count[2]):
+                store.sums = sums + (d * job.band.block[1] * store.s_row + j * direct.s_px) * item
+                i = ((at[0] + d * axis[0].y_step) * axis[1].y_size + at[1]) * axis[2].y_size + at[2]
+                i += t.n * job.y_n + o_index * job.y_c + j * axis[2].y_step
+                store.y = job.y + i * item
+                store.residual = NULL if job.residual == NULL else job.residual + i * item
+                job.kernels.conv_store(&store)
+        sums += direct.sums_bytes
 
 
 cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
@@ -138,18 +152,18 @@ cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogi
     cdef const Job *job = &direct.job
     cdef Task t
     cdef Py_ssize_t panel, i
-    cdef const Py_ssize_t *block = job.band.block
     decode(job, number, &t)
     fill_band(job.axis, &job.band, job.itemsize, t.origin, t.count, source_plane(job, &t), job.x_c, job.channels,
               workspace)
     if direct.together < direct.spread:  # no tap reaches the other places of a row
-        memset(workspace + job.band_bytes, 0,
-               block[0] * block[1] * block[2] * direct.spread * direct.s_px * job.itemsize)
-    for panel in range(t.panel0, t.panel1):
+        memset(workspace + job.band_bytes, 0, direct.panels * direct.sums_bytes)
+    panel = t.panel0
+    while panel < t.panel1:
         i = 0
         while i < direct.count:
-            run_rows(direct, &t, direct.phases + i, panel, workspace)
+            run_rows(direct, &t, direct.phases + i, panel, min(panel + direct.panels, t.panel1), workspace)
             i += direct.together
+        panel += direct.panels
     activate(job, &t)
 
 
@@ -175,8 +189,9 @@ def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, resi
     band_layout(job.axis, block, job.itemsize, &job.band)
     job.band_bytes = (job.band.channel * job.channels * job.itemsize + 63) // 64 * 64
     direct.s_px = min(job.panel, (job.outputs + job.multiple - 1) // job.multiple * job.multiple)
-    workspace = job.band_bytes
-    workspace += block[0] * block[1] * block[2] * direct.spread * direct.s_px * job.itemsize
+    direct.sums_bytes = block[0] * block[1] * block[2] * direct.spread * direct.s_px * job.itemsize
+    direct.panels = max(1, min(job.panels, SUMS_BYTES // max(direct.sums_bytes, 1)))
+    workspace = job.band_bytes + direct.panels * direct.sums_bytes
     if threads == 0:
         return workspace
     direct.count = len(phases)

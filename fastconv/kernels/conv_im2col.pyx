@@ -31,7 +31,7 @@ cdef struct Columns:
     Py_ssize_t nr                 # pixels of a tile
     Py_ssize_t pixels             # of all images
     Py_ssize_t tiles, blocks      # of those; a task has one block of tiles
-    Py_ssize_t width, rest        # outputs of a panel: width or one more, which `rest` of all panels have
+    Py_ssize_t wider              # panels of one output more than the others
     Py_ssize_t range_panels       # panels that pass over all tiles of a task
     # Bytes of a task: the places of its pixels in y, the columns of one tile and of all that are kept
     Py_ssize_t places_bytes, tile_bytes, columns_bytes
@@ -132,35 +132,29 @@ cdef void multiply_tile(const Columns *all, Py_ssize_t group, Py_ssize_t panel0,
                         const Py_ssize_t *at, Py_ssize_t count, char *partial, fc_gemm_tile *tile) noexcept nogil:
     """Panels [panel0, panel1), channels from c, on one tile of `count` pixels that land at `at`."""
     cdef const Job *job = &all.job
-    cdef Py_ssize_t start, size, width, rest, at_y, _panel
+    cdef Py_ssize_t start, size, width, stop, at_y
     cdef Py_ssize_t item = job.itemsize, lanes = job.kernels.lanes, output = group * job.outputs
-    cdef const char *weights
     cdef int nv
     cdef bint apart = at[count - 1] - at[0] >= count
     tile.y_at = at if apart else NULL
     tile.fetch.rows = (tile.fetch.rows + panel1 - panel0 - 1) // (panel1 - panel0)
-    panel_bounds(job, panel0, &start, &size, &width)
-    weights = packed_panel(job, group, start)
-    rest = panel0 * job.outputs % job.panels
-    for _panel in range(panel0, panel1):
-        width = all.width  # as panel_bounds has it, without a division
-        rest += all.rest
-        if rest >= job.panels:
-            rest -= job.panels
-            width += 1
+    while panel0 < panel1:  # the wider ones, then the others
+        stop = min(panel1, all.wider) if panel0 < all.wider else panel1
+        panel_bounds(job, panel0, &start, &size, &width)
         nv = 1 if count <= lanes or width > job.kernels.gemm_mr[2] else 2
+        tile.panels = stop - panel0
         tile.pixels = <int>min(nv * lanes, count)
-        tile.a = weights + c * job.taps * width * item
+        tile.a = packed_panel(job, group, start) + c * job.taps * width * item
         tile.a_c = width
+        tile.a_panel = width * job.channels * job.taps
         tile.acc = partial + start * all.nr * item
         tile.bias_m = NULL if job.bias == NULL else job.bias + (output + start) * item
         at_y = (output + start) * job.y_c + (0 if apart else at[0])
         tile.y = job.y + at_y * item
         tile.residual = NULL if job.residual == NULL else job.residual + at_y * item
         job.kernels.gemm_tile[nv][width](tile)
-        tile.fetch.at = <const char *>tile.fetch.at + tile.fetch.rows * tile.fetch.row * item
-        weights += width * job.column
-        start += width
+        tile.fetch.at = <const char *>tile.fetch.at + tile.panels * tile.fetch.rows * tile.fetch.row * item
+        panel0 = stop
 
 
 cdef void activate(const Columns *all, Py_ssize_t group, Py_ssize_t panel0, Py_ssize_t panel1, const Py_ssize_t *at,
@@ -256,7 +250,7 @@ def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, resi
     job.multiple = 0
     job.panel = job.kernels.gemm_mr[1 if all.pixels <= job.kernels.lanes else FC_NV_MAX]
     job.panels = (job.outputs + job.panel - 1) // job.panel
-    all.width, all.rest = job.outputs // job.panels, job.outputs % job.panels
+    all.wider = job.outputs % job.panels
     all.range_panels = max(1, PANEL_BYTES // (terms * job.panel * job.itemsize))
     all.places_bytes = (tiles * all.nr * sizeof(Py_ssize_t) + 63) // 64 * 64
     all.columns_bytes = (1 if job.panels <= all.range_panels else tiles) * all.tile_bytes

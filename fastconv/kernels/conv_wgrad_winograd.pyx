@@ -128,6 +128,7 @@ cdef void multiply(const Gradient *g, Py_ssize_t group, const Py_ssize_t *first,
     cdef const char *v
     cdef const char *w
     cdef char *to
+    tile.panels = 1
     tile.fetch.rows = 0
     for p in range(POSITIONS):
         for i in range(chains):

@@ -41,7 +41,7 @@ cdef struct Job:
     const char *residual           # like y, or NULL
     int relu, activation           # activation: fc_activation or -1, applied after the block
     # Weights are packed in panels of `panel` outputs, padded to a multiple of `multiple` (outputs in vectors or tiles), or,
-    # where that is 0, of about equal sizes (pixels in vectors).
+    # where that is 0, of about equal sizes, the first ones of one output more than the others (pixels in vectors).
     Py_ssize_t panel, multiple
     Py_ssize_t panels              # in a group
     size_t column                  # bytes of one packed output

@@ -125,13 +125,16 @@ cdef class Weights:
 cdef void panel_bounds(const Job *job, Py_ssize_t i, Py_ssize_t *start, Py_ssize_t *size,
                        Py_ssize_t *width) noexcept nogil:
     """Outputs [start, start + size) of panel i, and the width they are packed to."""
+    cdef Py_ssize_t wider
     if job.multiple:
         start[0] = i * job.panel
         size[0] = min(job.panel, job.outputs - start[0])
         width[0] = (size[0] + job.multiple - 1) // job.multiple * job.multiple
     else:
-        start[0] = i * job.outputs // job.panels
-        size[0] = (i + 1) * job.outputs // job.panels - start[0]
+        size[0] = job.outputs // job.panels
+        wider = job.outputs - size[0] * job.panels
+        start[0] = i * size[0] + min(i, wider)
+        size[0] += i < wider
         width[0] = size[0]
 
 

@@ -40,7 +40,7 @@ cdef extern from "fastconv.h" nogil:
         const void *bias_m
         const void *bias_n
         const void *residual
-        Py_ssize_t x_c, a_c, channels
+        Py_ssize_t x_c, a_c, a_panel, channels, panels
         Py_ssize_t y_m
         const Py_ssize_t *y_at
         fc_fetch fetch

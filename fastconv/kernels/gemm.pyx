@@ -108,6 +108,7 @@ cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogi
     tile.x_c = job.pitch if job.kept == NULL else job.panel
     tile.y_m = job.n
     tile.y_at = NULL
+    tile.panels = 1
     tile.fetch.rows = 0
     while k < job.k:
         tile.channels = min(<Py_ssize_t>CHAIN, job.k - k)
