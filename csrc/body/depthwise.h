@@ -107,26 +107,35 @@ static void FC_FN(depthwise_load)(void *vy, const int32_t *at, const void *vx, p
     }
 }
 
+/* All loads are before the stores, after which the compiler would read *t again, plane by plane. */
 static FC_INLINE void FC_FN(depthwise_store_block)(const fc_depthwise_store *t, ptrdiff_t p,
                                                    ptrdiff_t pixels, ptrdiff_t planes) {
     V r[VL];
-    const REAL *const sums = (const REAL *)t->sums + p * VL, *bias = t->bias;
-    const REAL *residual = t->residual;
+    const REAL *const sums = (const REAL *)t->sums + p * VL, *const bias = t->bias;
+    const REAL *const residual = t->residual ? (const REAL *)t->residual + p : NULL;
+    const ptrdiff_t y_plane = t->y_plane;
     REAL *y = (REAL *)t->y + p;
-    if (residual) residual += p;
 #pragma GCC unroll 16
-    for (int i = 0; i < VL; i++) FC_PREFETCH(y + (i + VL) * t->y_plane);
+    for (int i = 0; i < VL; i++) FC_PREFETCH(y + (i + VL) * y_plane);
     v_transpose(r, sums, VL, pixels);
+    if (bias)
+#pragma GCC unroll 16
+        for (int i = 0; i < VL; i++)
+            if (i < planes) r[i] = v_add(r[i], v_set1(bias[i * t->bias_plane]));
+    if (residual)
+#pragma GCC unroll 16
+        for (int i = 0; i < VL; i++)
+            if (i < planes) r[i] = v_add(r[i], FC_LOAD(residual + i * y_plane, pixels));
+    if (t->relu)
+#pragma GCC unroll 16
+        for (int i = 0; i < VL; i++) r[i] = v_max(v_zero(), r[i]);
 #pragma GCC unroll 16
     for (int i = 0; i < VL; i++) {
         if (i >= planes) break;
-        if (bias) r[i] = v_add(r[i], v_set1(bias[i * t->bias_plane]));
-        if (residual) r[i] = v_add(r[i], FC_LOAD(residual + i * t->y_plane, pixels));
-        if (t->relu) r[i] = v_max(v_zero(), r[i]);
         if (pixels == VL)
-            v_store(y + i * t->y_plane, r[i]);
+            v_store(y + i * y_plane, r[i]);
         else
-            v_store_n(y + i * t->y_plane, r[i], pixels);
+            v_store_n(y + i * y_plane, r[i], pixels);
     }
 }
 
