@@ -58,6 +58,7 @@ WEIGHT_GRADIENT = (
     _layer("4 images of 14x14", 4, 32, 16, 3),
     _layer("16 images of 14x14", 16, 32, 16, 3),
     _layer("8 images of 56x56", 8, 32, 58, 3),
+    _layer("5x5, 4 images of 28x28", 4, 32, 32, 5),
 )
 
 

@@ -179,10 +179,10 @@ typedef enum {
 } fc_winograd_kind;
 
 /* winograd_input: v[i*alpha + j][tile] = (B^T d B)[i][j] of a row of tiles that are m pixels apart
- * winograd_dy: v[i*alpha + j][tile] = (G d G^T)[i][j] of a row of tiles of r x r pixels */
+ * winograd_dy: v[i*alpha + j][tile] = (G d G^T)[i][j] of a row of tiles of m x m pixels */
 typedef struct {
     const void *x; /* winograd_input: x[alpha][(tiles - 1)*m + alpha][lanes], rows x_row apart;
-                      winograd_dy: x[r][tiles*r][lanes] */
+                      winograd_dy: x[m][tiles*m][lanes] */
     void *v;       /* v[alpha*alpha][tiles][lanes], positions v_p and tiles v_t apart */
     ptrdiff_t x_row, v_p, v_t, tiles;
 } fc_winograd_input;
@@ -240,10 +240,10 @@ typedef struct {
     void (*tile[FC_SPLIT_MAX + 1][3][3])(const fc_split_tile *);
 } fc_split_kernels;
 
-/* winograd_dw: dw[channel][i*m + j] = (A^T sums A)[i][j], `lanes` output channels */
+/* winograd_dw: dw[channel][i*r + j] = (A^T sums A)[i][j], `lanes` output channels */
 typedef struct {
     const void *sums; /* sums[alpha*alpha][channels][...], s_p and s_c apart */
-    void *dw;         /* dw[channels][m*m][...], taps dw_t apart */
+    void *dw;         /* dw[channels][r*r][...], taps dw_t apart */
     ptrdiff_t s_p, s_c, dw_t, channels;
     int *nonfinite; /* set to 1 when some A^T sums A is not finite */
 } fc_winograd_dw;
@@ -332,10 +332,10 @@ typedef struct {
     fc_winograd_tile_fn winograd_tile[FC_NV_MAX + 1][FC_MR_MAX + 1]; /* up to conv_mr[nv] */
     fc_winograd_output_fn winograd_output[FC_WINOGRAD_COUNT];
     fc_winograd_weight_fn winograd_weight[FC_WINOGRAD_COUNT];
-    /* Weight gradient by F(3 x 3, 4 x 4). Its points are those of F(4 x 4, 3 x 3), whose
-     * winograd_input is therefore that of both. */
-    fc_winograd_input_fn winograd_dy;
-    fc_winograd_dw_fn winograd_dw;
+    /* The weight gradient of F(m x m, r x r) is F(r x r, m x m), with the same points:
+     * winograd_input serves both. */
+    fc_winograd_input_fn winograd_dy[FC_WINOGRAD_COUNT];
+    fc_winograd_dw_fn winograd_dw[FC_WINOGRAD_COUNT];
 
     /* y[i] = x[i*step], i < n */
     void (*copy_strided)(void *y, const void *x, ptrdiff_t n, ptrdiff_t step);

@@ -103,11 +103,11 @@ def inaccurate_winograd(least: int, shape: Shape) -> str | None:
     return None
 
 
-def inaccurate_weight_gradient(shape: Shape) -> str | None:
-    if min(shape.size[1:]) <= 4:
-        return "maps of one tile: its rounding errors would weigh too much"
-    if shape.pixels < WEIGHT_GRADIENT_LEAST:
-        return f"fewer than {WEIGHT_GRADIENT_LEAST} terms a sum: its rounding errors would weigh too much"
+def inaccurate_weight_gradient(least: int, smallest: int, shape: Shape) -> str | None:
+    if min(shape.size[1:]) < smallest:
+        return f"maps of less than {smallest}x{smallest}: its rounding errors would weigh too much"
+    if shape.pixels < least:
+        return f"fewer than {least} terms a sum: its rounding errors would weigh too much"
     return None
 
 
@@ -121,8 +121,9 @@ def cannot_depthwise_weight_gradient(shape: Shape) -> str | None:
 
 # Fewest channels with which F(m, r) keeps the promise of docs/numerics.md: at most twice the error of a multiply-add chain.
 WINOGRAD_LEAST = {(4, 3): 48, (2, 3): 16, (2, 5): 24}
-# Likewise the fewest pixels of dy, over all images, for the weight gradient by F(3, 4).
-WEIGHT_GRADIENT_LEAST = 392
+# Likewise the fewest pixels of dy, over all images, and the smallest map for the weight gradient by F(r, m): in smaller maps
+# most terms of the outer taps are padding.
+WEIGHT_GRADIENT_LEAST = {(4, 3): (392, 5), (2, 3): (49, 3), (2, 5): (700, 14)}
 
 
 def cannot_split(shape: Shape) -> str | None:
@@ -156,15 +157,23 @@ def _split(run: Callable[..., int], run_linear: Callable[..., int], products: in
     )
 
 
-def _winograd(kind: int) -> Algorithm:
+def _winograd(kind: int, gradient: bool = False) -> Algorithm:
+    """F(m, r); its weight gradient is F(r, m), with the same products."""
     m, r = conv_winograd.KINDS[kind]
+    name = f"winograd_{m}_{r}"
+    outputs, taps = (r, m) if gradient else (m, r)
+    if gradient:
+        inaccurate = partial(inaccurate_weight_gradient, *WEIGHT_GRADIENT_LEAST[m, r])
+    else:
+        inaccurate = partial(inaccurate_winograd, WINOGRAD_LEAST[m, r])
     return Algorithm(
-        f"winograd_{m}_{r}",
-        f"Winograd F({m}x{m}, {r}x{r}): {m * m * r * r / (m + r - 1) ** 2:.3g} times fewer products",
-        f"winograd_{m}_{r}",
-        partial(conv_winograd.run, kind),
+        name,
+        f"Winograd F({outputs}x{outputs}, {taps}x{taps}): "
+        f"{m * m * r * r / (m + r - 1) ** 2:.3g} times fewer products",
+        f"{name}_dw" if gradient else name,
+        partial((conv_wgrad_winograd if gradient else conv_winograd).run, kind),
         partial(cannot_winograd, r),
-        partial(inaccurate_winograd, WINOGRAD_LEAST[m, r]),
+        inaccurate,
         guard="a sum that is not finite",
     )
 
@@ -227,15 +236,7 @@ WEIGHT_GRADIENTS = (
         cannot=cannot_depthwise_weight_gradient,
         lattice=Conv.weight_gradient_lattice,
     ),
-    Algorithm(
-        "winograd_4_3",
-        "Winograd F(3x3, 4x4): 4 times fewer products",
-        "winograd_4_3",
-        conv_wgrad_winograd.run,
-        partial(cannot_winograd, 3),
-        inaccurate_weight_gradient,
-        guard="a sum that is not finite",
-    ),
+    *map(partial(_winograd, gradient=True), range(len(conv_winograd.KINDS))),
     *map(partial(_split, conv_wgrad.run, conv_linear.weight_gradient), SPLITS),
     Algorithm(
         "direct",

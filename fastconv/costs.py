@@ -442,13 +442,14 @@ def _dw_depthwise(shape: Shape) -> Counts:
     }
 
 
-def _dw_winograd(shape: Shape) -> Counts:
-    tiles = shape.images * shape.size[0] * math.prod(math.ceil(n / 4) for n in shape.size[1:])
+def _dw_winograd(m: int, r: int, shape: Shape) -> Counts:
+    positions = (m + r - 1) ** 2
+    tiles = shape.images * shape.size[0] * math.prod(math.ceil(n / m) for n in shape.size[1:])
     channels, outputs = _vectors(shape, shape.channels), _vectors(shape, shape.outputs)
-    sums = shape.groups * 36 * shape.channels * outputs
+    sums = shape.groups * positions * shape.channels * outputs
     return {
         "fma": sums * tiles,
-        "input": shape.groups * 36 * tiles * (channels + outputs),
+        "input": shape.groups * positions * tiles * (channels + outputs),
         "sums": sums * math.ceil(tiles / WGRAD_TILES),
         "calls": 1,
     }
@@ -473,7 +474,7 @@ def _dw_split(products: int, shape: Shape) -> Counts:
 DW_MODELS: dict[str, Callable[[Shape], Counts]] = {
     "linear": _dw_linear,
     "depthwise": _dw_depthwise,
-    "winograd_4_3": _dw_winograd,
+    **{f"winograd_{m}_{r}": partial(_dw_winograd, m, r) for m, r in conv_winograd.KINDS},
     **{f"split_{products}": partial(_dw_split, products) for products in (6, 3, 1)},
     "direct": _dw_direct,
 }

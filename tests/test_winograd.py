@@ -29,7 +29,7 @@ CASES: dict[str, tuple[tuple[int, ...], int, dict[str, Any]]] = {
     "whole": ((1, 16, 12, 12), 16, {}),
     "tails": ((2, 5, 13, 35), 19, {"padding": 1}),
     "small-maps": ((9, 20, 7, 7), 40, {"padding": 1}),
-    "one-pixel": ((3, 8, 1, 1), 8, {"padding": 2}),
+    "one-pixel": ((3, 8, 1, 1), 8, {}),
     "one-channel": ((1, 1, 9, 30), 1, {"padding": 1}),
     "deep": ((1, 75, 8, 9), 33, {"padding": 1}),
     "wide": ((1, 3, 6, 450), 8, {"padding": 1}),
@@ -51,7 +51,7 @@ def operands(name: str, algo: str, dtype: str, make: Any) -> tuple[Array, Array,
     x_shape, outputs, options = CASES[name]
     r = KINDS[algo][1]
     if x_shape[2] < r and "padding" not in options:
-        options = {**options, "padding": r}
+        options = {**options, "padding": r - 1}
     g = rng(len(name))
     w_shape = (outputs, x_shape[1] // options.get("groups", 1), r, r)
     x, w, b = make(g, x_shape, dtype), make(g, w_shape, dtype), make(g, (outputs,), dtype)
@@ -73,7 +73,9 @@ def test_tables_are_generated() -> None:
     assert text.stdout == POINTS.with_suffix(".h").read_text()
 
 
-@pytest.mark.parametrize(("m", "r"), [*conv_winograd.KINDS, (3, 4)])
+@pytest.mark.parametrize(
+    ("m", "r"), [*conv_winograd.KINDS, *(k[::-1] for k in conv_winograd.KINDS)]
+)
 def test_matrices_compute_a_correlation(m: int, r: int) -> None:
     """A^T [(G g) * (B^T x)] is the correlation of x with g, in exact rationals, for each pair of unit vectors."""
     a_t, g, b_t = points().matrices(m, r)
@@ -112,8 +114,9 @@ def test_two_by_two_is_exact(name: str, dtype: str, isa_row: str) -> None:
     x, w, b, dy, options = operands(name, "winograd_2_3", dtype, integers)
     y = fastconv.conv2d(x, w, b, algo="winograd_2_3", **options)
     assert np.array_equal(y, reference.conv(x, w, b, **options))
-    dx = fastconv.conv2d_backward(dy, x, w, algo="winograd_2_3", **options)[0]
-    assert np.array_equal(dx, reference.conv_backward(dy, x, w, **options)[0])
+    found = fastconv.conv2d_backward(dy, x, w, algo="winograd_2_3", **options)[:2]
+    for a, expected in zip(found, reference.conv_backward(dy, x, w, **options), strict=False):
+        assert np.array_equal(a, expected)
 
 
 def weight_gradient(dy: Array, x: Array, w: Array, algo: str = "auto", **options: Any) -> Array:
@@ -123,49 +126,54 @@ def weight_gradient(dy: Array, x: Array, w: Array, algo: str = "auto", **options
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_weight_gradient_against_the_reference(name: str, dtype: str, isa_row: str) -> None:
+def test_weight_gradient_against_the_reference(
+    name: str, winograd: str, dtype: str, isa_row: str
+) -> None:
     """The same bits at every thread count and within any workspace: fewer channels at a time, not fewer tiles."""
-    x, w, _, dy, options = operands(name, "winograd_4_3", dtype, reals)
-    found = weight_gradient(dy, x, w, "winograd_4_3", **options)
+    x, w, _, dy, options = operands(name, winograd, dtype, reals)
+    found = weight_gradient(dy, x, w, winograd, **options)
     for threads in THREADS:
         for most in (None, 1, 300_000):
             with fastconv.threads(threads):
-                again = weight_gradient(dy, x, w, "winograd_4_3", max_workspace=most, **options)
+                again = weight_gradient(dy, x, w, winograd, max_workspace=most, **options)
             assert again.tobytes() == found.tobytes()
     expected = reference.conv_backward(dy, x, w, **options)[1]
     trusted(expected)
     scale = reference.conv_backward(abs(dy), abs(x), abs(w), **options)[1]
-    assert_close(found, expected, np.maximum(scale, scale.mean()), "winograd_4_3")
+    assert_close(found, expected, np.maximum(scale, scale.mean()), f"{winograd}_dw")
 
 
-def test_weight_gradient_of_a_depth(isa_row: str) -> None:
+def test_weight_gradient_of_a_depth(winograd: str, isa_row: str) -> None:
     g = rng(1)
-    x, w = reals(g, (2, 9, 3, 8, 9), "float64"), reals(g, (10, 9, 1, 3, 3), "float64")
+    r = KINDS[winograd][1]
+    x, w = reals(g, (2, 9, 3, 8, 9), "float64"), reals(g, (10, 9, 1, r, r), "float64")
     dy = reals(g, (2, 10, 3, 8, 9), "float64")
-    options = {"padding": (0, 1, 1)}
-    dw = fastconv.conv3d_backward(dy, x, w, algo="winograd_4_3", **options)[1]
+    options = {"padding": (0, r // 2, r // 2)}
+    dw = fastconv.conv3d_backward(dy, x, w, algo=winograd, **options)[1]
     scale = reference.conv_backward(abs(dy), abs(x), abs(w), **options)[1]
     expected = reference.conv_backward(dy, x, w, **options)[1]
-    assert_close(dw, expected, scale, "winograd_4_3")
+    assert_close(dw, expected, scale, f"{winograd}_dw")
 
 
-def test_which_names_are_for_the_weight_gradient(isa_row: str) -> None:
-    """It has a Winograd row of one name; every other name, "linear" apart, pins the direct kernel."""
-    x, w, _, dy, options = operands("tails", "winograd_4_3", "float32", reals)
+def test_which_names_are_for_the_weight_gradient(winograd: str, isa_row: str) -> None:
+    """It has the Winograd rows of the convolution; every other name, "linear" apart, pins the direct kernel."""
+    x, w, _, dy, options = operands("tails", winograd, "float32", reals)
     direct = weight_gradient(dy, x, w, "direct", **options)
-    for name in ("pixel", "im2col", "winograd_2_3"):
+    for name in ("pixel", "im2col"):
         assert np.array_equal(weight_gradient(dy, x, w, name, **options), direct)
-    assert not np.array_equal(weight_gradient(dy, x, w, "winograd_4_3", **options), direct)
-    with pytest.raises(ValueError, match=r"algo: 'winograd_4_3' .* stride and dilation must be 1"):
-        weight_gradient(dy[..., ::2, ::2], x, w, "winograd_4_3", stride=2, **options)
+    assert not np.array_equal(weight_gradient(dy, x, w, winograd, **options), direct)
+    with pytest.raises(ValueError, match=rf"algo: '{winograd}' .* stride and dilation must be 1"):
+        weight_gradient(dy[..., ::2, ::2], x, w, winograd, stride=2, **options)
 
 
 @pytest.mark.parametrize("value", [np.inf, np.nan])
-def test_weight_gradient_of_values_that_are_not_finite(value: float, isa_row: str) -> None:
+def test_weight_gradient_of_values_that_are_not_finite(
+    value: float, winograd: str, isa_row: str
+) -> None:
     """Only the tap that meets the corner pixel, and only of its channel."""
-    x, w, _, dy, options = operands("whole", "winograd_4_3", "float32", reals)
+    x, w, _, dy, options = operands("whole", winograd, "float32", reals)
     x[0, 3, 0, 0] = value
-    dw = weight_gradient(dy, x, w, "winograd_4_3", **options)
+    dw = weight_gradient(dy, x, w, winograd, **options)
     reached = np.zeros(w.shape, bool)
     reached[:, 3, 0, 0] = True
     assert np.array_equal(np.isfinite(dw), ~reached)
@@ -173,23 +181,33 @@ def test_weight_gradient_of_values_that_are_not_finite(value: float, isa_row: st
 
 
 @pytest.mark.parametrize("data", ["normal", "relu"])
-@pytest.mark.parametrize(("images", "size"), [(16, 5), (8, 7), (2, 14), (1, 28), (1, 56)])
+@pytest.mark.parametrize(
+    ("algo", "images", "size"),
+    [
+        *(("winograd_4_3", n, size) for n, size in ((16, 5), (8, 7), (2, 14), (1, 28), (1, 56))),
+        *(("winograd_2_3", n, size) for n, size in ((6, 3), (2, 5), (1, 7), (1, 28))),
+        *(("winograd_2_5", n, size) for n, size in ((4, 14), (1, 27), (1, 28), (1, 56))),
+    ],
+)
 def test_the_promise_of_the_weight_gradient(
-    images: int, size: int, data: str, isa_row: str
+    algo: str, images: int, size: int, data: str, isa_row: str
 ) -> None:
     """From the fewest terms that the automatic choice takes on: rms error at most twice that of a multiply-add chain."""
-    assert images * size**2 >= algorithms.WEIGHT_GRADIENT_LEAST
+    r = KINDS[algo][1]
+    least, smallest = algorithms.WEIGHT_GRADIENT_LEAST[KINDS[algo]]
+    assert images * size**2 >= least
+    assert size >= smallest
     g = rng(5)
     x, dy = (reals(g, (images, 20, size, size), "float32") for _ in range(2))
     x = np.maximum(x, 0) if data == "relu" else x
-    w = np.zeros((20, 20, 3, 3), np.float32)
-    exact = reference.conv_backward(dy, x, w, padding=1)[1]
-    padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    w = np.zeros((20, 20, r, r), np.float32)
+    exact = reference.conv_backward(dy, x, w, padding=r // 2)[1]
+    padded = np.pad(x, ((0, 0), (0, 0), (r // 2, r // 2), (r // 2, r // 2)))
     chained = np.zeros_like(w)
     for n, i, j in np.ndindex(images, size, size):
         factor = dy[n, :, i, j].astype(np.float64)[:, None, None, None]
-        chained = (chained + factor * padded[n, :, i : i + 3, j : j + 3]).astype(np.float32)
-    dw = weight_gradient(dy, x, w, "winograd_4_3", padding=1)
+        chained = (chained + factor * padded[n, :, i : i + r, j : j + r]).astype(np.float32)
+    dw = weight_gradient(dy, x, w, algo, padding=r // 2)
     errors = [np.sqrt(((a - exact) ** 2).mean()) for a in (dw, chained)]
     assert errors[0] <= 2 * errors[1]
 
@@ -249,12 +267,13 @@ def test_workspace(winograd: str) -> None:
             assert 0 < found.workspace <= 64 << 20
 
 
-def test_workspace_of_the_weight_gradient() -> None:
+def test_workspace_of_the_weight_gradient(winograd: str) -> None:
+    r = KINDS[winograd][1]
     for channels in (1, 64, 2048):
-        w = (channels, channels, 3, 3)
+        w = (channels, channels, r, r)
         for dtype in ("float32", "float64"):
             found = fastconv.explain(
-                "conv2d_dw", (8, channels, 112, 112), w, algo="winograd_4_3", dtype=dtype
+                "conv2d_dw", (8, channels, 112, 112), w, algo=winograd, dtype=dtype
             )
             assert 0 < found.workspace <= 64 << 20
 
@@ -310,10 +329,11 @@ def test_choice_of_the_weight_gradient() -> None:
     for x, w, expected in (
         ((1, 64, 56, 56), (64, 64, 3, 3), "winograd_4_3"),
         ((4, 256, 14, 14), (256, 256, 3, 3), "winograd_4_3"),
-        ((1, 256, 14, 14), (256, 256, 3, 3), "direct"),  # the promise
+        ((1, 256, 14, 14), (256, 256, 3, 3), "winograd_2_3"),  # the promise
         ((128, 256, 2, 2), (256, 256, 3, 3), "direct"),  # likewise
         ((8, 4, 28, 28), (3, 4, 3, 3), "direct"),
-        ((8, 64, 28, 28), (64, 64, 5, 5), "direct"),
+        ((8, 64, 28, 28), (64, 64, 5, 5), "winograd_2_5"),
+        ((8, 64, 7, 7), (64, 64, 5, 5), "direct"),  # likewise
         ((8, 16, 5, 5), (120, 16, 5, 5), "linear"),
     ):
         padding = 0 if expected == "linear" else w[2] // 2

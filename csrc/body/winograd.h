@@ -9,7 +9,8 @@
  *   winograd_output   Y = A^T M A   for each tile of a row, with epilogue, stored as NCHW
  *   winograd_weight   U = G g G^T
  *
- * The weight gradient correlates x with dy, and the r x r pixels of a tile of dy are its taps:
+ * The weight gradient correlates x with dy: it is F(r x r, m x m), and the pixels of a tile of dy
+ * are its taps:
  *
  *   winograd_dy       W = G dy G^T  for each tile of a row
  *   winograd_dw       dw = A^T M A  of M, the sums of V W over all tiles
@@ -19,7 +20,7 @@
  */
 #ifndef FC_WINOGRAD_TABLES
 #define FC_WINOGRAD_TABLES
-enum { FC_ALPHA_MAX = 6, FC_PAIRS_MAX = 2, FC_R_MAX = 5, FC_M_MAX = 4 };
+enum { FC_ALPHA_MAX = 6, FC_PAIRS_MAX = 2, FC_R_MAX = 5, FC_M_MAX = 5 };
 /* Tiles transformed at a time: the columns between the two passes, alpha * (8*m + r - 1) vectors of
  * 32 bytes, are 6.5 KiB and stay in L1. */
 enum { FC_TILE_RUN = 8 };
@@ -62,7 +63,7 @@ static FC_INLINE void FC_FN(winograd_at)(V *y, const V *s, const fc_winograd *k)
         even[i] = v_add(s[2 * i + 1], s[2 * i + 2]);
         odd[i] = v_sub(s[2 * i + 1], s[2 * i + 2]);
     }
-#pragma GCC unroll 4
+#pragma GCC unroll 5
     for (int j = 0; j < m; j++) {
         V sum =
             j == 0 ? v_add(s[0], even[0]) : v_mul(v_set1(k->power[0][j]), j % 2 ? odd[0] : even[0]);
@@ -209,28 +210,26 @@ static FC_INLINE void FC_FN(winograd_taps)(REAL *u, ptrdiff_t u_p, const REAL *g
     }
 }
 
-static void FC_FN(winograd_dy)(const fc_winograd_input *t) {
-    const fc_winograd *const k = &fc_winograd_3_4;
+static FC_INLINE void FC_FN(winograd_dy_body)(const fc_winograd_input *t, const fc_winograd *k) {
     for (ptrdiff_t p = 0; p < t->tiles; p++)
         FC_FN(winograd_taps)((REAL *)t->v + p * t->v_t, t->v_p, (const REAL *)t->x + p * k->r * VL,
                              t->x_row, VL, k);
 }
 
-static void FC_FN(winograd_dw)(const fc_winograd_dw *t) {
-    const fc_winograd *const k = &fc_winograd_3_4;
+static FC_INLINE void FC_FN(winograd_dw_body)(const fc_winograd_dw *t, const fc_winograd *k) {
     const int m = k->m, alpha = m + k->r - 1;
     V check = v_zero();
     for (ptrdiff_t c = 0; c < t->channels; c++) {
         REAL *const dw = (REAL *)t->dw + c * m * m * t->dw_t;
         V rows[FC_ALPHA_MAX][FC_M_MAX];
         FC_FN(winograd_rows)(rows, (const REAL *)t->sums + c * t->s_c, t->s_p, k);
-#pragma GCC unroll 4
+#pragma GCC unroll 5
         for (int j = 0; j < m; j++) {
             V in[FC_ALPHA_MAX], out[FC_M_MAX];
 #pragma GCC unroll 6
             for (int i = 0; i < alpha; i++) in[i] = rows[i][j];
             FC_FN(winograd_at)(out, in, k);
-#pragma GCC unroll 4
+#pragma GCC unroll 5
             for (int i = 0; i < m; i++) {
                 check = v_fma(out[i], v_zero(), check); /* NaN once a sum is not finite */
                 v_store(dw + (i * m + j) * t->dw_t, out[i]);
@@ -250,6 +249,12 @@ static void FC_FN(winograd_dw)(const fc_winograd_dw *t) {
     static void FC_FN(winograd_weight_##m##_##r)(void *u, ptrdiff_t u_p, const void *g, \
                                                  ptrdiff_t g_t) { \
         FC_FN(winograd_taps)(u, u_p, g, r * g_t, g_t, &fc_winograd_##m##_##r); \
+    } \
+    static void FC_FN(winograd_dy_##m##_##r)(const fc_winograd_input *t) { \
+        FC_FN(winograd_dy_body)(t, &fc_winograd_##r##_##m); \
+    } \
+    static void FC_FN(winograd_dw_##m##_##r)(const fc_winograd_dw *t) { \
+        FC_FN(winograd_dw_body)(t, &fc_winograd_##r##_##m); \
     }
 FC_WINOGRAD(4, 3)
 FC_WINOGRAD(2, 3)

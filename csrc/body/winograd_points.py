@@ -23,6 +23,8 @@ KINDS = {
     (2, 3): (Fraction(1),),
     (2, 5): (Fraction(5, 8), Fraction(3, 2)),
     (3, 4): (Fraction(5, 8), Fraction(3, 2)),
+    (3, 2): (Fraction(1),),
+    (5, 2): (Fraction(5, 8), Fraction(3, 2)),
 }
 
 

@@ -460,7 +460,8 @@ _BACKWARD_DOC = """Gradients of {name} (without activation and residual).
     x, w, stride, padding, dilation, groups, padding_mode, layout, precision, max_workspace
         As in {name}.
     algo : {{"auto", {algorithms}}}
-        Of dx; and of dw, which has "linear", "winograd_4_3", "split_..." and "direct", and takes "direct" for the others.
+        Of dx; and of dw, which has "linear", "depthwise", "winograd_...", "split_..." and "direct", and takes "direct" for
+        the others.
     needs : three bools
         Which of dx, dw, db to compute; the others are None.
 

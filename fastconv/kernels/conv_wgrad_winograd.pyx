@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Weight gradient of 3x3 convolutions with stride 1 by Winograd's F(3x3, 4x4).
+"""Weight gradient of 3x3 and 5x5 convolutions with stride 1 by Winograd's F(3x3, 4x4), F(3x3, 2x2) and F(5x5, 2x2).
 
-dw is the correlation of x with dy. Cut dy into tiles of 4x4: each correlates with its 6x6 pixels of x, which takes 36 products
-instead of 144, and the products of all tiles are added up before the one transform to 3x3 taps:
+dw is the correlation of x with dy. Cut dy into tiles of 4x4 (2x2): for 3x3 taps each correlates with its 6x6 pixels of x, which
+takes 36 products instead of 144, and the products of all tiles are added up before the one transform to 3x3 taps:
 dw[o][c] = A^T (sum over tiles of V[c] * W[o]) A. For each of the 36 positions that sum is a matrix product over the tiles.
 
 The work goes in rounds of tiles. In a round, tasks transform x and dy by panels of channels to [panel][position][tile][width],
@@ -27,7 +27,6 @@ from fastconv.kernels.correlate cimport Job, count_rerun, start_job
 from fastconv.kernels.fastconv cimport (
     FC_FIRST,
     FC_NV_MAX,
-    FC_WINOGRAD_4_3,
     fc_gemm_tile,
     fc_winograd_dw,
 )
@@ -37,14 +36,11 @@ from fastconv.kernels.memory cimport block_alloc, block_free
 from fastconv.kernels.team cimport run_tasks
 
 from fastconv.kernels import conv_wgrad
+from fastconv.kernels.conv_winograd import KINDS
 
 cnp.import_array()
 
 cdef enum:
-    R = 4
-    ALPHA = 6
-    POSITIONS = 36
-    TAPS = 9
     # Tiles summed in registers before the partial sums go to memory (L1): longer chains are less accurate and no faster.
     CHAIN = 16
     # Tiles of a round: as many as have transforms of ROUND_BYTES, between these. Each round transforms and adds all sums once.
@@ -53,7 +49,7 @@ cdef enum:
     ROUND_BYTES = 12 << 20
     # Transforms kept at a time. Where a round of all channels takes more, it is done for some of the channels at a time.
     TRANSFORMED_LIMIT = 24 << 20
-    # Panels of a block. 16 x 2 by 16 x 4 channels have 288 KiB of sums, which stay in L2.
+    # Panels of a block. 16 x 2 by 16 x 4 channels have 288 KiB of sums (36 positions), which stay in L2.
     X_PANELS = 2
     DY_PANELS = 4
     # Tiles that one task transforms.
@@ -62,7 +58,8 @@ cdef enum:
 cdef struct Gradient:
     Job job                       # x as in the forward convolution, y = dy, w = dw; first: tasks get a pointer to it
     Tiling tiling[2]              # of x and of dy
-    int nonfinite
+    int kind, nonfinite
+    Py_ssize_t positions, taps    # alpha^2, r^2
     Py_ssize_t channels[2]        # of a group, of x and of dy
     Py_ssize_t panels[2]          # of a group
     Py_ssize_t nr                 # channels of a panel
@@ -130,7 +127,7 @@ cdef void multiply(const Gradient *g, Py_ssize_t group, const Py_ssize_t *first,
     cdef char *to
     tile.panels = 1
     tile.fetch.rows = 0
-    for p in range(POSITIONS):
+    for p in range(g.positions):
         for i in range(chains):
             t = i * tiles // chains
             tile.channels = (i + 1) * tiles // chains - t
@@ -165,7 +162,7 @@ cdef void store(const Gradient *g, Py_ssize_t group, const Py_ssize_t *first, co
     t.channels = min(g.channels[0], last[0] * g.nr) - first[0] * g.nr
     t.s_p = g.sums_p
     t.nonfinite = <int *>&g.nonfinite
-    pairs = t.channels * TAPS
+    pairs = t.channels * g.taps
     for o in range(first[1], last[1]):
         size = panel_size(g, 1, o)
         width = panel_width(g, 1, o)
@@ -173,7 +170,7 @@ cdef void store(const Gradient *g, Py_ssize_t group, const Py_ssize_t *first, co
         for v in range(width // lanes):
             t.sums = sums + ((o - first[1]) * t.channels * g.nr + v * lanes) * item
             t.dw = taps + v * lanes * item
-            job.kernels.winograd_dw(&t)
+            job.kernels.winograd_dw[g.kind](&t)
         dw = <char *>job.w + (group * job.w_g + o * g.nr * job.w_o + first[0] * g.nr * job.w_c) * item
         if not g.add:
             job.kernels.transpose(dw, job.w_o, taps, width, pairs, size, pairs)
@@ -215,13 +212,13 @@ cdef void choose_products(Gradient *g, size_t budget, int threads) noexcept nogi
     g.block[0] = min(<Py_ssize_t>X_PANELS, g.last[0] - g.first[0])
     g.block[1] = min(<Py_ssize_t>DY_PANELS, g.last[1] - g.first[1])
     budget = min(budget, max(cache_bytes(2) * 3 // 4, <size_t>256 << 10))
-    while g.block[0] * g.block[1] > 1 and (POSITIONS * sum * g.block[0] * g.block[1] > budget
+    while g.block[0] * g.block[1] > 1 and (g.positions * sum * g.block[0] * g.block[1] > budget
                                            or product_tasks(g) < 2 * threads):
         wide = 1 if g.block[1] >= g.block[0] else 0
         g.block[wide] = (g.block[wide] + 1) // 2
     g.sums_p = lines(sum * g.block[0] * g.block[1]) // g.job.itemsize
-    g.sums_bytes = POSITIONS * g.sums_p * g.job.itemsize
-    g.taps_bytes = lines(TAPS * sum * g.block[0])
+    g.sums_bytes = g.positions * g.sums_p * g.job.itemsize
+    g.taps_bytes = lines(g.taps * sum * g.block[0])
 
 
 cdef size_t product_bytes(const Gradient *g) noexcept nogil:
@@ -246,21 +243,26 @@ cdef void whole_axis(Axis *axis, Py_ssize_t size) noexcept nogil:
     axis.step = 1
 
 
-def run(Lattice lattice, x, dw, dy, Py_ssize_t groups, int threads, max_workspace):
+def run(int kind, Lattice lattice, x, dw, dy, Py_ssize_t groups, int threads, max_workspace):
     """dw[group*output][channel][tap], from contiguous x and dy[n][channel][d][h][w] of the forward lattice.
 
-    Returns the bytes of workspace a thread needs. With threads=0 that is all it does.
+    `kind` is an index of KINDS, whose F(m, r) is that of the convolution. Returns the bytes of workspace a thread needs. With
+    threads=0 that is all it does.
     """
     cdef Gradient g
     cdef Job *job = &g.job
     cdef Tiling *tiling
     cdef Blocks tiles
-    cdef Py_ssize_t lanes, channels, most, number
+    cdef Py_ssize_t m, r, lanes, channels, most, number
     cdef Py_ssize_t at_once[2]
     cdef size_t workspace, limit = TRANSFORMED_LIMIT
     cdef int side
     memset(&g, 0, sizeof(Gradient))
     start_job(job, lattice, x, dw, dy, groups, False, None, None, -1)
+    m, r = KINDS[kind]
+    g.kind = kind
+    g.positions = (m + r - 1) ** 2
+    g.taps = r * r
     lanes = job.kernels.lanes
     g.nr = FC_NV_MAX * lanes
     channels = 0
@@ -270,23 +272,23 @@ def run(Lattice lattice, x, dw, dy, Py_ssize_t groups, int threads, max_workspac
         channels += g.panels[side] * g.nr
         tiling = &g.tiling[side]
         tiling.kernels, tiling.itemsize = job.kernels, job.itemsize
-        tiling.transform = job.kernels.winograd_dy if side else job.kernels.winograd_input[<int>FC_WINOGRAD_4_3]
-        tiling.step, tiling.size = R, R if side else ALPHA
-        tiling.tile_rows = (job.axis[1].out + R - 1) // R
+        tiling.transform = job.kernels.winograd_dy[kind] if side else job.kernels.winograd_input[kind]
+        tiling.step, tiling.size = m, m if side else m + r - 1
+        tiling.tile_rows = (job.axis[1].out + m - 1) // m
         tiling.x_n, tiling.x_c = (job.y_n, job.y_c) if side else (job.x_n, job.x_c)
         tiling.v_b = lanes
         for i in range(3):
             tiling.axis[i] = job.axis[i]
             if side:
                 whole_axis(&tiling.axis[i], job.axis[i].out)
-    most = ROUND_BYTES // (POSITIONS * channels * job.itemsize)
-    choose_blocks(&tiles, job.batch * job.axis[0].out * g.tiling[0].tile_rows, (job.axis[2].out + R - 1) // R,
+    most = ROUND_BYTES // (g.positions * channels * job.itemsize)
+    choose_blocks(&tiles, job.batch * job.axis[0].out * g.tiling[0].tile_rows, (job.axis[2].out + m - 1) // m,
                   max(<Py_ssize_t>TILES_MIN, min(<Py_ssize_t>TILES_MAX, most)))
     for side in range(2):
         tiling = &g.tiling[side]
         g.band_bytes = max(g.band_bytes, choose_band(tiling, tiles.row_block, tiles.col_block))
         tiling.v_p = lines(tiles.tiles * g.nr * job.itemsize) // job.itemsize
-    g.panel = POSITIONS * g.tiling[0].v_p
+    g.panel = g.positions * g.tiling[0].v_p
     if max_workspace is not None:
         limit = min(limit, <size_t>max_workspace)
     # as many groups, or else panels of one, as have room

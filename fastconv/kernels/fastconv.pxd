@@ -210,8 +210,8 @@ cdef extern from "fastconv.h" nogil:
         fc_winograd_tile_fn winograd_tile[3][15]
         fc_winograd_output_fn winograd_output[3]
         fc_winograd_weight_fn winograd_weight[3]
-        fc_winograd_input_fn winograd_dy
-        fc_winograd_dw_fn winograd_dw
+        fc_winograd_input_fn winograd_dy[3]
+        fc_winograd_dw_fn winograd_dw[3]
         int dot_mr[5]
         fc_dot_tile_fn dot_tile[5][7]
         fc_copy_fn copy_strided
