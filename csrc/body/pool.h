@@ -391,12 +391,11 @@ static void FC_FN(pool_whole_index)(const fc_pool *p) {
 }
 
 static void FC_FN(pool_max)(const fc_pool *p) {
-    if (p->planes && p->index) {
-        FC_FN(pool_together)(p, POOL_MAX, 1);
-        return;
-    }
     if (p->planes) {
-        FC_FN(pool_together)(p, POOL_MAX, 0);
+        if (p->index) /* constants: the loops are compiled for each */
+            FC_FN(pool_together)(p, POOL_MAX, 1);
+        else
+            FC_FN(pool_together)(p, POOL_MAX, 0);
         return;
     }
     if (!p->index) {
