@@ -408,6 +408,24 @@ def test_huge_unsigned_classes():
         F.cross_entropy(LOGITS, np.array([2**64 - 100, 1], np.uint64))
 
 
+def test_unsigned_class_of_one_sample():
+    for function in (F.cross_entropy, F.cross_entropy_backward):
+        signed, unsigned = (function(LOGITS[0], np.array(1, kind)) for kind in ("i8", "u8"))
+        assert_array_equal(signed, unsigned)
+
+
+@pytest.mark.parametrize("options", [{"weight": [1.0, 0.0, 2.0]}, {"label_smoothing": 1}])
+def test_gradient_of_a_probability_that_is_nan(options):
+    """Also where it is multiplied by zero: the loss of the row is NaN, and so is its gradient."""
+    target = np.full((2, 3), 1 / 3)
+    target[1, 1] = np.nan
+    logits = np.zeros((2, 3))
+    loss = F.cross_entropy(logits, target, reduction="none", **options)
+    dx = F.cross_entropy_backward(logits, target, reduction="none", **options)
+    assert_array_equal(np.isnan(loss), [False, True])
+    assert_array_equal(np.isnan(dx), [[False] * 3, [True] * 3])
+
+
 @pytest.mark.parametrize("rows", [0, 2])
 def test_no_classes(rows):
     with named("logits"):

@@ -84,7 +84,7 @@ def _class_target(target: Array, rows: tuple[int, ...], shape: tuple[int, ...]) 
     if target.shape != rows:
         raise ValueError(f"target: expected shape {rows}, got {target.shape}")
     if target.dtype == np.uint64:
-        target = np.minimum(target, np.uint64(2**63 - 1))  # as wrong, and an int64
+        target = np.asarray(np.minimum(target, np.uint64(2**63 - 1)))  # as wrong, and an int64
     return contiguous(target, np.dtype(np.int64))
 
 

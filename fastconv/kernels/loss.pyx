@@ -86,13 +86,15 @@ cdef double divisor_of(Job *job) noexcept nogil:
 
 
 cdef inline double term(double a, double b, const real *q, const real *values, Py_ssize_t at) noexcept nogil:
-    """(a + b*q) * value, zero where the first factor is, even if the value is not finite."""
+    """(a + b*q) * value, zero where the first factor is, even if the value is not finite; NULL: all values are one."""
     cdef double t = a if q == NULL else a + b * q[at]
+    if values == NULL:
+        return t
     return 0 if t == 0 else t * values[at]
 
 
 cdef void add_sums(Job *job, const double *a, const double *b, const real *q, const real *values) noexcept nogil:
-    """rows[r] += sum_c (a_c + b_c*q_rc) * values_rc; without q the second summand is zero."""
+    """rows[r] += sum_c (a_c + b_c*q_rc) * values_rc; without q the second summand is zero, without values they are one."""
     cdef Py_ssize_t o, c, i, k, last, at
     cdef double part
     for o in range(job.outer):
@@ -134,13 +136,14 @@ cdef void sum_losses(Job *job, const real *log_p) noexcept nogil:
 cdef void sum_targets(Job *job, const real *q) noexcept nogil:
     """rows[r] = sum_c t_rc; `q` is job.q, or NULL."""
     cdef Py_ssize_t r
-    cdef double whole = total(job.share, job.classes)
-    for r in range(job.count):
-        job.rows[r] = 0 if is_ignored(job, r) else whole
-        if job.target != NULL and not is_ignored(job, r):
-            job.rows[r] += job.rest[job.target[r]]
+    cdef double whole
     if q != NULL:
-        add_sums(job, job.rest, job.rest, <const real *>NULL, q)
+        memset(job.rows, 0, job.count * sizeof(double))
+        add_sums(job, job.share, job.rest, q, <const real *>NULL)
+        return
+    whole = total(job.share, job.classes)
+    for r in range(job.count):
+        job.rows[r] = 0 if is_ignored(job, r) else whole + job.rest[job.target[r]]
 
 
 cdef void subtract_targets(const Job *job, const double *scale, real *dz) noexcept nogil:
