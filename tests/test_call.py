@@ -721,3 +721,22 @@ def test_first_and_later_calls_agree(
         gradients = fastconv.conv2d_backward(dy, *operands, **rest)
         for _ in range(2):
             assert same(gradients, fastconv.conv2d_backward(dy, *operands, **rest))
+
+
+def test_memo_cleared_while_it_is_searched():
+    """Comparing keys may run Python code, during which another thread clears the memo."""
+    memo = Memo(4, 1 << 10)
+
+    class Key:
+        def __hash__(self) -> int:
+            return 1
+
+        def __eq__(self, other: object) -> bool:
+            memo.clear()
+            gc.collect()
+            held = [dict.fromkeys(range(i)) for i in range(64)]  # takes the freed memory
+            return not held
+
+    for _ in range(100):
+        memo.put(Key(), "value", 1)
+        assert memo.get(Key()) is None

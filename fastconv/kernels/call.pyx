@@ -189,7 +189,8 @@ cdef class Memo:
             self.values, self.sizes, self.bytes = {}, {}, 0
 
     def get(self, key):
-        return self.values.get(key)
+        cdef dict values = self.values  # held: comparing keys may run Python code, and `clear` in another thread then
+        return values.get(key)
 
     def put(self, key, value, Py_ssize_t size):
         """Keep `value`, of `size` bytes; one that is larger than everything may be is not kept.
