@@ -221,6 +221,21 @@ def test_epilogue(activation: str | None, winograd: str, dtype: str, isa_row: st
     assert_close(y, reference.conv(x, w, b, activation=activation, **options), scale, winograd)
 
 
+@pytest.mark.parametrize("name", ["small-maps", "deep"])
+def test_weights_packed_by_the_tasks(name: str, winograd: str, dtype: str, isa_row: str) -> None:
+    """Where all tiles are one block: the bits of weights packed beforehand, for want of workspace or by `prepare_conv2d`."""
+    x, w, b, _, options = operands(name, winograd, dtype, reals)
+    x = x[:1]
+    y = fastconv.conv2d(x, w, b, algo=winograd, **options)
+    prepared = fastconv.prepare_conv2d(w, b, algo=winograd, **options)
+    assert np.array_equal(prepared(x), y)
+    for most in (1, 100_000, 1_000_000):
+        for threads in THREADS:
+            with fastconv.threads(threads):
+                again = fastconv.conv2d(x, w, b, algo=winograd, max_workspace=most, **options)
+            assert np.array_equal(again, y)
+
+
 def test_a_depth_of_one(winograd: str, isa_row: str) -> None:
     r = KINDS[winograd][1]
     g = rng(1)

@@ -4,7 +4,8 @@
 A task owns a block of tiles and keeps all that happens to it in its workspace: it packs the block's band a vector of channels
 at a time and transforms it to V[position][channel block][tile][lanes]. Then, for some panels at a time, it multiplies each of
 the alpha^2 positions with the transformed weights to M[position][panel][tile][width] and transforms M back to output pixels.
-Tiles are numbered along the rows of tiles of all images, so that small maps fill a block too.
+Tiles are numbered along the rows of tiles of all images, so that small maps fill a block too. Where all tiles are one block, a
+panel of weights serves one task only, which then transforms it itself, a chain of channels at a time, in its cache.
 
 An infinity, a NaN or an overflow anywhere in a tile would reach outputs that do not depend on it. Sums that are not
 finite are noticed before the epilogue, and the whole call runs again on the direct kernel.
@@ -16,10 +17,12 @@ from libc.string cimport memcpy, memset
 from fastconv.kernels.correlate cimport (
     PACKED_LIMIT,
     Job,
+    Weights,
     activate_rows,
     count_rerun,
     packed_panel,
     panel_bounds,
+    run_panels,
     run_rounds,
     split_panels,
     start_job,
@@ -53,6 +56,8 @@ cdef enum:
     TILES_MAX = 96
     # Output channels of M. V is read again for each group of so many, 64 flops a byte; fewer sums leave L2 to V and more tiles.
     SUMS = 128
+    # Transformed weights that a task packs at a time, of one chain and some panels: they stay in L2 beside V and M.
+    PACKED_BYTES = 160 << 10
     # Bound on V and M of one thread.
     WORKSPACE_LIMIT = 32 << 20
     # A packed band of one vector of channels, which the input transform reads from L1.
@@ -68,25 +73,25 @@ cdef struct Winograd:
     Blocks blocks
     Py_ssize_t m_p                     # elements from position to position of M
     Py_ssize_t m_panels                # panels of M
-    size_t band_bytes, v_bytes
+    size_t band_bytes, v_bytes, m_bytes
+    size_t u_bytes                     # of the weights that a task packs at a time; 0: they are packed beforehand
     Py_ssize_t tap[25]                 # tap[i*r + j]: where the weights keep it
 
 
-cdef void pack_task(void *argument, Py_ssize_t task, char *workspace) noexcept nogil:
-    """Transformed weights of one panel: U[position][channel][width]."""
-    cdef const Winograd *g = <const Winograd *>argument
+cdef void pack_panel(const Winograd *g, Py_ssize_t group, Py_ssize_t panel, Py_ssize_t first, Py_ssize_t channels,
+                     char *workspace) noexcept nogil:
+    """Transformed weights of some channels of one panel: U[position][channel][width]."""
     cdef const Job *job = &g.job
-    cdef Py_ssize_t panels = job.panel1 - job.panel0, item = job.itemsize, lanes = job.kernels.lanes
-    cdef Py_ssize_t group = job.group0 + task // panels, start, size, width, c, t, v, u_p
+    cdef Py_ssize_t item = job.itemsize, lanes = job.kernels.lanes, start, size, width, c, t, v, u_p
     cdef const char *w
     cdef char *taps
     cdef char *to
-    panel_bounds(job, job.panel0 + task % panels, &start, &size, &width)
+    panel_bounds(job, panel, &start, &size, &width)
     to = <char *>packed_panel(job, group, start)
-    w = job.w + (group * job.w_g + start * job.w_o) * item
+    w = job.w + (group * job.w_g + start * job.w_o + first * job.w_c) * item
     taps = workspace + job.w_taps * width * item
     u_p = g.u_rows * width
-    for c in range(job.channels):
+    for c in range(channels):
         job.kernels.transpose(workspace, width, w + c * job.w_c * item, job.w_o, size, job.w_taps, width)
         for t in range(job.w_taps):
             memcpy(taps + t * width * item, workspace + g.tap[t] * width * item, width * item)
@@ -94,7 +99,14 @@ cdef void pack_task(void *argument, Py_ssize_t task, char *workspace) noexcept n
             job.kernels.winograd_weight[g.kind](to + (c * width + v * lanes) * item, u_p,
                                                 taps + v * lanes * item, width)
     for t in range(g.positions):
-        memset(to + (t * u_p + job.channels * width) * item, 0, (u_p - job.channels * width) * item)
+        memset(to + (t * u_p + channels * width) * item, 0, (u_p - channels * width) * item)
+
+
+cdef void pack_task(void *argument, Py_ssize_t task, char *workspace) noexcept nogil:
+    """All channels of one panel."""
+    cdef const Winograd *g = <const Winograd *>argument
+    cdef Py_ssize_t panels = g.job.panel1 - g.job.panel0
+    pack_panel(g, g.job.group0 + task // panels, g.job.panel0 + task % panels, 0, g.job.channels, workspace)
 
 
 cdef void pack_row(const Tiling *g, const char *row, Py_ssize_t channels, Py_ssize_t q, Py_ssize_t count,
@@ -159,9 +171,9 @@ cdef const char *weights_at(const Winograd *g, Py_ssize_t group, Py_ssize_t pane
     return packed_panel(&g.job, group, start) + p * g.u_rows * width * g.job.itemsize
 
 
-cdef void multiply(const Winograd *g, Py_ssize_t group, Py_ssize_t panel0, Py_ssize_t panel1, Py_ssize_t tiles,
-                   const char *v, char *m) noexcept nogil:
-    """M[position] = V[position] U[position] for each panel."""
+cdef void multiply(const Winograd *g, Py_ssize_t group, Py_ssize_t panel0, Py_ssize_t panel1, Py_ssize_t block0,
+                   Py_ssize_t block1, Py_ssize_t tiles, const char *v, char *m) noexcept nogil:
+    """M[position] (+)= V[position] U[position] of the blocks [block0, block1) of channels, for each panel."""
     cdef const Job *job = &g.job
     cdef fc_winograd_tile t
     cdef Py_ssize_t item = job.itemsize, lanes = job.kernels.lanes, p, b, panel, start, size, width, first, j, n, at
@@ -174,12 +186,12 @@ cdef void multiply(const Winograd *g, Py_ssize_t group, Py_ssize_t panel0, Py_ss
             nv = <int>(width // lanes)
             n = (tiles + job.kernels.conv_mr[nv] - 1) // job.kernels.conv_mr[nv]
             t.w = weights_at(g, group, panel, p)
-            b = 0
-            while b < g.channel_blocks:
-                t.blocks = min(g.channel_blocks - b, max(CHAIN // lanes, 1))
+            b = block0
+            while b < block1:
+                t.blocks = min(block1 - b, max(CHAIN // lanes, 1))
                 t.flags = FC_FIRST if b == 0 else 0
                 t.next = <const char *>t.w + t.blocks * lanes * width * item
-                if b + t.blocks == g.channel_blocks:
+                if b + t.blocks == block1:
                     t.next = weights_at(g, group, panel + 1, p) if panel + 1 < panel1 else weights_at(
                         g, group, panel0, p + 1)
                 for j in range(n):
@@ -190,6 +202,22 @@ cdef void multiply(const Winograd *g, Py_ssize_t group, Py_ssize_t panel0, Py_ss
                     job.kernels.winograd_tile[nv][mr](&t)
                 t.w = t.next
                 b += t.blocks
+
+
+cdef void multiply_packing(const Winograd *g, Py_ssize_t group, Py_ssize_t panel0, Py_ssize_t panel1, Py_ssize_t tiles,
+                           const char *v, char *m, char *u) noexcept nogil:
+    """The same of all channels, with weights that are packed here, a chain at a time, and do not leave L2."""
+    cdef Winograd part = g[0]
+    cdef Py_ssize_t lanes = g.job.kernels.lanes, b = 0, stop, panel, first
+    part.job.packed = u
+    part.job.group0, part.job.panel0 = group, panel0
+    while b < g.channel_blocks:
+        stop = min(g.channel_blocks, b + max(CHAIN // lanes, 1))
+        first = b * lanes
+        for panel in range(panel0, panel1):
+            pack_panel(&part, group, panel, first, min(stop * lanes, g.job.channels) - first, u + g.u_bytes)
+        multiply(&part, group, panel0, panel1, b, stop, tiles, v, m)
+        b = stop
 
 
 cdef void transform_output(const Winograd *g, Py_ssize_t group, Py_ssize_t panel0, Py_ssize_t panel1, Py_ssize_t row,
@@ -242,7 +270,10 @@ cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogi
                     workspace, v)
     while panel0 < panel1:
         stop = min(panel0 + g.m_panels, panel1)
-        multiply(g, group, panel0, stop, rows * cols, v, m)
+        if g.u_bytes:
+            multiply_packing(g, group, panel0, stop, rows * cols, v, m, m + g.m_bytes)
+        else:
+            multiply(g, group, panel0, stop, 0, g.channel_blocks, rows * cols, v, m)
         transform_output(g, group, panel0, stop, row, rows, col, cols, m)
         panel0 = stop
 
@@ -305,8 +336,8 @@ def run(int kind, Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, 
     """
     cdef Winograd g
     cdef Job *job = &g.job
-    cdef Py_ssize_t lanes, columns
-    cdef size_t workspace, limit, budget = WORKSPACE_LIMIT
+    cdef Py_ssize_t lanes, columns, rows
+    cdef size_t workspace, limit, column, pack_bytes, budget = WORKSPACE_LIMIT
     memset(&g, 0, sizeof(Winograd))
     start_job(job, lattice, x, w, y, groups, transposed, bias, residual, activation)
     lanes = job.kernels.lanes
@@ -321,6 +352,7 @@ def run(int kind, Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, 
     g.channel_blocks = (job.channels + lanes - 1) // lanes
     g.u_rows = g.channel_blocks * lanes + 1
     job.column = g.positions * g.u_rows * job.itemsize
+    pack_bytes = 2 * job.w_taps * job.panel * job.itemsize
     # transformed weights at a time: they stay in L3 from block to block
     limit = max(<size_t>4 << 20, min(<size_t>PACKED_LIMIT, cache_bytes(3) // 2))
     g.m_panels = min(job.panels, max(<Py_ssize_t>1, SUMS // job.panel))
@@ -342,10 +374,25 @@ def run(int kind, Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, 
     g.tiling.v_p = lines(g.channel_blocks * g.tiling.v_b * job.itemsize) // job.itemsize
     g.m_p = lines(g.blocks.tiles * columns * job.itemsize) // job.itemsize
     g.v_bytes = g.positions * g.tiling.v_p * job.itemsize
-    workspace = g.band_bytes + g.v_bytes + g.positions * g.m_p * job.itemsize
+    g.m_bytes = g.positions * g.m_p * job.itemsize
+    workspace = g.band_bytes + g.v_bytes + g.m_bytes
+    if g.blocks.count == 1 and not isinstance(w, Weights):  # each panel is for one task
+        rows = max(CHAIN, lanes) + 1
+        column = g.positions * rows * job.itemsize
+        g.m_panels = max(<Py_ssize_t>1, min(g.m_panels, <Py_ssize_t>(PACKED_BYTES // (column * job.panel))))
+        g.u_bytes = column * job.panel * g.m_panels
+        if workspace + g.u_bytes + pack_bytes <= budget:
+            g.u_rows, job.column = rows, column
+            workspace += g.u_bytes + pack_bytes
+        else:
+            g.u_bytes = 0
     if threads == 0:
         return workspace
-    run_rounds(job, w, pack_task, 2 * job.w_taps * job.panel * job.itemsize, limit, g.blocks.count, task, workspace, threads)
+    if g.u_bytes:
+        job.group1, job.panel1 = job.groups, job.panels
+        run_panels(job, 1, task, workspace, threads)
+    else:
+        run_rounds(job, w, pack_task, pack_bytes, limit, g.blocks.count, task, workspace, threads)
     if g.nonfinite:
         count_rerun()
         conv_direct.run(lattice, x, w, y, groups, transposed, bias, residual, activation, threads, max_workspace)

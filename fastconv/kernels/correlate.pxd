@@ -83,6 +83,7 @@ cdef int start_job(Job *job, Lattice lattice, object x, object w, object y, Py_s
                    bint transposed, object bias, object residual, int activation) except -1
 cdef void set_phase(const Job *job, Lattice lattice, Py_ssize_t tap, Phase *phase, Py_ssize_t *off)
 cdef void split_panels(const Job *job, Py_ssize_t split, Py_ssize_t *panel0, Py_ssize_t *panel1) noexcept nogil
+cdef int run_panels(Job *job, Py_ssize_t tasks, task_fn task, size_t workspace, int threads) except -1 nogil
 cdef int run_rounds(Job *job, object w, task_fn pack, size_t pack_workspace, size_t limit, Py_ssize_t tasks, task_fn task,
                     size_t workspace, int threads) except -1
 cdef Py_ssize_t set_blocks(Job *job) noexcept

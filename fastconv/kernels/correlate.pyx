@@ -325,6 +325,15 @@ cdef void set_phase(const Job *job, Lattice lattice, Py_ssize_t tap, Phase *phas
         off[tap + i] += shift
 
 
+cdef int run_panels(Job *job, Py_ssize_t tasks, task_fn task, size_t workspace, int threads) except -1 nogil:
+    """The tasks of the groups and panels that the job says, of which there are `tasks` for one step of groups."""
+    cdef Py_ssize_t base = (job.group1 - job.group0 + job.group_step - 1) // job.group_step * tasks
+    job.splits = 1
+    if base < job.tasks * threads:
+        job.splits = max(1, min(job.panel1 - job.panel0, (job.tasks * threads + base - 1) // base))
+    return run_tasks_nogil(task, job, base * job.splits, workspace, threads)
+
+
 cdef int run_rounds(Job *job, object w, task_fn pack, size_t pack_workspace, size_t limit, Py_ssize_t tasks,
                     task_fn task, size_t workspace, int threads) except -1:
     """Pack as many weights as `limit` bytes hold, run all tasks on them, and so on to the last output; Weights are packed once.
@@ -332,7 +341,7 @@ cdef int run_rounds(Job *job, object w, task_fn pack, size_t pack_workspace, siz
     `tasks` is their number for one step of groups and all outputs; job.column the bytes of one packed output.
     """
     cdef size_t group_bytes = job.column * packed_width(job, job.panels)
-    cdef Py_ssize_t groups_at_once = 1, panels_at_once = job.panels, base, i
+    cdef Py_ssize_t groups_at_once = 1, panels_at_once = job.panels, i
     cdef char *all = NULL
     kept = None
     job.packed_group = group_bytes
@@ -367,11 +376,7 @@ cdef int run_rounds(Job *job, object w, task_fn pack, size_t pack_workspace, siz
                         i = (job.group1 - job.group0) * (job.panel1 - job.panel0)
                         run_tasks_nogil(pack, job, i, pack_workspace,
                                         threads if job.packed_group * groups_at_once > PACK_SERIAL else 1)
-                    base = (job.group1 - job.group0 + job.group_step - 1) // job.group_step * tasks
-                    job.splits = 1
-                    if base < job.tasks * threads:
-                        job.splits = max(1, min(job.panel1 - job.panel0, (job.tasks * threads + base - 1) // base))
-                    run_tasks_nogil(task, job, base * job.splits, workspace, threads)
+                    run_panels(job, tasks, task, workspace, threads)
                     job.panel0 = job.panel1
                 job.group0 = job.group1
     finally:
