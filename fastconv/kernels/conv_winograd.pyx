@@ -336,8 +336,8 @@ def run(int kind, Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, 
     """
     cdef Winograd g
     cdef Job *job = &g.job
-    cdef Py_ssize_t lanes, columns, rows
-    cdef size_t workspace, limit, column, pack_bytes, budget = WORKSPACE_LIMIT
+    cdef Py_ssize_t lanes, columns, rows, panels
+    cdef size_t workspace, limit, column, pack_bytes, u_bytes, budget = WORKSPACE_LIMIT
     memset(&g, 0, sizeof(Winograd))
     start_job(job, lattice, x, w, y, groups, transposed, bias, residual, activation)
     lanes = job.kernels.lanes
@@ -379,13 +379,11 @@ def run(int kind, Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, 
     if g.blocks.count == 1 and not isinstance(w, Weights):  # each panel is for one task
         rows = max(CHAIN, lanes) + 1
         column = g.positions * rows * job.itemsize
-        g.m_panels = max(<Py_ssize_t>1, min(g.m_panels, <Py_ssize_t>(PACKED_BYTES // (column * job.panel))))
-        g.u_bytes = column * job.panel * g.m_panels
-        if workspace + g.u_bytes + pack_bytes <= budget:
-            g.u_rows, job.column = rows, column
-            workspace += g.u_bytes + pack_bytes
-        else:
-            g.u_bytes = 0
+        panels = max(<Py_ssize_t>1, min(g.m_panels, <Py_ssize_t>(PACKED_BYTES // (column * job.panel))))
+        u_bytes = column * job.panel * panels
+        if workspace + u_bytes + pack_bytes <= budget:
+            g.u_rows, g.m_panels, g.u_bytes, job.column = rows, panels, u_bytes, column
+            workspace += u_bytes + pack_bytes
     if threads == 0:
         return workspace
     if g.u_bytes:
