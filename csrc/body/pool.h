@@ -60,10 +60,51 @@ static FC_INLINE void FC_FN(pool_columns)(const fc_pool *p, int op, ptrdiff_t od
     }
 }
 
+/* The same for all columns of `rows` neighbours from row (d, h) on: a short loop. Its last vector
+ * overlaps its neighbour; n is VL, or a row that is less. */
+static FC_INLINE void FC_FN(pool_few)(const fc_pool *p, int op, ptrdiff_t d, ptrdiff_t h,
+                                      const int rows, REAL *restrict row, const ptrdiff_t n) {
+    const ptrdiff_t W = p->in[2];
+    const REAL *const x = (const REAL *)p->x + (d * p->in[1] + h) * W;
+    const ptrdiff_t apart = rows > 1 ? p->step[1] * W : 0; /* a step may lead far from the plane */
+    REAL divisor[3];
+#pragma GCC unroll 3
+    for (int r = 0; r < rows; r++) divisor[r] = FC_FN(pool_divisor)(p, op == POOL_SHARES, d, h + r);
+    for (ptrdiff_t w = 0; w < W; w += VL) {
+        if (n == VL && w > W - VL) w = W - VL;
+        V acc = v_set1(FC_FN(pool_neutral)(op));
+#pragma GCC unroll 3
+        for (int r = 0; r < rows; r++) {
+            V v = FC_LOAD(x + r * apart + w, n);
+            if (op == POOL_SHARES) v = FC_FN(pool_divide)(p, v, divisor[r], w, n);
+            acc = op == POOL_MAX && r == 0 ? v : FC_FN(pool_fold)(op, acc, v);
+        }
+        v_store_n(row + w, acc, n);
+    }
+}
+
+/* Few rows as constants; whether they are few. */
+static FC_INLINE int FC_FN(pool_small)(const fc_pool *p, int op, ptrdiff_t od, ptrdiff_t oh,
+                                       REAL *row, const ptrdiff_t n) {
+    const ptrdiff_t d = p->start[0][od], h = p->start[1][oh], step = p->step[1];
+    const ptrdiff_t reach = p->stop[1][oh] - h;
+    if (p->stop[0][od] - d != 1 || reach < 1 || (reach - 1) / step > 2) return 0;
+    if (reach <= step)
+        FC_FN(pool_few)(p, op, d, h, 1, row, n);
+    else if (reach - step <= step)
+        FC_FN(pool_few)(p, op, d, h, 2, row, n);
+    else
+        FC_FN(pool_few)(p, op, d, h, 3, row, n);
+    return 1;
+}
+
 static FC_INLINE void FC_FN(pool_rows)(const fc_pool *p, int op, ptrdiff_t od, ptrdiff_t oh,
                                        REAL *row) {
     const ptrdiff_t W = p->in[2];
     ptrdiff_t w = 0;
+    if (W < VL ? FC_FN(pool_small)(p, op, od, oh, row, W)
+               : FC_FN(pool_small)(p, op, od, oh, row, VL))
+        return;
     for (; w + POOL_NV * VL <= W; w += POOL_NV * VL)
         FC_FN(pool_columns)(p, op, od, oh, row, w, POOL_NV, POOL_NV * VL);
     for (; w + VL <= W; w += VL) FC_FN(pool_columns)(p, op, od, oh, row, w, 1, VL);
@@ -157,32 +198,50 @@ static FC_INLINE void FC_FN(pool_windows)(const fc_pool *p, int op, const REAL *
     }
 }
 
-/* The gradient of windows that form a lattice. Cell w = stride*j + r is tap t of window o where
- * o*stride + t = w + pad: o = j + (pad + r - t)/stride, for the t that make this a whole number. */
-static FC_INLINE void FC_FN(pool_phases)(const fc_pool *p, const int stride, REAL *dx) {
-    const REAL *from[2]; /* the window whose tap t < stride is cell r, and how many such taps */
-    ptrdiff_t count[2];
-    for (int r = 0; r < stride; r++) {
-        const ptrdiff_t t = (p->pad + r) % stride;
-        from[r] = (const REAL *)p->row + p->left + (p->pad + r) / stride;
-        count[r] = (p->taps - t + stride - 1) / stride;
-    }
-    for (ptrdiff_t j = 0; j * stride < p->out[2]; j += VL) {
-        V acc[2] = {v_zero(), v_zero()};
+/* The gradient of windows that form a lattice. Cell w = stride*j + r is tap t + stride*k of window
+ * o - k, where o*stride + t = w + pad and t < stride: o = j + (pad + r - t)/stride. */
+static FC_INLINE void FC_FN(pool_phases)(const fc_pool *p, const int stride, const ptrdiff_t taps,
+                                         REAL *restrict dx) {
+    const ptrdiff_t cells = p->out[2];
+    const int odd = (int)(p->pad % stride);
+    const REAL *from[2];
 #pragma GCC unroll 2
-        for (int r = 0; r < stride; r++)
-            for (ptrdiff_t k = 0; k < count[r]; k++)
-                acc[r] = v_add(acc[r], v_load(from[r] + j - k));
-        if (stride == 2) v_zip(acc[0], acc[1], &acc[0], &acc[1]);
+    for (int t = 0; t < stride; t++)
+        from[t] = (const REAL *)p->row + p->left + (p->pad + (t ^ odd)) / stride;
+    for (ptrdiff_t j = 0; j * stride < cells; j += VL) {
+        V acc[2], cell[2];
+#pragma GCC unroll 2
+        for (int t = 0; t < stride; t++) {
+            acc[t] = t < taps ? v_load(from[t] + j) : v_zero();
+#pragma GCC unroll 2
+            for (ptrdiff_t k = 1; t + stride * k < taps; k++)
+                acc[t] = v_add(acc[t], v_load(from[t] + j - k));
+        }
+        if (stride == 1)
+            cell[0] = acc[0];
+        else if (odd)
+            v_zip(acc[1], acc[0], &cell[0], &cell[1]);
+        else
+            v_zip(acc[0], acc[1], &cell[0], &cell[1]);
 #pragma GCC unroll 2
         for (int r = 0; r < stride; r++) {
-            const ptrdiff_t w = j * stride + r * VL, n = p->out[2] - w;
+            const ptrdiff_t w = j * stride + r * VL, n = cells - w;
             if (n >= VL)
-                v_store(dx + w, acc[r]);
+                v_store(dx + w, cell[r]);
             else if (n > 0)
-                v_store_n(dx + w, acc[r], n);
+                v_store_n(dx + w, cell[r], n);
         }
     }
+}
+
+/* Common numbers of taps as constants. */
+static FC_INLINE void FC_FN(pool_lattice_grad)(const fc_pool *p, const int stride, REAL *dx) {
+    if (p->taps == 2)
+        FC_FN(pool_phases)(p, stride, 2, dx);
+    else if (p->taps == 3)
+        FC_FN(pool_phases)(p, stride, 3, dx);
+    else
+        FC_FN(pool_phases)(p, stride, p->taps, dx);
 }
 
 /* Whether row oh of dx is the same as the one before it. */
@@ -215,9 +274,9 @@ static FC_INLINE void FC_FN(pool_plane)(const fc_pool *p, int op) {
             if (p->stride == 0)
                 FC_FN(pool_windows)(p, op, row, od, oh, y, divisor);
             else if (op == POOL_SHARES && p->stride == 1)
-                FC_FN(pool_phases)(p, 1, y);
+                FC_FN(pool_lattice_grad)(p, 1, y);
             else if (op == POOL_SHARES)
-                FC_FN(pool_phases)(p, 2, y);
+                FC_FN(pool_lattice_grad)(p, 2, y);
             else if (p->stride == 1)
                 FC_FN(pool_lattice)(p, op, 1, od, oh, y, divisor);
             else
