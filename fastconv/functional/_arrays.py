@@ -125,6 +125,12 @@ def deliver(value: Array, out: Array | None, dtype: np.dtype[Any]) -> Array:
     return out
 
 
+def deliver_gradients(results: Sequence[Array | None], dtype: np.dtype[Any]) -> Gradients:
+    """What deliver gives of dx, dw and db; those that are not wanted are None."""
+    dx, dw, db = (None if each is None else deliver(each, None, dtype) for each in results)
+    return dx, dw, db
+
+
 def shape_of(name: str, value: Any) -> tuple[int, ...]:
     """A shape argument as a tuple of sizes >= 0."""
     if not is_sequence(value):

@@ -20,6 +20,7 @@ from fastconv.functional._arrays import (
     common_dtypes,
     contiguous,
     deliver,
+    deliver_gradients,
     needed,
     public,
     result,
@@ -343,11 +344,7 @@ def _conv_backward(
         dx = contiguous(arrange.outer(dx), dtype)
     if arrange.last and dw is not None:
         dw = np.ascontiguousarray(dw.transpose(*range(2, rank + 2), 1, 0))
-    return (
-        None if dx is None else deliver(dx, None, result_dtype),
-        None if dw is None else deliver(dw, None, result_dtype),
-        None if db is None else deliver(db, None, result_dtype),
-    )
+    return deliver_gradients((dx, dw, db), result_dtype)
 
 
 def _gradients(

@@ -17,6 +17,7 @@ from fastconv.functional._arrays import (
     common_dtypes,
     contiguous,
     deliver,
+    deliver_gradients,
     needed,
     result,
     target,
@@ -183,8 +184,7 @@ def linear_backward(
     call = Call(_gradients, arguments, None, results)
     call.apply(arrays, results)
     calls.remember(call, 0, options, given, None, arrays)
-    dx, dw, db = (None if each is None else deliver(each, None, result_dtype) for each in results)
-    return dx, dw, db
+    return deliver_gradients(results, result_dtype)
 
 
 def _gradients(
