@@ -23,7 +23,7 @@ from fastconv.functional._arrays import (
     target,
 )
 from fastconv.functional._calls import again
-from fastconv.kernels import conv_linear, gemm
+from fastconv.kernels import conv_linear, conv_wgrad, gemm
 from fastconv.kernels.call import OPERANDS, RESULTS, TEAM, Call
 from fastconv.kernels.correlate import Weights
 
@@ -204,4 +204,4 @@ def _gradients(
     if dw is not None and dw.size:
         _multiply("linear_dw", dy, True, x.reshape(rows, inputs), dw, precision)
     if db is not None:
-        conv_linear.bias_gradient(dy, db)
+        conv_wgrad.bias_gradient(dy, db, 1)

@@ -9,5 +9,3 @@ Array = np.ndarray[Any, Any]
 # with the number of products before them, a correlate.Run and a correlate.WeightRun
 run: Callable[Concatenate[int, ...], int]
 weight_gradient: Callable[Concatenate[int, ...], int]
-
-def bias_gradient(dy: Array, db: Array) -> None: ...

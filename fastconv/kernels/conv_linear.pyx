@@ -4,19 +4,9 @@
 Forward y[n][o] = x[n] . w[o], input gradient dx = dy @ w, weight gradient dw = dy^T @ x, each over flattened images.
 """
 
-cimport numpy as cnp
-from libc.string cimport memset
-
 from fastconv.kernels.correlate cimport Weights
-from fastconv.kernels.memory cimport address, block_alloc, block_free
 
 from fastconv.kernels import elementwise, gemm
-
-cnp.import_array()
-
-ctypedef fused real:
-    float
-    double
 
 
 cdef matrix(array, rows, columns):
@@ -54,30 +44,3 @@ def weight_gradient(products, lattice, x, dw, dy, groups, threads, max_workspace
     gemm.multiply(dy.reshape(len(dy), -1), True, x.reshape(len(x), -1), False, None, dw.reshape(len(dw), -1), threads,
                   products)
     return gemm.workspace(dw.itemsize, products)
-
-
-cdef void add_rows(const real *dy, Py_ssize_t rows, Py_ssize_t columns, double *sums, real *db) noexcept nogil:
-    cdef Py_ssize_t row, column
-    memset(sums, 0, columns * sizeof(double))
-    for row in range(rows):
-        for column in range(columns):
-            sums[column] += dy[row * columns + column]
-    for column in range(columns):
-        db[column] = <real>sums[column]
-
-
-def bias_gradient(cnp.ndarray dy, db):
-    """db[o] = sum over n of dy[n][o], in float64."""
-    cdef Py_ssize_t rows = cnp.PyArray_DIM(dy, 0), columns = cnp.PyArray_DIM(dy, 1)
-    cdef double *sums = <double *>block_alloc(columns * sizeof(double))
-    cdef char *data = address(dy)
-    cdef char *target = address(db)
-    cdef bint wide = cnp.PyArray_ITEMSIZE(dy) == sizeof(double)
-    if sums == NULL:
-        raise MemoryError("fastconv: no memory for the sums of a bias' gradient")
-    with nogil:
-        if wide:
-            add_rows(<const double *>data, rows, columns, sums, <double *>target)
-        else:
-            add_rows(<const float *>data, rows, columns, sums, <float *>target)
-    block_free(sums)

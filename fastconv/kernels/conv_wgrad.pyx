@@ -517,6 +517,13 @@ def run(int products, Lattice lattice, x, dw, dy, Py_ssize_t groups, int threads
     return workspace
 
 
+ctypedef fused real:
+    float
+    double
+
+cdef enum:
+    BIAS_CHANNELS = 64  # of a task, where dy has one pixel: whole cache lines, and sums in L1
+
 cdef struct BiasJob:
     const fc_kernels *kernels
     const char *dy
@@ -536,12 +543,36 @@ cdef void bias_task(void *argument, Py_ssize_t channel, char *workspace) noexcep
         (<double *>job.db)[channel] = total
 
 
-def bias_gradient(dy, db, int threads):
-    """db[channel] = sum of dy[n][channel][...] over images and pixels; dy contiguous [n][channel][plane]."""
+cdef void add_rows(const BiasJob *job, Py_ssize_t first, Py_ssize_t count, const real *dy, real *db) noexcept nogil:
+    """db of `count` channels from `first` on, for planes of one pixel: rows of dy are read as they lie."""
+    cdef double sums[BIAS_CHANNELS]
+    cdef Py_ssize_t n, c
+    memset(sums, 0, sizeof(sums))
+    for n in range(job.batch):
+        for c in range(count):
+            sums[c] += dy[n * job.channels + first + c]
+    for c in range(count):
+        db[first + c] = <real>sums[c]
+
+
+cdef void bias_rows_task(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
+    cdef const BiasJob *job = <const BiasJob *>argument
+    cdef Py_ssize_t first = number * BIAS_CHANNELS, count = min(<Py_ssize_t>BIAS_CHANNELS, job.channels - first)
+    if job.itemsize == 4:
+        add_rows(job, first, count, <const float *>job.dy, <float *>job.db)
+    else:
+        add_rows(job, first, count, <const double *>job.dy, <double *>job.db)
+
+
+def bias_gradient(cnp.ndarray dy, cnp.ndarray db, int threads):
+    """db[channel] = sum of dy[n][channel][...] over images and pixels; dy contiguous [n][channel][plane] or [n][channel]."""
     cdef BiasJob job
-    job.itemsize = dy.itemsize
+    job.itemsize = cnp.PyArray_ITEMSIZE(dy)
     job.kernels = active_kernels(job.itemsize)
-    job.dy = <const char *>cnp.PyArray_DATA(<cnp.ndarray>dy)
-    job.db = <char *>cnp.PyArray_DATA(<cnp.ndarray>db)
-    job.batch, job.channels, job.plane = dy.shape[0], dy.shape[1], dy.shape[2]
-    run_tasks(bias_task, &job, job.channels, 0, threads)
+    job.dy, job.db = <const char *>cnp.PyArray_DATA(dy), <char *>cnp.PyArray_DATA(db)
+    job.batch, job.channels = cnp.PyArray_DIM(dy, 0), cnp.PyArray_DIM(dy, 1)
+    job.plane = cnp.PyArray_DIM(dy, 2) if cnp.PyArray_NDIM(dy) > 2 else 1
+    if job.plane == 1:
+        run_tasks(bias_rows_task, &job, (job.channels + BIAS_CHANNELS - 1) // BIAS_CHANNELS, 0, threads)
+    else:
+        run_tasks(bias_task, &job, job.channels, 0, threads)
