@@ -5,6 +5,7 @@ import os
 import platform
 import re
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy
@@ -22,6 +23,7 @@ if "-fsanitize" not in os.environ.get("CFLAGS", ""):
     COMMON_FLAGS.append("-g0")
 BASELINE = ["-march=x86-64-v2"] if X86_64 else []
 BASE_FLAGS = COMMON_FLAGS + BASELINE
+CORES = os.cpu_count() or 1
 OPENMP = os.environ.get("FASTCONV_NO_OPENMP", "0") in ("", "0")
 MODEL_AVX512 = os.environ.get("FASTCONV_MODEL_AVX512", "0") not in ("", "0")
 MODEL_MACROS = [("FC_MODEL_AVX512", "1")] if MODEL_AVX512 else []
@@ -49,7 +51,7 @@ class BuildExt(build_ext):
 
     def finalize_options(self) -> None:
         super().finalize_options()
-        self.parallel = self.parallel or os.cpu_count()
+        self.parallel = self.parallel or CORES
 
     def build_extensions(self) -> None:
         if OPENMP:
@@ -61,17 +63,20 @@ class BuildExt(build_ext):
         super().build_extensions()
 
     def isa_objects(self) -> list[str]:
-        objects = []
-        for name, flags in isa_rows():
-            text = " ".join(flags)
-            objects += self.compiler.compile(
-                [f"csrc/isa/{name}.c"],
-                output_dir=self.build_temp,
-                include_dirs=["csrc"],
-                macros=[("FC_ISA_FLAGS", f'"{text}"')],
-                extra_postargs=COMMON_FLAGS + flags,
-            )
-        return objects
+        # most of the time of a build, so all at once: a compiler runs in a process of its own
+        with ThreadPoolExecutor(CORES) as pool:
+            return list(pool.map(self.isa_object, *zip(*isa_rows(), strict=True)))
+
+    def isa_object(self, name: str, flags: list[str]) -> str:
+        text = " ".join(flags)
+        (made,) = self.compiler.compile(
+            [f"csrc/isa/{name}.c"],
+            output_dir=self.build_temp,
+            include_dirs=["csrc"],
+            macros=[("FC_ISA_FLAGS", f'"{text}"')],
+            extra_postargs=COMMON_FLAGS + flags,
+        )
+        return made
 
     def check_openmp(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -107,17 +112,20 @@ def extensions() -> list[Extension]:
     return modules
 
 
-setup(
-    ext_modules=cythonize(
-        extensions(),
-        compiler_directives={
-            "language_level": 3,
-            "boundscheck": False,
-            "wraparound": False,
-            "cdivision": True,
-            "initializedcheck": False,
-            "embedsignature": False,
-        },
-    ),
-    cmdclass={"build_ext": BuildExt},
-)
+# worker processes of cythonize may import this file again
+if __name__ == "__main__":
+    setup(
+        ext_modules=cythonize(
+            extensions(),
+            compiler_directives={
+                "language_level": 3,
+                "boundscheck": False,
+                "wraparound": False,
+                "cdivision": True,
+                "initializedcheck": False,
+                "embedsignature": False,
+            },
+            nthreads=CORES,
+        ),
+        cmdclass={"build_ext": BuildExt},
+    )
