@@ -258,6 +258,7 @@ def traced(
     global _header_printed
     if verbose is None:
         return run()
+    team = 1 if _team.alone() else team
     before = _correlate.reruns()
     start = time.perf_counter()
     value = run()

@@ -648,6 +648,62 @@ def test_calls_inside_a_foreign_parallel_region(tmp_path: Path) -> None:
     assert run_python(FOREIGN, env={"FOREIGN_SO": str(library)}, timeout=60).stdout == "done\n"
 
 
+# ------------------------------------------------------------------------------------ busy machines
+
+RESTS = """
+import os, time
+import fastconv
+from fastconv.kernels import team
+from tests.test_runtime import big_operands
+x, w = big_operands()
+fastconv.set_num_threads(2)
+SECOND, NOW = 10**9, time.monotonic_ns()
+
+def after(start, done, end):
+    team.set_rests(True)
+    team.rest(start, done, end)
+    return team.alone()
+
+def threads_started():
+    before = len(os.listdir("/proc/self/task"))
+    fastconv.conv2d(x, w)
+    return len(os.listdir("/proc/self/task")) - before
+"""
+
+
+@pytest.mark.skipif(not team.openmp()["version"], reason="needs OpenMP")
+def test_callers_rest_after_a_wait_for_a_processor() -> None:
+    """A caller that waited a minute for its team works alone, and no thread is started; then teams are whole again."""
+    code = (
+        RESTS
+        + """
+print(after(NOW, NOW + SECOND, NOW + 60 * SECOND), threads_started())
+team.set_rests(False)
+print(team.alone(), threads_started())
+"""
+    )
+    assert run_python(code).stdout == "True 0\nFalse 1\n"
+
+
+def test_when_callers_rest() -> None:
+    """Not after a wait shorter than a time slice, or than twice the work, nor when they do not; and not for ever."""
+    code = (
+        RESTS
+        + """
+print(after(NOW, NOW, NOW + 900_000), after(NOW, NOW + 30 * SECOND, NOW + 85 * SECOND))
+print(after(NOW - 60 * SECOND, NOW - 50 * SECOND, NOW - 10 * SECOND))
+print(after(NOW - 60 * SECOND, NOW - 59 * SECOND, NOW - 50 * SECOND))
+team.set_rests(False)
+team.rest(NOW, NOW, NOW + 60 * SECOND)
+print(team.alone())
+"""
+    )
+    expected = "False False\nTrue\nFalse\nFalse\n"
+    if not team.openmp()["version"]:
+        expected = expected.replace("False", "True")
+    assert run_python(code).stdout == expected
+
+
 # ---------------------------------------------------------------------------------------- fork
 
 FORK = """

@@ -3,9 +3,13 @@
 
 The team's size is an argument of every call (omp_set_num_threads is per-thread state). Tasks write disjoint outputs or
 numbered slots that are reduced in order, so neither the team's size nor the schedule shows in the result.
+
+A team waits for its last thread. On a busy machine that one may in turn wait for a processor, for as long as hundreds of small
+regions take. After such a wait the caller works alone for a while.
 """
 
-from cython.parallel cimport parallel, prange, threadid
+from cython.parallel cimport parallel, threadid
+from libc.stdint cimport int64_t
 
 from fastconv.kernels.memory cimport block_alloc, block_free
 
@@ -17,16 +21,62 @@ cdef extern from *:
     #else
     static const int fc_has_openmp = 0;
     static int omp_in_parallel(void) { return 0; }
-    static int omp_get_max_threads(void) { return 1; }
     #endif
+    #include <fcntl.h>
+    #include <stdlib.h>
+    #include <time.h>
+    #include <unistd.h>
+
+    static inline Py_ssize_t fc_next(Py_ssize_t *task) { return __atomic_fetch_add(task, 1, __ATOMIC_RELAXED); }
+
+    static inline int64_t fc_now(void)
+    {
+        struct timespec t;
+        clock_gettime(CLOCK_MONOTONIC, &t);
+        return INT64_C(1000000000) * t.tv_sec + t.tv_nsec;
+    }
+
+    /* How long the calling thread was ready to run and did not, since the last time it asked: the second number of schedstat
+     * (Linux, Documentation/scheduler/sched-stats.rst). 0 the first time, and where the system does not tell. */
+    static int64_t fc_delayed(void)
+    {
+        static __thread int64_t before = -1;
+        char text[96] = "", *rest;
+        const int file = open("/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC);
+        if (file < 0)
+            return 0;
+        if (read(file, text, sizeof text - 1) < 0)
+            text[0] = 0;
+        close(file);
+        strtoll(text, &rest, 10);
+        const int64_t now = strtoll(rest, NULL, 10), since = before < 0 ? 0 : now - before;
+        before = now;
+        return since;
+    }
     """
     int fc_has_openmp
     int omp_in_parallel() nogil
-    int omp_get_max_threads() nogil
+    Py_ssize_t fc_next(Py_ssize_t *task) nogil
+    int64_t fc_now() nogil  # nanoseconds
+    int64_t fc_delayed() nogil  # likewise
 
 cdef extern from "<pthread.h>" nogil:
     int pthread_atfork(void (*prepare)() noexcept nogil, void (*parent)() noexcept nogil,
                        void (*child)() noexcept nogil)
+
+cdef enum:
+    # Nanoseconds that count as waiting for a processor, if they are also more than PATIENCE times the rest of a region: time
+    # slices are of a millisecond and more, and the tasks of a region are of about one size.
+    SLICE = 1_000_000
+    PATIENCE = 2
+    # The caller then works alone for so many times as long. While the machine stays busy, no more than a fifth of the time
+    # is lost; a single wait costs two waits more, where two threads are twice as fast as one.
+    REST = 4
+
+# Until when callers work alone. Two threads that write it at once may lose a rest, no more.
+cdef int64_t resting = 0
+# Whether they do: tests want the teams they ask for.
+cdef bint rests = True
 
 # libgomp's worker threads do not survive a fork, and a parallel region in the child would wait for them for ever. Another
 # library may have started them, so every forked child is serial.
@@ -41,9 +91,13 @@ cdef void in_child() noexcept nogil:
 pthread_atfork(NULL, NULL, in_child)
 
 
+cdef bint is_alone() noexcept nogil:
+    return serial_only or fc_has_openmp == 0 or omp_in_parallel() or (resting and fc_now() < resting)
+
+
 cdef int team_size(Py_ssize_t tasks, int threads) noexcept nogil:
-    """Threads a region of `tasks` may use: 1 after a fork and inside someone else's parallel region."""
-    if serial_only or threads <= 1 or tasks <= 1 or fc_has_openmp == 0 or omp_in_parallel():
+    """Threads a region of `tasks` may use: 1 after a fork, inside someone else's parallel region, and while callers rest."""
+    if threads <= 1 or tasks <= 1 or is_alone():
         return 1
     return threads if threads < tasks else <int>tasks
 
@@ -78,11 +132,45 @@ cdef int run_tasks_nogil(task_fn task, void *job, Py_ssize_t count, size_t works
         for i in range(count):
             task(job, i, memory)
     else:
-        with parallel(num_threads=team):
-            for i in prange(count, schedule="dynamic", chunksize=1):
-                task(job, i, memory + stride * threadid())
+        run_team(task, job, count, memory, stride, team)
     block_free(memory)
     return 0
+
+
+cdef void run_team(task_fn task, void *job, Py_ssize_t count, char *memory, size_t stride, int team) noexcept nogil:
+    """Each thread takes the next task until there is none."""
+    cdef Py_ssize_t following = 0, i = 0
+    cdef int64_t start = fc_now()
+    cdef int64_t[1] done = [start]  # of the caller
+    with parallel(num_threads=team):
+        i = fc_next(&following)
+        while i < count:
+            task(job, i, memory + stride * threadid())
+            i = fc_next(&following)
+        if threadid() == 0:
+            done[0] = fc_now()
+    rest(start, done[0], fc_now())
+
+
+cpdef void rest(int64_t start, int64_t done, int64_t end) noexcept nogil:
+    """After a region from `start` to `end` whose caller was `done` with its tasks: whether that was a wait for a processor."""
+    global resting
+    cdef int64_t lost
+    if rests and end - start > SLICE:
+        lost = end - done + min(done - start, fc_delayed())
+        if lost > SLICE and lost > PATIENCE * (end - start - lost):
+            resting = end + REST * lost
+
+
+def set_rests(bint enabled) -> None:
+    """Whether callers work alone for a while after waiting for a processor."""
+    global rests, resting
+    rests, resting = enabled, 0
+
+
+def alone() -> bool:
+    """Whether a caller works alone now, whatever threads are wanted."""
+    return is_alone()
 
 
 def openmp() -> dict:
