@@ -51,7 +51,8 @@ sanitize: $(VENV)/.test ## run the kernels' tests under AddressSanitizer and UBS
 	cd build/sanitize && ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 FASTCONV_CACHE_BYTES=0 \
 	  LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" \
 	  $(abspath $(RUN)) -m pytest -q --capture=sys tests/test_conv.py tests/test_pool.py tests/test_norm.py \
-	  tests/test_activation.py tests/test_dense.py tests/test_shape.py tests/test_split.py -k "not bits and not rounds"
+	  tests/test_activation.py tests/test_dense.py tests/test_shape.py tests/test_split.py tests/test_loss.py \
+	  tests/test_bad_input.py -k "not bits and not rounds"
 
 clean: ## remove what the other targets made
 	rm -rf build dist *.egg-info $(VENV) demo-output bench-output fastconv/kernels/*.so

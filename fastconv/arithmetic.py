@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from fastconv import nn
+from fastconv.nn.pool import _AdaptivePool
 from fastconv.problem import integers, is_sequence, sliding_windows
 
 Sizes = int | tuple[int, ...]
@@ -113,7 +114,7 @@ def receptive_field(layers: nn.Module | Iterable[Any]) -> ReceptiveField:
     return ReceptiveField(tuple(size), tuple(jump))
 
 
-_WHOLE_MAP = (nn.Flatten, nn.Linear, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+_WHOLE_MAP = (nn.Flatten, nn.Linear, _AdaptivePool)
 
 
 def _windows(layers: Iterable[Any]) -> Iterator[tuple[Any, Any, Any]]:

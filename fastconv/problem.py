@@ -276,18 +276,21 @@ def lattice_axis(
     y_step: int,
     y_size: int,
 ) -> LatticeAxis:
-    """Output j reads, at tap k, cell cells[k] + j*step of the (padded) input."""
+    """Output j reads, at tap k, cell cells[k] + j*step of the (padded) input.
+
+    Steps that lead beyond an axis belong to one output alone. They are cut: kernels multiply them, without a check.
+    """
     first = int(cells.min())
     span = int(cells.max()) - first + (out - 1) * step + 1
     return LatticeAxis(
         out=out,
-        step=step,
+        step=min(step, span),
         offsets=cells - first,
         source=source_map(size, first, span, mode),
         span=span,
         size=size,
         y_start=y_start,
-        y_step=y_step,
+        y_step=min(y_step, max(y_size, 1)),
         y_size=y_size,
         inner_start=min(max(-first, 0), span),
         inner_stop=min(max(size - first, 0), span),

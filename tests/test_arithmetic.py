@@ -95,7 +95,7 @@ def test_receptive_field_of_networks():
 
 def test_the_whole_map_ends_the_walk():
     convolution = nn.Conv2d(1, 2, 3)
-    for layer in (nn.Flatten(), nn.AdaptiveAvgPool2d(1), nn.Linear(4, 4)):
+    for layer in (nn.Flatten(), nn.AdaptiveAvgPool2d(1), nn.AdaptiveMaxPool3d(1), nn.Linear(4, 4)):
         model = nn.Sequential(convolution, layer, nn.Conv2d(2, 2, 5))
         assert receptive_field(model).size == (3, 3)
 

@@ -15,6 +15,7 @@ from numpy.testing import assert_array_equal
 
 import fastconv
 from fastconv import reference
+from fastconv.algorithms import GENERAL_NAMES
 from tests import data
 from tests.calls import run_python
 
@@ -187,21 +188,43 @@ def test_huge_integers_are_refused(direction: str, rank: int, name: str, size: i
         assert direction == "forward"
 
 
-@pytest.mark.parametrize("size", HUGE)
-def test_huge_strides_take_the_first_window(rank: int, size: int) -> None:
-    """One window a axis, until the number itself is refused."""
+@pytest.mark.parametrize("size", [2**22, *HUGE])
+@pytest.mark.parametrize("algo", ["auto", *GENERAL_NAMES])
+def test_huge_strides_take_the_first_window(rank: int, size: int, algo: str) -> None:
+    """One window a axis, until the number itself is refused; products of strides overflow before that."""
     if size > 2**62:
         refused("forward", rank, "stride", stride=size)
         return
     first = call("forward", rank)[(..., *(slice(0, 1),) * rank)]
-    y = call("forward", rank, stride=size)
+    y = call("forward", rank, stride=size, algo=algo)
     data.trusted(y)
     assert_array_equal(y, first)
     dy = np.ones_like(y)
     wanted = reference.conv_backward(dy, **good(rank), stride=max(SIZES[rank]) + 2)
-    found = call("backward", rank, dy=dy, stride=size)
+    found = call("backward", rank, dy=dy, stride=size, algo=algo)
     for a, b in zip(found, wanted, strict=True):
         assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("padding", [2**20, 2**30, 2**57])
+@pytest.mark.parametrize("algo", ["auto", *GENERAL_NAMES])
+def test_few_windows_far_apart(algo: str, padding: int) -> None:
+    """Three windows an axis, of which the second has one pixel; or an error, where the algorithm has tables of the padding."""
+    x = np.arange(2.0, 514.0).reshape(1, 2, 16, 16)
+    w = np.ones((2, 1, 1, 1))
+    options = {"padding": padding, "stride": padding + 1, "groups": 2, "algo": algo}
+    try:
+        y = fastconv.conv2d(x, w, **options)
+        dx, dw, db = fastconv.conv2d_backward(y, x, w, **options)
+    except MemoryError:
+        assert algo == "depthwise"
+        return
+    wanted = np.zeros((1, 2, 3, 3))
+    wanted[:, :, 1, 1] = x[:, :, 1, 1]
+    assert_array_equal(y, wanted)
+    assert_array_equal(dx, np.where(np.isin(x, x[:, :, 1, 1]), x, 0))
+    assert_array_equal(dw.ravel(), x[0, :, 1, 1] ** 2)
+    assert_array_equal(db, x[0, :, 1, 1])
 
 
 @pytest.mark.parametrize("mode", ["reflect", "circular"])

@@ -90,6 +90,46 @@ LAYERS = {
         (2, 3, 5, 4),
         lambda m, x: ref.adaptive_avg_pool2d(x, 1),
     ),
+    "max pool 1d": (
+        lambda rng: nn.MaxPool1d(3, 2, 1, dilation=2),
+        (2, 3, 9),
+        lambda m, x: ref.max_pool1d(x, 3, 2, 1, 2),
+    ),
+    "max pool 3d": (
+        lambda rng: nn.MaxPool3d((1, 2, 3), 2),
+        (2, 3, 4, 5, 7),
+        lambda m, x: ref.max_pool3d(x, (1, 2, 3), 2),
+    ),
+    "avg pool 1d": (
+        lambda rng: nn.AvgPool1d(3, 2, ceil_mode=True),
+        (2, 3, 8),
+        lambda m, x: ref.avg_pool1d(x, 3, 2, 0, True),
+    ),
+    "avg pool 3d": (
+        lambda rng: nn.AvgPool3d(2, 1, 1, divisor_override=3),
+        (2, 3, 2, 3, 4),
+        lambda m, x: ref.avg_pool3d(x, 2, 1, 1, divisor_override=3),
+    ),
+    "adaptive max pool 1d": (
+        lambda rng: nn.AdaptiveMaxPool1d(4),
+        (2, 3, 9),
+        lambda m, x: ref.adaptive_max_pool1d(x, 4),
+    ),
+    "adaptive max pool 3d": (
+        lambda rng: nn.AdaptiveMaxPool3d((2, None, 3)),
+        (2, 3, 3, 2, 4),
+        lambda m, x: ref.adaptive_max_pool3d(x, (2, None, 3)),
+    ),
+    "adaptive avg pool 1d": (
+        lambda rng: nn.AdaptiveAvgPool1d(4),
+        (2, 3, 9),
+        lambda m, x: ref.adaptive_avg_pool1d(x, 4),
+    ),
+    "adaptive avg pool 3d": (
+        lambda rng: nn.AdaptiveAvgPool3d(2),
+        (2, 3, 3, 4, 5),
+        lambda m, x: ref.adaptive_avg_pool3d(x, 2),
+    ),
     "batch norm 1d": (
         lambda rng: random_norm(nn.BatchNorm1d(3, dtype=F64), rng),
         (5, 3),
@@ -104,6 +144,11 @@ LAYERS = {
         lambda rng: random_norm(nn.BatchNorm2d(3, eps=1e-3, dtype=F64), rng),
         (2, 3, 4, 5),
         lambda m, x: ref.batch_norm_train(x, m.weight.data, m.bias.data, eps=1e-3)[0],
+    ),
+    "batch norm 3d": (
+        lambda rng: random_norm(nn.BatchNorm3d(3, dtype=F64), rng),
+        (2, 3, 2, 3, 4),
+        lambda m, x: ref.batch_norm_train(x, m.weight.data, m.bias.data)[0],
     ),
     "batch norm 2d, evaluated": (
         lambda rng: random_norm(nn.BatchNorm2d(3, dtype=F64), rng).eval(),
@@ -518,7 +563,7 @@ WINDOWS = {"kernel_size": (0, "3", (3, 3, 3), None), "stride": (0, 1.5, "1")}
                 | {"momentum": ("0.1", np.nan, np.inf), "affine": ("no", None)}
                 | {"track_running_stats": ("no", 3), "dtype": ("i4", "f2", None)},
             )
-            for norm in (nn.BatchNorm1d, nn.BatchNorm2d)
+            for norm in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
         ),
         *(
             (drop, {}, {"p": (-0.1, 1.5, "0.5", np.nan, None), "rng": ("seed", -1)})
@@ -545,6 +590,16 @@ def test_layers_check_their_arguments_when_made(layer, good, bad):
         for value in values:
             with pytest.raises((TypeError, ValueError), match=rf"^{name}: "):
                 layer(**{**good, name: value})
+
+
+@pytest.mark.parametrize("kind", ["MaxPool", "AvgPool", "AdaptiveMaxPool", "AdaptiveAvgPool"])
+def test_a_pooling_takes_as_many_sizes_as_it_has_axes(kind):
+    for rank in (1, 2, 3):
+        layer = getattr(nn, f"{kind}{rank}d")
+        assert layer((2,) * rank)(np.ones((1, 1, *(4,) * rank))).shape == (1, 1, *(2,) * rank)
+        assert f"tuple of {rank}" in layer.__doc__
+        with pytest.raises(ValueError, match=r"^(kernel|output)_size: "):
+            layer((2,) * (rank + 1))
 
 
 def test_layers_take_every_padding_that_conv2d_takes(rng):

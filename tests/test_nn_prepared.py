@@ -24,7 +24,7 @@ from tests.data import Array, reals, rng
 from tests.tolerance import assert_close
 
 CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-NORMS: dict[int, Any] = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d}
+NORMS: dict[int, Any] = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 SHAPES = {1: (2, 3, 13), 2: (2, 3, 9, 10), 3: (2, 3, 5, 6, 7)}
 ACTIVATIONS = {nn.ReLU: ref.relu, nn.Tanh: ref.tanh, nn.Sigmoid: ref.sigmoid}
 

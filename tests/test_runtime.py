@@ -12,9 +12,10 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
@@ -26,7 +27,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 import fastconv
-from fastconv import reference, runtime
+from fastconv import algorithms, reference, runtime
 from fastconv.kernels import isa, team
 from tests import data
 from tests.calls import ROOT, all_calls, refused_import, run_python
@@ -577,6 +578,48 @@ def test_kernels_release_the_gil() -> None:
     quarter = (end - start) / 4
     inside = sum(start + quarter < t < end - quarter for t in ticks)
     assert inside >= 5, f"{inside} of {len(ticks)} ticks in the middle of {end - start:.3f} s"
+
+
+@pytest.mark.parametrize("size", [14, 40])
+@pytest.mark.parametrize(
+    "algo", [n for n in algorithms.NAMES if not n.startswith(("linear", "split"))]
+)
+def test_every_convolution_releases_the_gil(algo: str, size: int) -> None:
+    """Nobody can take the GIL while threads are never switched: another one runs during a call only if that gives it away."""
+    kernel = 5 if algo.endswith("_5") else 3
+    x, w = np.ones((1, 96, size, size), "float32"), np.ones((96, 96, kernel, kernel), "float32")
+    options = {"padding": kernel // 2, "algo": algo}
+    calls = [
+        partial(fastconv.conv2d, x, w, **options),
+        partial(fastconv.conv2d_backward, x, x, w, needs=(True, False, False), **options),
+        partial(fastconv.conv2d_backward, x, x, w, needs=(False, True, False), **options),
+    ]
+    turns = [0]
+    stop = threading.Event()
+
+    def run() -> None:
+        while not stop.is_set():
+            turns[0] += 1
+            time.sleep(0)
+
+    def others_ran(call: Callable[[], Any]) -> bool:
+        before = turns[0]
+        call()
+        return turns[0] > before
+
+    for call in calls:
+        call()  # with what NumPy does to make a plan
+    thread, interval = threading.Thread(target=run), sys.getswitchinterval()
+    sys.setswitchinterval(1000)
+    try:
+        thread.start()
+        with fastconv.threads(1):
+            found = [any(others_ran(call) for _ in range(1000)) for call in calls]
+    finally:
+        stop.set()
+        sys.setswitchinterval(interval)
+        thread.join()
+    assert found == [True] * 3
 
 
 def test_many_threads_at_once_compute_the_same_bits() -> None:

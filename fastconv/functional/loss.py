@@ -99,7 +99,7 @@ def cross_entropy(
     """Cross-entropy of softmax(logits) against the target.
 
     loss_r = -sum_c t_rc * log softmax(logits_r)_c, t = weight_c * ((1 - s)*onehot + s/C) for class targets; "mean" divides the
-    sum by the targets' summed class weights (by N for probability targets).
+    sum by the targets' summed class weights (for probability targets by their number: N times the size of what follows C).
 
     Parameters
     ----------

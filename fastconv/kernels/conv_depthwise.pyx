@@ -8,7 +8,7 @@ leaves in whole rows.
 The weights are packed as if the groups were outputs and the outputs groups: [output][vector of groups][channel][tap][lane].
 """
 
-from libc.stdint cimport int32_t
+from libc.stdint cimport INT32_MAX, int32_t
 from libc.string cimport memset
 
 from fastconv.kernels.correlate cimport (
@@ -73,9 +73,10 @@ cdef void set_band(Job *job, const Py_ssize_t *block) noexcept nogil:
 
 
 cdef Py_ssize_t spread_size(const Job *job, Spread *spread) noexcept nogil:
-    """Cells of the table, whose columns it chooses."""
+    """Cells of the table, whose columns it chooses; more than any memory where padding or dilation reach too far for it."""
     cdef const Axis *w = &job.axis[2]
-    cdef Py_ssize_t span = span_of(w, job.band.block[2])
+    cdef Py_ssize_t span = span_of(w, job.band.block[2]), rows = span_of(&job.axis[1], job.band.block[1])
+    cdef Py_ssize_t most = <Py_ssize_t>1 << 56
     spread.first = 0
     spread.pitch = span
     spread.whole = False
@@ -83,7 +84,9 @@ cdef Py_ssize_t spread_size(const Job *job, Spread *spread) noexcept nogil:
         spread.first = inside(w.inner_start, 0, span)
         spread.pitch = inside(w.inner_stop, 0, span) - spread.first
         spread.whole = spread.pitch == w.size
-    return span_of(&job.axis[1], job.band.block[1]) * spread.pitch
+    if rows > most // max(<Py_ssize_t>1, spread.pitch) or job.band.channel > INT32_MAX // job.kernels.lanes:
+        return most
+    return rows * spread.pitch
 
 
 cdef Py_ssize_t slot_of(const Axis *axis, Py_ssize_t slots, Py_ssize_t phase_size, Py_ssize_t q) noexcept nogil:

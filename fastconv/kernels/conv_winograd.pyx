@@ -388,7 +388,8 @@ def run(int kind, Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, 
         return workspace
     if g.u_bytes:
         job.group1, job.panel1 = job.groups, job.panels
-        run_panels(job, 1, task, workspace, threads)
+        with nogil:
+            run_panels(job, 1, task, workspace, threads)
     else:
         run_rounds(job, w, pack_task, pack_bytes, limit, g.blocks.count, task, workspace, threads)
     if g.nonfinite:

@@ -220,7 +220,9 @@ cdef void fill_lines(const Axis *axis, Py_ssize_t width, Py_ssize_t itemsize, Py
         line += width * itemsize
     if top < bottom:
         copy_padded(&axis[2], itemsize, to + top * width * itemsize, width,
-                    plane + (q_h + top * step + axis[1].inner_shift) * row * itemsize, step * row, bottom - top, q_w, cols, 0)
+                    plane + (q_h + top * step + axis[1].inner_shift) * row * itemsize,
+                    step * row if bottom - top > 1 else 0,  # a step may lead far from the plane
+                    bottom - top, q_w, cols, 0)
 
 
 cdef void choose_block(const Axis *axis, Py_ssize_t channels, Py_ssize_t itemsize, size_t budget,

@@ -35,6 +35,14 @@ cdef struct Job:
     double *part           # partial sums, of `inner` rows
 
 
+cdef Py_ssize_t wrong_class(const Job *job) noexcept nogil:
+    """The first row whose class is none; job.count where there is no such row."""
+    cdef Py_ssize_t r = 0
+    while r < job.count and (job.target[r] == job.ignored or 0 <= job.target[r] < job.classes):
+        r += 1
+    return r
+
+
 cdef int start(Job *job, cnp.ndarray target, weight, double smoothing, int64_t ignored,
                Py_ssize_t outer, Py_ssize_t classes, Py_ssize_t inner) except -1:
     """Check the classes and set all; the caller frees job.weight."""
@@ -48,9 +56,10 @@ cdef int start(Job *job, cnp.ndarray target, weight, double smoothing, int64_t i
         job.q = address(target)
     else:
         job.target = <const int64_t *>address(target)
-        for r in range(job.count):
-            if job.target[r] != ignored and not 0 <= job.target[r] < classes:
-                raise ValueError(f"target: expected classes in [0, {classes}), got {job.target[r]}")
+        with nogil:
+            r = wrong_class(job)
+        if r < job.count:
+            raise ValueError(f"target: expected classes in [0, {classes}), got {job.target[r]}")
     job.weight = <double *>block_alloc((3 * classes + job.count + inner) * sizeof(double))
     if job.weight == NULL:
         raise MemoryError("fastconv: no memory for the sums of rows")

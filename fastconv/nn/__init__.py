@@ -12,16 +12,36 @@ from fastconv.nn.dropout import Dropout, Dropout2d
 from fastconv.nn.linear import Linear
 from fastconv.nn.loss import CrossEntropyLoss
 from fastconv.nn.module import Module, Parameter, Sequential, no_grad
-from fastconv.nn.norm import BatchNorm1d, BatchNorm2d
-from fastconv.nn.pool import AdaptiveAvgPool2d, AdaptiveMaxPool2d, AvgPool2d, MaxPool2d
+from fastconv.nn.norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from fastconv.nn.pool import (
+    AdaptiveAvgPool1d,
+    AdaptiveAvgPool2d,
+    AdaptiveAvgPool3d,
+    AdaptiveMaxPool1d,
+    AdaptiveMaxPool2d,
+    AdaptiveMaxPool3d,
+    AvgPool1d,
+    AvgPool2d,
+    AvgPool3d,
+    MaxPool1d,
+    MaxPool2d,
+    MaxPool3d,
+)
 from fastconv.nn.shape import Flatten
 
 __all__ = [
+    "AdaptiveAvgPool1d",
     "AdaptiveAvgPool2d",
+    "AdaptiveAvgPool3d",
+    "AdaptiveMaxPool1d",
     "AdaptiveMaxPool2d",
+    "AdaptiveMaxPool3d",
+    "AvgPool1d",
     "AvgPool2d",
+    "AvgPool3d",
     "BatchNorm1d",
     "BatchNorm2d",
+    "BatchNorm3d",
     "Conv1d",
     "Conv2d",
     "Conv3d",
@@ -31,7 +51,9 @@ __all__ = [
     "Flatten",
     "Linear",
     "LogSoftmax",
+    "MaxPool1d",
     "MaxPool2d",
+    "MaxPool3d",
     "Module",
     "Parameter",
     "ReLU",

@@ -123,3 +123,8 @@ class BatchNorm1d(_BatchNorm):
 class BatchNorm2d(_BatchNorm):
     __doc__ = f"Batch normalisation of (N, C, H, W).\n\n    {_BatchNorm.__doc__}"
     axes: ClassVar[dict[int, str]] = {4: "(N, C, H, W)"}
+
+
+class BatchNorm3d(_BatchNorm):
+    __doc__ = f"Batch normalisation of (N, C, D, H, W).\n\n    {_BatchNorm.__doc__}"
+    axes: ClassVar[dict[int, str]] = {5: "(N, C, D, H, W)"}

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -12,12 +13,20 @@ from fastconv.nn.module import Array, Module, recording
 from fastconv.problem import adaptive_sizes, flag, pool_divisor, pool_windows
 
 
-class MaxPool2d(Module):
-    """Largest value of every window; see :func:`fastconv.max_pool2d`.
+class _Pool(Module):
+    """A pooling over `rank` axes."""
+
+    rank: ClassVar[int]
+    op: ClassVar[Callable[..., Any]]
+    op_backward: ClassVar[Callable[..., Any]]
+
+
+class _MaxPool(_Pool):
+    """Largest value of every window; see :func:`fastconv.max_pool{rank}d`.
 
     Parameters
     ----------
-    kernel_size, stride, padding, dilation : int or tuple of 2
+    kernel_size, stride, padding, dilation : int or tuple of {rank}
         `stride` is `kernel_size` by default.
     ceil_mode : bool
         Whether a last window may hang over the end.
@@ -33,7 +42,7 @@ class MaxPool2d(Module):
         dilation: Any = 1,
         ceil_mode: bool = False,
     ) -> None:
-        pool_windows(2, kernel_size, stride, padding, dilation)
+        pool_windows(self.rank, kernel_size, stride, padding, dilation)
         self.kernel_size = kernel_size
         self.stride = kernel_size if stride is None else stride
         self.padding = padding
@@ -43,14 +52,14 @@ class MaxPool2d(Module):
     def forward(self, x: Any) -> Array:
         if not recording():
             self._keep()
-            return F.max_pool2d(x, **self._options())  # type: ignore[no-any-return]
-        y, indices = F.max_pool2d(x, return_indices=True, **self._options())
+            return type(self).op(x, **self._options())  # type: ignore[no-any-return]
+        y, indices = type(self).op(x, return_indices=True, **self._options())
         self._keep(indices, np.shape(x))
         return y  # type: ignore[no-any-return]
 
     def backward(self, dy: Any, needs_dx: bool = True) -> Array | None:
         indices, x_shape = self._take()
-        return F.max_pool2d_backward(dy, indices, x_shape, **self._options()) if needs_dx else None
+        return type(self).op_backward(dy, indices, x_shape, **self._options()) if needs_dx else None
 
     def extra_repr(self) -> str:
         return (
@@ -59,12 +68,12 @@ class MaxPool2d(Module):
         )
 
 
-class AvgPool2d(Module):
-    """Average of every window; see :func:`fastconv.avg_pool2d`.
+class _AvgPool(_Pool):
+    """Average of every window; see :func:`fastconv.avg_pool{rank}d`.
 
     Parameters
     ----------
-    kernel_size, stride, padding : int or tuple of 2
+    kernel_size, stride, padding : int or tuple of {rank}
         `stride` is `kernel_size` by default.
     ceil_mode : bool
         Whether a last window may hang over the end.
@@ -87,7 +96,7 @@ class AvgPool2d(Module):
         count_include_pad: bool = True,
         divisor_override: int | None = None,
     ) -> None:
-        pool_windows(2, kernel_size, stride, padding, 1)
+        pool_windows(self.rank, kernel_size, stride, padding, 1)
         self.kernel_size = kernel_size
         self.stride = kernel_size if stride is None else stride
         self.padding = padding
@@ -96,61 +105,145 @@ class AvgPool2d(Module):
         self.divisor_override = pool_divisor(divisor_override)
 
     def forward(self, x: Any) -> Array:
-        y: Array = F.avg_pool2d(x, **self._options())
+        y: Array = type(self).op(x, **self._options())
         self._keep(np.shape(x))
         return y
 
     def backward(self, dy: Any, needs_dx: bool = True) -> Array | None:
         (x_shape,) = self._take()
-        return F.avg_pool2d_backward(dy, x_shape, **self._options()) if needs_dx else None
+        return type(self).op_backward(dy, x_shape, **self._options()) if needs_dx else None
 
     def extra_repr(self) -> str:
         return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
 
 
-class _AdaptivePool2d(Module):
+class _AdaptivePool(_Pool):
     def __init__(self, output_size: Any) -> None:
-        adaptive_sizes(2, output_size)
+        adaptive_sizes(self.rank, output_size)
         self.output_size = output_size
 
     def extra_repr(self) -> str:
         return f"output_size={self.output_size}"
 
 
-class AdaptiveMaxPool2d(_AdaptivePool2d):
-    """Largest values of windows that tile the input; ``AdaptiveMaxPool2d(1)`` is global pooling.
+class _AdaptiveMaxPool(_AdaptivePool):
+    """Largest values of windows that tile the input; ``AdaptiveMaxPool{rank}d(1)`` is global pooling.
 
     Parameters
     ----------
-    output_size : int, or tuple of 2 with None for the input's size
+    output_size : int, or tuple of {rank} with None for the input's size
     """
 
     def forward(self, x: Any) -> Array:
         if not recording():
             self._keep()
-            return F.adaptive_max_pool2d(x, self.output_size)  # type: ignore[no-any-return]
-        y, indices = F.adaptive_max_pool2d(x, self.output_size, return_indices=True)
+            return type(self).op(x, self.output_size)  # type: ignore[no-any-return]
+        y, indices = type(self).op(x, self.output_size, return_indices=True)
         self._keep(indices, np.shape(x))
         return y  # type: ignore[no-any-return]
 
     def backward(self, dy: Any, needs_dx: bool = True) -> Array | None:
         indices, x_shape = self._take()
-        return F.adaptive_max_pool2d_backward(dy, indices, x_shape) if needs_dx else None
+        return type(self).op_backward(dy, indices, x_shape) if needs_dx else None
 
 
-class AdaptiveAvgPool2d(_AdaptivePool2d):
-    """Averages of windows that tile the input; ``AdaptiveAvgPool2d(1)`` is global pooling.
+class _AdaptiveAvgPool(_AdaptivePool):
+    """Averages of windows that tile the input; ``AdaptiveAvgPool{rank}d(1)`` is global pooling.
 
     Parameters
     ----------
-    output_size : int, or tuple of 2 with None for the input's size
+    output_size : int, or tuple of {rank} with None for the input's size
     """
 
     def forward(self, x: Any) -> Array:
-        y: Array = F.adaptive_avg_pool2d(x, self.output_size)
+        y: Array = type(self).op(x, self.output_size)
         self._keep(np.shape(x))
         return y
 
     def backward(self, dy: Any, needs_dx: bool = True) -> Array | None:
         (x_shape,) = self._take()
-        return F.adaptive_avg_pool2d_backward(dy, x_shape) if needs_dx else None
+        return type(self).op_backward(dy, x_shape) if needs_dx else None
+
+
+class MaxPool1d(_MaxPool):
+    __doc__ = (_MaxPool.__doc__ or "").format(rank=1)
+    rank = 1
+    op = staticmethod(F.max_pool1d)
+    op_backward = staticmethod(F.max_pool1d_backward)
+
+
+class MaxPool2d(_MaxPool):
+    __doc__ = (_MaxPool.__doc__ or "").format(rank=2)
+    rank = 2
+    op = staticmethod(F.max_pool2d)
+    op_backward = staticmethod(F.max_pool2d_backward)
+
+
+class MaxPool3d(_MaxPool):
+    __doc__ = (_MaxPool.__doc__ or "").format(rank=3)
+    rank = 3
+    op = staticmethod(F.max_pool3d)
+    op_backward = staticmethod(F.max_pool3d_backward)
+
+
+class AvgPool1d(_AvgPool):
+    __doc__ = (_AvgPool.__doc__ or "").format(rank=1)
+    rank = 1
+    op = staticmethod(F.avg_pool1d)
+    op_backward = staticmethod(F.avg_pool1d_backward)
+
+
+class AvgPool2d(_AvgPool):
+    __doc__ = (_AvgPool.__doc__ or "").format(rank=2)
+    rank = 2
+    op = staticmethod(F.avg_pool2d)
+    op_backward = staticmethod(F.avg_pool2d_backward)
+
+
+class AvgPool3d(_AvgPool):
+    __doc__ = (_AvgPool.__doc__ or "").format(rank=3)
+    rank = 3
+    op = staticmethod(F.avg_pool3d)
+    op_backward = staticmethod(F.avg_pool3d_backward)
+
+
+class AdaptiveMaxPool1d(_AdaptiveMaxPool):
+    __doc__ = (_AdaptiveMaxPool.__doc__ or "").format(rank=1)
+    rank = 1
+    op = staticmethod(F.adaptive_max_pool1d)
+    op_backward = staticmethod(F.adaptive_max_pool1d_backward)
+
+
+class AdaptiveMaxPool2d(_AdaptiveMaxPool):
+    __doc__ = (_AdaptiveMaxPool.__doc__ or "").format(rank=2)
+    rank = 2
+    op = staticmethod(F.adaptive_max_pool2d)
+    op_backward = staticmethod(F.adaptive_max_pool2d_backward)
+
+
+class AdaptiveMaxPool3d(_AdaptiveMaxPool):
+    __doc__ = (_AdaptiveMaxPool.__doc__ or "").format(rank=3)
+    rank = 3
+    op = staticmethod(F.adaptive_max_pool3d)
+    op_backward = staticmethod(F.adaptive_max_pool3d_backward)
+
+
+class AdaptiveAvgPool1d(_AdaptiveAvgPool):
+    __doc__ = (_AdaptiveAvgPool.__doc__ or "").format(rank=1)
+    rank = 1
+    op = staticmethod(F.adaptive_avg_pool1d)
+    op_backward = staticmethod(F.adaptive_avg_pool1d_backward)
+
+
+class AdaptiveAvgPool2d(_AdaptiveAvgPool):
+    __doc__ = (_AdaptiveAvgPool.__doc__ or "").format(rank=2)
+    rank = 2
+    op = staticmethod(F.adaptive_avg_pool2d)
+    op_backward = staticmethod(F.adaptive_avg_pool2d_backward)
+
+
+class AdaptiveAvgPool3d(_AdaptiveAvgPool):
+    __doc__ = (_AdaptiveAvgPool.__doc__ or "").format(rank=3)
+    rank = 3
+    op = staticmethod(F.adaptive_avg_pool3d)
+    op_backward = staticmethod(F.adaptive_avg_pool3d_backward)
