@@ -41,7 +41,8 @@ typedef struct {
 /*
  * conv_tile[nv][mr]: oc-vectorised direct convolution of mr neighbouring pixels.
  *   sums[p*s_px + o] (+)= sum_c sum_t x[c*x_c + off[t] + p] * w[(c*taps + t)*NR + o]
- * NR = nv*lanes; with `add` the sums are added to, else they are written.
+ * NR = nv*lanes; with `add` the sums are added to, else they are written. The pixels p >= mr/2 are
+ * x_jump and s_jump further on: on the next row, or 0.
  *
  * conv_store: y[o*y_oc + r*y_row + p] = act(sums[r*s_row + p*s_px + o] + bias[o] + residual)
  */
@@ -52,7 +53,7 @@ typedef struct {
     void *sums;
     const void *next; /* next_bytes of weights that later tiles will read: to be fetched */
     ptrdiff_t next_bytes;
-    ptrdiff_t x_c, channels, taps, s_px;
+    ptrdiff_t x_c, channels, taps, s_px, x_jump, s_jump;
     int add;
 } fc_conv_tile;
 

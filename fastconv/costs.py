@@ -9,7 +9,7 @@ lanes. It looks at the problem and the row alone, never at the number of threads
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, get_args
@@ -201,15 +201,27 @@ def _rows(shape: Shape, merged: bool) -> tuple[int, int]:
     return (planes, height * width) if merged else (planes * height, width)
 
 
+def _row_tiles(height: int, cols: int, most: int) -> Iterator[tuple[int, float]]:
+    """The tiles of the rows of a plane: how many of how many pixels. As conv_direct.sum_phase: two rows share a tile where
+    that saves one."""
+    half, tiles = min(cols, most // 2), max(1, math.ceil(cols / most))
+    rest = math.ceil((cols - half) / most)
+    pairs = height // 2 if 2 * rest + 1 < 2 * tiles else 0
+    yield pairs, 2 * half
+    yield 2 * pairs * rest, (cols - half) / max(1, rest)
+    yield (height - 2 * pairs) * tiles, cols / tiles
+
+
 def _direct(shape: Shape) -> Counts:
     lanes, most = isa.lanes(shape.itemsize), isa.tiles(shape.itemsize)["conv"]
+    planes = shape.images * shape.size[0]
     rows, cols = _rows(shape, shape.halo == (0, 0, 0))
     vectors = math.ceil(shape.outputs / lanes)
     slots, calls = 0.0, 0
     for nv, panels in ((2, vectors // 2), (1, vectors % 2)):
-        tiles = max(1, math.ceil(cols / most[nv]))
-        slots += panels * rows * tiles * max(LATENCY, nv * cols / tiles)
-        calls += panels * rows * tiles
+        for tiles, pixels in _row_tiles(rows // max(1, planes), cols, most[nv]):
+            slots += panels * planes * tiles * max(LATENCY, nv * pixels)
+            calls += panels * planes * tiles
     lines, width = _rows(shape, math.prod(shape.spread) == 1)
     lines *= min(shape.kernel[1], shape.spread[1])
     runs = shape.groups * shape.runs

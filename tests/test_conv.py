@@ -394,6 +394,20 @@ def test_direct_panels_in_groups(stride: int, dtype: str, isa_row: str) -> None:
     assert_gradients(gradients, reference.conv_backward(dy, x, w, **options))
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_direct_rows_share_tiles(stride: int, dtype: str, isa_row: str) -> None:
+    """Rows of every length about the tiles, an odd number of them, panels of one and two vectors, several chains."""
+    g = rng(17)
+    for width in range(1, 31):
+        x, w = integers(g, (1, 30, 3, width), dtype), integers(g, (41, 30, 3, 3), dtype, 2)
+        options: dict[str, Any] = {"stride": (1, stride), "padding": 1}
+        y = reference.conv(x, w, **options)
+        assert np.array_equal(fastconv.conv2d(x, w, algo="direct", **options), y), width
+        dy = integers(g, y.shape, dtype, 2)
+        dx = fastconv.conv2d_backward(dy, x, w, algo="direct", **options)[0]
+        assert np.array_equal(dx, reference.conv_backward(dy, x, w, **options)[0]), width
+
+
 def test_weights_in_several_rounds() -> None:
     """Weights beyond the packing limit (24 MiB) are packed and used in rounds."""
     g = rng(12)

@@ -45,6 +45,15 @@ def test_constants_are_of_what_is_counted() -> None:
             assert constants.keys() <= counted[name]
 
 
+def test_rows_that_share_tiles() -> None:
+    """Three pairs of rows of 7 and one row by itself; with the latency of each tile's accumulators."""
+    shape = costs.shape_of(problem((1, 8, 7, 7), (2 * isa.lanes(4), 8, 3, 3), 1, 1))
+    most = isa.tiles(4)["conv"][2]
+    pixels = {5: 3 * (5 + 4 + 5) + 2 * 4, 6: 3 * (4 + 6 + 4) + 2 * 4, 14: 3 * 14 + 7}[most]
+    assert costs.count("direct", shape)["fma"] == 9 * 8 * 2 * pixels
+    assert costs.count("direct", shape)["tiles"] == {5: 11, 6: 11, 14: 4}[most]
+
+
 def test_prepared_weights_cost_nothing() -> None:
     """One image of 7x7: F(4, 3) pays for its weights only where they are packed beforehand."""
     p = problem((1, 512, 7, 7), (512, 512, 3, 3), 1, 1)

@@ -5,6 +5,9 @@
  *   for c < channels: for t < taps: for p < mr:
  *     acc[p][0:NR] += x[c*x_c + off[t] + p] * w[c][t][0:NR]
  *
+ * Where rows are short, the second half of a tile lies on the next row: a few accumulators alone
+ * would wait for their own latency.
+ *
  * Tile: mr pixels x NR = nv*VL output channels. Limits: mr*nv accumulators + nv weights + 1
  * broadcast must fit the register file: FC_CONV_MR_1 and FC_CONV_MR_2 of the row's file.
  *
@@ -69,6 +72,7 @@ static FC_INLINE void FC_FN(conv_tile_body)(const fc_conv_tile *t, const int mr,
     const REAL *x = t->x, *w = t->w;
     const ptrdiff_t *const off = t->off;
     const ptrdiff_t taps = t->taps, x_c = t->x_c, s_px = t->s_px;
+    const ptrdiff_t x_jump = t->x_jump, s_jump = t->s_jump;
     const int add = t->add;
     REAL *const sums = t->sums;
     for (ptrdiff_t i = 0; i < t->next_bytes; i += 64) FC_PREFETCH_L2((const char *)t->next + i);
@@ -78,14 +82,15 @@ static FC_INLINE void FC_FN(conv_tile_body)(const fc_conv_tile *t, const int mr,
         for (int v = 0; v < nv; v++) acc[p][v] = v_zero();
     for (ptrdiff_t c = t->channels; c > 0; c--) {
         for (ptrdiff_t k = 0; k < taps; k++) {
-            const REAL *xs = x + off[k];
+            const REAL *xs = x + off[k], *next = xs + x_jump;
             FC_OPAQUE(xs);
+            FC_OPAQUE(next);
             V b[FC_NV_MAX];
 #pragma GCC unroll 2
             for (int v = 0; v < nv; v++) b[v] = v_load(w + v * VL);
 #pragma GCC unroll 14
             for (int p = 0; p < mr; p++) {
-                const V a = v_set1(xs[p]);
+                const V a = v_set1(p < mr / 2 ? xs[p] : next[p]);
 #pragma GCC unroll 2
                 for (int v = 0; v < nv; v++) acc[p][v] = v_fma(a, b[v], acc[p][v]);
             }
@@ -97,7 +102,7 @@ static FC_INLINE void FC_FN(conv_tile_body)(const fc_conv_tile *t, const int mr,
     for (int p = 0; p < mr; p++)
 #pragma GCC unroll 2
         for (int v = 0; v < nv; v++) {
-            REAL *const at = sums + p * s_px + v * VL;
+            REAL *const at = sums + p * s_px + (p < mr / 2 ? 0 : s_jump) + v * VL;
             v_store(at, add ? v_add(v_load(at), acc[p][v]) : acc[p][v]);
         }
 }

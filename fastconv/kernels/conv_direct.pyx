@@ -54,6 +54,19 @@ cdef struct Direct:
     Py_ssize_t sums_bytes, panels  # of the sums of one panel; panels that are summed together
 
 
+cdef void run_tiles(const Job *job, fc_conv_tile *tile, int nv, const char *x, char *sums, Py_ssize_t cols,
+                    Py_ssize_t tiles) noexcept nogil:
+    """`tiles` tiles of about equal sizes on the `cols` pixels from x on."""
+    cdef Py_ssize_t j, first, last = 0
+    for j in range(tiles):
+        first = last
+        last = (j + 1) * cols // tiles
+        tile.x = x + first * job.itemsize
+        tile.sums = sums + first * tile.s_px * job.itemsize
+        job.kernels.conv_tile[nv][last - first](tile)
+        tile.next = <const char *>tile.next + tile.next_bytes
+
+
 cdef void sum_phase(const Direct *direct, const Phase *phase, const Py_ssize_t *count, Py_ssize_t group,
                     Py_ssize_t panel0, Py_ssize_t panel1, const char *band, char *sums) noexcept nogil:
     """Some panels of the `count` outputs of a phase, to their places in the rows of y."""
@@ -61,8 +74,9 @@ cdef void sum_phase(const Direct *direct, const Phase *phase, const Py_ssize_t *
     cdef fc_conv_tile tile
     cdef Py_ssize_t item = job.itemsize, step = direct.spread * direct.s_px
     cdef Py_ssize_t row = job.band.block[2] * step, rows = count[1], cols = count[2]
-    cdef Py_ssize_t block = max(1, CHAIN // phase.taps), c = 0, d, r, j, first, pixels, tiles, panel, start, size, width
-    cdef const char *to
+    cdef Py_ssize_t block = max(1, CHAIN // phase.taps), c = 0, d, r, most, half, rest, pairs, tiles, panel, start, size, width
+    cdef const char *x
+    cdef char *to
     cdef int nv
     if cols == job.band.width:  # no halo: rows follow one another in the band as well
         cols *= rows
@@ -71,14 +85,19 @@ cdef void sum_phase(const Direct *direct, const Phase *phase, const Py_ssize_t *
     tile.taps = phase.taps
     tile.x_c = job.band.channel
     tile.s_px = step
+    tile.x_jump = tile.s_jump = 0
     while c < job.channels:
         tile.channels = min(block, job.channels - c)
         tile.add = c > 0
         for panel in range(panel0, panel1):
             panel_bounds(job, panel, &start, &size, &width)
             nv = <int>(width // job.kernels.lanes)
-            tiles = (cols + job.kernels.conv_mr[nv] - 1) // job.kernels.conv_mr[nv]
-            to = sums + (panel - panel0) * direct.sums_bytes
+            # one tile has the end of a row and the start of the next one, where two rows then take a tile less
+            most = job.kernels.conv_mr[nv]
+            half = min(cols, most // 2)
+            rest = (cols - half + most - 1) // most
+            tiles = (cols + most - 1) // most
+            pairs = rows // 2 if 2 * rest + 1 < 2 * tiles else 0
             tile.w = packed_panel(job, group, start) + packed_term(job, c, phase.tap, phase.taps) * width * item
             # the tiles of this block of channels share the fetching of the next weights out among them
             tile.next_bytes = tile.channels * phase.taps * width * item
@@ -86,17 +105,23 @@ cdef void sum_phase(const Direct *direct, const Phase *phase, const Py_ssize_t *
                 job.panel * job.column if panel + 1 < panel1 else
                 tile.next_bytes - (panel1 - 1 - panel0) * job.panel * job.column if c + block < job.channels else
                 tile.next_bytes)
-            tile.next_bytes //= count[0] * rows * tiles
+            tile.next_bytes //= count[0] * (pairs * (2 * rest + 1) + (rows - 2 * pairs) * tiles)
             for d in range(count[0]):
                 for r in range(rows):
-                    for j in range(tiles):
-                        first = j * cols // tiles
-                        pixels = (j + 1) * cols // tiles - first
-                        tile.x = band + (
-                            c * job.band.channel + (d * job.band.rows + r) * job.band.width + first) * item
-                        tile.sums = to + ((d * job.band.block[1] + r) * row + first * step) * item
-                        job.kernels.conv_tile[nv][pixels](&tile)
-                        tile.next = <const char *>tile.next + tile.next_bytes
+                    x = band + (c * job.band.channel + (d * job.band.rows + r) * job.band.width) * item
+                    to = sums + ((panel - panel0) * direct.sums_bytes + (d * job.band.block[1] + r) * row * item)
+                    if r >= 2 * pairs:
+                        run_tiles(job, &tile, nv, x, to, cols, tiles)
+                        continue
+                    if r % 2:
+                        x += half * item
+                        to += half * step * item
+                    run_tiles(job, &tile, nv, x, to, cols - half, rest)
+                    if r % 2 == 0:
+                        tile.x_jump = job.band.width - cols
+                        tile.s_jump = row - cols * step
+                        run_tiles(job, &tile, nv, x + (cols - half) * item, to + (cols - half) * step * item, 2 * half, 1)
+                        tile.x_jump = tile.s_jump = 0
         c += block
 
 
