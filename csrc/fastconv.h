@@ -278,7 +278,8 @@ typedef struct {
     void *row;
     ptrdiff_t width, left, rows, block;
     /* Or several planes, one after the other in memory and at most `lanes`, are pooled together; 0:
-     * one is. Then scratch is `lanes` times the cells and twice the windows of a plane. */
+     * one is. Then scratch is `lanes` times the cells and the windows of a plane, and as many as
+     * the larger of its windows and its row of cells. */
     ptrdiff_t planes;
 } fc_pool;
 
@@ -359,6 +360,9 @@ typedef struct {
     fc_softmax_columns_fn softmax_columns_backward, log_softmax_columns_backward;
 
     fc_pool_fn pool_max, pool_avg, pool_avg_backward;
+    /* The same averages of p->planes planes, any number, of which each is one row and one window;
+     * without scratch. */
+    fc_pool_fn pool_mean, pool_mean_backward;
 
     double (*sum)(const void *x, ptrdiff_t n);
     int (*finite)(const void *x, ptrdiff_t n); /* whether all are; their sum may not be */

@@ -306,6 +306,31 @@ def test_special_values_in_rows(isa_row, dtype, name, special):
     assert_array_equal(fast(name)(all_of_it), slow(name)(all_of_it))
 
 
+@pytest.mark.parametrize("length", [10, 64, 70, 1000, 2500], ids=str)
+@pytest.mark.parametrize("name", ROWS)
+def test_each_row_by_itself(isa_row, dtype, name, length):
+    """Rows go through the passes together, and their last group is not full: each as if it were alone."""
+    function = getattr(F, name)
+    x = rng(3).normal(0, 9, (67, length)).astype(dtype)
+    x[5, 3], x[33, 0], x[40, -1] = np.nan, np.inf, -np.inf
+    x[66] = -np.inf
+    y = by_teams(lambda: function(x))
+    for row, result in zip(x, y, strict=True):
+        same_bytes(function(row), result)
+    bad = np.isnan(y).all(1)
+    assert_array_equal(np.flatnonzero(bad), [5, 33, 66])
+    assert not np.isnan(y[~bad]).any()
+
+
+def test_gradient_of_what_is_no_log_softmax(isa_row, dtype):
+    """Any y may come: exp overflows to infinity as it should."""
+    y = np.array([[0, 60, 1e3, 1e30, np.inf] * 9], dtype)
+    with np.errstate(over="ignore"):
+        wanted = 1 - np.exp(y) * y.size
+    got = F.log_softmax_backward(np.ones_like(y), y)
+    np.testing.assert_allclose(got, wanted, rtol=20 * np.finfo(dtype).eps)
+
+
 @pytest.mark.parametrize("name", ROWS)
 def test_rows_do_not_overflow(isa_row, dtype, name):
     x = np.array([[1000, 999, -1000], [-1e30, -1e30, 0], [1e30, 1e30, 0]], dtype)

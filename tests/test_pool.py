@@ -247,7 +247,7 @@ DILATED_ROWS = {"kernel_size": (3, 2), "stride": 1, "padding": 1, "dilation": (2
 def test_planes_together_and_rows_in_blocks(isa_row, dtype, options, size):
     """Small planes go through together, rows of windows in blocks: each plane as if it were alone, NaNs or none."""
     x = integers(rng(6), (3, 7, size, size), dtype, 3)
-    for special in (None, -0.0, np.nan):
+    for special in (None, -0.0, -np.inf, np.inf, np.nan):
         if special is not None:
             x[rng(7).random(x.shape) < 0.02] = special
         y, index = max_both_ways(2, x, **options)
@@ -256,6 +256,43 @@ def test_planes_together_and_rows_in_blocks(isa_row, dtype, options, size):
         assert_array_equal(index, wanted[1])
         for n, c in ((0, 0), (1, 3), (2, 6)):
             same_bytes(F.max_pool2d(x[n : n + 1, c : c + 1], **options), y[n : n + 1, c : c + 1])
+
+
+@pytest.mark.parametrize("size", [7, 14, 16], ids=str)
+@pytest.mark.parametrize("options", AVG_OPTIONS, ids=str)
+def test_average_planes_together(isa_row, dtype, options, size):
+    """Each plane as if it were alone, forward and backward."""
+    x = reals(rng(6), (3, 7, size, size), dtype)
+    y = F.avg_pool2d(x, **options)
+    dy = reals(rng(7), y.shape, dtype)
+    dx = F.avg_pool2d_backward(dy, x.shape, **options)
+    wanted, scale = (ref.avg_pool2d(a, **options) for a in (x, np.abs(x)))
+    assert_close(y, wanted, scale, "elementwise")
+    wanted, scale = (ref.avg_pool2d_backward(a, x.shape, **options) for a in (dy, np.abs(dy)))
+    assert_close(dx, wanted, scale, "elementwise")
+    for n, c in ((0, 0), (1, 3), (2, 6)):
+        one = (slice(n, n + 1), slice(c, c + 1))
+        same_bytes(F.avg_pool2d(x[one], **options), y[one])
+        same_bytes(F.avg_pool2d_backward(dy[one], x[one].shape, **options), dx[one])
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 3), (7, 7), (4, 8), (32, 32), (25, 41)], ids=str)
+def test_means_of_planes(isa_row, dtype, size):
+    """One window that is the whole plane, of any number of planes: each as if it were alone."""
+    x = reals(rng(6), (3, 7, *size), dtype)
+    x[1, 2, 0, 0] = np.inf
+    x[2, 3, -1, -1] = np.nan
+    y = by_teams(lambda: F.avg_pool2d(x, size))
+    assert np.isinf(y[1, 2, 0, 0])
+    assert np.isnan(y[2, 3, 0, 0])
+    for n, c in np.ndindex(3, 7):
+        one = (slice(n, n + 1), slice(c, c + 1))
+        same_bytes(F.avg_pool2d(x[one], size), y[one])
+        if np.isfinite(x[one]).all():
+            wanted, scale = (ref.avg_pool2d(a, size) for a in (x[one], np.abs(x[one])))
+            assert_close(y[one], wanted, scale, "elementwise")
+    dx = by_teams(lambda: F.avg_pool2d_backward(y, x.shape, size))
+    assert_array_equal(dx, np.broadcast_to(y / np.asarray(np.prod(size), dtype), x.shape))
 
 
 def test_windows_too_large_for_their_scratch(isa_row, dtype):

@@ -17,7 +17,7 @@
     for (ptrdiff_t r = 0; r < (runs); r++) { \
         ptrdiff_t i = 0; \
         for (; i + NORM_ACC * VL <= (n); i += NORM_ACC * VL) \
-            for (int k = 0; k < NORM_ACC; k++) { \
+            _Pragma("GCC unroll 4") for (int k = 0; k < NORM_ACC; k++) { \
                 term(k, r * (stride) + i + k * VL, VL) \
             } \
         for (; i + VL <= (n); i += VL) { \
@@ -28,16 +28,23 @@
         } \
     }
 
-static inline double FC_FN(fold)(const V *s) {
-    return (double)v_hsum(v_add(v_add(s[0], s[1]), v_add(s[2], s[3])));
+static inline V FC_FN(fold_lanes)(const V *s) {
+    return v_add(v_add(s[0], s[1]), v_add(s[2], s[3]));
 }
 
-static double FC_FN(sum_block)(const REAL *x, ptrdiff_t runs, ptrdiff_t stride, ptrdiff_t n) {
+static inline double FC_FN(fold)(const V *s) { return (double)v_hsum(FC_FN(fold_lanes)(s)); }
+
+/* The sum of a block, whose terms are still in the lanes. */
+static inline V FC_FN(lane_sums)(const REAL *x, ptrdiff_t runs, ptrdiff_t stride, ptrdiff_t n) {
     V s[NORM_ACC] = {v_zero(), v_zero(), v_zero(), v_zero()};
 #define FC_TERM(k, at, m) s[k] = v_add(s[k], FC_LOAD(x + (at), m));
     FC_OVER_BLOCK(runs, stride, n, FC_TERM)
 #undef FC_TERM
-    return FC_FN(fold)(s);
+    return FC_FN(fold_lanes)(s);
+}
+
+static double FC_FN(sum_block)(const REAL *x, ptrdiff_t runs, ptrdiff_t stride, ptrdiff_t n) {
+    return (double)v_hsum(FC_FN(lane_sums)(x, runs, stride, n));
 }
 
 static double FC_FN(sum)(const void *x, ptrdiff_t n) {
@@ -166,17 +173,24 @@ static inline V FC_FN(normalised_grad)(V dy, V x, V mean, V mean_dy, V slope, V 
     return v_mul(v_fnma(v_sub(x, mean), slope, v_sub(dy, mean_dy)), scale);
 }
 
-/* Both maps take the runs in reverse: what the sums have read last is still in the cache. */
+/* Both maps take the runs in reverse: what the sums have read last is still in the cache. The last
+ * vector of a run overlaps its neighbour; it is read first, as the result may take the place of x
+ * or dy. */
 static void FC_FN(affine)(void *vy, const void *vx, ptrdiff_t batch, ptrdiff_t stride,
                           ptrdiff_t plane, double mean, double scale, double shift) {
     const V m = v_set1((REAL)mean), a = v_set1((REAL)scale), b = v_set1((REAL)shift);
+    const ptrdiff_t end = plane - VL;
     for (ptrdiff_t run = batch - 1; run >= 0; run--) {
         REAL *const y = (REAL *)vy + run * stride;
         const REAL *const x = (const REAL *)vx + run * stride;
-        ptrdiff_t i = 0;
-        for (; i + VL <= plane; i += VL) v_store(y + i, FC_FN(normalised)(v_load(x + i), m, a, b));
-        if (i < plane)
-            v_store_n(y + i, FC_FN(normalised)(v_load_n(x + i, plane - i), m, a, b), plane - i);
+        if (end < 0) {
+            v_store_n(y, FC_FN(normalised)(v_load_n(x, plane), m, a, b), plane);
+            continue;
+        }
+        const V last = FC_FN(normalised)(v_load(x + end), m, a, b);
+        for (ptrdiff_t i = 0; i < end; i += VL)
+            v_store(y + i, FC_FN(normalised)(v_load(x + i), m, a, b));
+        v_store(y + end, last);
     }
 }
 
@@ -185,19 +199,20 @@ static void FC_FN(norm_backward)(void *vdx, const void *vdy, const void *vx, ptr
                                  double slope, double scale) {
     const V m = v_set1((REAL)mean), g = v_set1((REAL)mean_dy);
     const V k = v_set1((REAL)slope), a = v_set1((REAL)scale);
+    const ptrdiff_t end = plane - VL;
     for (ptrdiff_t run = batch - 1; run >= 0; run--) {
         REAL *const dx = (REAL *)vdx + run * stride;
         const REAL *const dy = (const REAL *)vdy + run * stride;
         const REAL *const x = (const REAL *)vx + run * stride;
-        ptrdiff_t i = 0;
-        for (; i + VL <= plane; i += VL)
-            v_store(dx + i, FC_FN(normalised_grad)(v_load(dy + i), v_load(x + i), m, g, k, a));
-        if (i < plane) {
-            const ptrdiff_t n = plane - i;
-            v_store_n(dx + i,
-                      FC_FN(normalised_grad)(v_load_n(dy + i, n), v_load_n(x + i, n), m, g, k, a),
-                      n);
+        if (end < 0) {
+            const V v = v_load_n(x, plane);
+            v_store_n(dx, FC_FN(normalised_grad)(v_load_n(dy, plane), v, m, g, k, a), plane);
+            continue;
         }
+        const V last = FC_FN(normalised_grad)(v_load(dy + end), v_load(x + end), m, g, k, a);
+        for (ptrdiff_t i = 0; i < end; i += VL)
+            v_store(dx + i, FC_FN(normalised_grad)(v_load(dy + i), v_load(x + i), m, g, k, a));
+        v_store(dx + end, last);
     }
 }
 

@@ -62,10 +62,12 @@ static void FC_FN(transpose)(void *vy, ptrdiff_t y_ld, const void *vx, ptrdiff_t
     const REAL *const x = vx;
     const ptrdiff_t spill = pad < VL && y_ld == pad ? cols * pad - VL : -1;
     for (ptrdiff_t i0 = 0; i0 < pad; i0 += VL) {
+        if (rows == pad && rows >= VL && i0 > rows - VL)
+            i0 = rows - VL; /* the last block overlaps */
         const ptrdiff_t ni = pad - i0 < VL ? pad - i0 : VL;
         const ptrdiff_t here = rows - i0 < VL ? rows - i0 : VL;
         for (ptrdiff_t j0 = 0; j0 < cols; j0 += VL) {
-            if (cols >= VL && j0 > cols - VL) j0 = cols - VL; /* the last block overlaps */
+            if (cols >= VL && j0 > cols - VL) j0 = cols - VL; /* likewise */
             const ptrdiff_t nj = cols - j0 < VL ? cols - j0 : VL;
             REAL *to = y + j0 * y_ld + i0;
             V r[VL];

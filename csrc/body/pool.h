@@ -285,48 +285,149 @@ static FC_INLINE void FC_FN(pool_plane)(const fc_pool *p, int op) {
         }
 }
 
-/* The windows of p->planes <= VL small planes by their tables; a vector is one cell of each. Beside
- * a maximum runs the index of its cell, as a REAL. */
+/* Whether no element is a NaN or -0, so that v_max is all there is to a maximum in any order. It
+ * also says no to infinities. */
+static FC_INLINE int FC_FN(pool_plain)(const REAL *x, ptrdiff_t n) {
+    V sum[FC_TOGETHER] = {v_zero(), v_zero(), v_zero(), v_zero()};
+    MASK minus0 = v_lt(v_zero(), v_zero());
+    FC_OVER_GROUPS(
+        n, V v[FC_TOGETHER]; FC_EACH v[k] = FC_LOAD(x + c + k * VL, m);
+        FC_EACH sum[k] = v_fma(v[k], v_zero(), sum[k]); /* not 0 once one is not finite */
+        FC_EACH minus0 = v_or(minus0, v_isminus0(v[k]));)
+    return !v_any(v_or(minus0, v_isnan(v_add(v_add(sum[0], sum[1]), v_add(sum[2], sum[3])))));
+}
+
+static FC_INLINE V FC_FN(pool_fold_plain)(int op, V acc, V v) {
+    return op == POOL_MAX ? v_max(v, acc) : v_add(acc, v);
+}
+
+/* Windows of planes that lie in the lanes, rows first: a row of cells is a row of vectors. Maxima
+ * only of plain elements. */
+static FC_INLINE void FC_FN(pool_lanes)(const fc_pool *p, int op, const REAL *x, REAL *y,
+                                        REAL *scratch) {
+    const ptrdiff_t width = p->in[2] * VL, cells = p->out[2] * VL, step = p->step[2] * VL;
+    for (ptrdiff_t od = 0; od < p->out[0]; od++)
+        for (ptrdiff_t oh = 0; oh < p->out[1]; oh++, y += cells) {
+            if (op == POOL_SHARES && FC_FN(pool_repeats)(p, oh)) {
+                memcpy(y, y - cells, (size_t)cells * sizeof(REAL));
+                continue;
+            }
+            const REAL *row = NULL; /* the first row itself where it is the only one */
+            for (ptrdiff_t d = p->start[0][od]; d < p->stop[0][od]; d += p->step[0])
+                for (ptrdiff_t h = p->start[1][oh]; h < p->stop[1][oh]; h += p->step[1]) {
+                    const REAL *const next = x + (d * p->in[1] + h) * width;
+                    if (row)
+                        for (ptrdiff_t c = 0; c < width; c += VL)
+                            v_store(scratch + c,
+                                    FC_FN(pool_fold_plain)(op, v_load(row + c), v_load(next + c)));
+                    row = row ? scratch : next;
+                }
+            const REAL divisor = FC_FN(pool_divisor)(p, op == POOL_SUM, od, oh);
+            for (ptrdiff_t o = 0; o < p->out[2]; o++) {
+                V acc = v_set1(FC_FN(pool_neutral)(op));
+                if (row)
+                    for (ptrdiff_t c = p->start[2][o] * VL; c < p->stop[2][o] * VL; c += step)
+                        acc = FC_FN(pool_fold_plain)(op, acc, v_load(row + c));
+                if (op == POOL_SUM)
+                    acc = v_div(acc, v_set1(divisor * ((const REAL *)p->divisor_w)[o]));
+                v_store(y + o * VL, acc);
+            }
+        }
+}
+
+/* Maxima of planes that lie in the lanes, window by window. Beside a maximum runs the index of its
+ * cell, as a REAL. */
+static FC_INLINE void FC_FN(pool_lanes_max)(const fc_pool *p, int indices, int plain, const REAL *x,
+                                            REAL *y, REAL *at) {
+    const ptrdiff_t H = p->in[1], W = p->in[2];
+    for (ptrdiff_t od = 0; od < p->out[0]; od++)
+        for (ptrdiff_t oh = 0; oh < p->out[1]; oh++)
+            for (ptrdiff_t o = 0; o < p->out[2]; o++, y += VL, at += VL) {
+                V acc = v_set1(-INFINITY), best = v_zero();
+                int first = 1;
+                for (ptrdiff_t d = p->start[0][od]; d < p->stop[0][od]; d += p->step[0])
+                    for (ptrdiff_t h = p->start[1][oh]; h < p->stop[1][oh]; h += p->step[1])
+                        for (ptrdiff_t w = p->start[2][o]; w < p->stop[2][o]; w += p->step[2]) {
+                            const ptrdiff_t i = (d * H + h) * W + w;
+                            const V v = v_load(x + i * VL), here = v_set1((REAL)i);
+                            const MASK more = v_lt(acc, v);
+                            if (plain) {
+                                best = v_select(more, here, best);
+                                acc = v_max(v, acc);
+                                continue;
+                            }
+                            best = first ? here : v_select(v_or(more, v_isnan(v)), here, best);
+                            acc = FC_FN(larger)(v, acc);
+                            first = 0;
+                        }
+                v_store(y, acc);
+                if (indices) v_store(at, best);
+            }
+}
+
+/* The windows of p->planes <= VL small planes by their tables; a vector is one cell of each. */
 static FC_INLINE void FC_FN(pool_together)(const fc_pool *p, int op, int indices) {
     const ptrdiff_t H = p->in[1], W = p->in[2], cells = p->in[0] * H * W;
     const ptrdiff_t windows = p->out[0] * p->out[1] * p->out[2];
     REAL *const x = p->row, *const y = x + cells * VL, *const at = y + windows * VL;
+    const int plain = op != POOL_MAX || FC_FN(pool_plain)(p->x, p->planes * cells);
     FC_FN(transpose)(x, VL, p->x, cells, p->planes, cells, VL);
     if (op == POOL_SHARES)
         for (ptrdiff_t i = 0; i < cells; i++)
             v_store(x + i * VL, v_div(v_load(x + i * VL),
                                       v_set1(FC_FN(pool_divisor)(p, 1, i / W / H, i / W % H) *
                                              ((const REAL *)p->divisor_w)[i % W])));
-    ptrdiff_t to = 0;
-    for (ptrdiff_t od = 0; od < p->out[0]; od++)
-        for (ptrdiff_t oh = 0; oh < p->out[1]; oh++) {
-            const REAL divisor = FC_FN(pool_divisor)(p, op == POOL_SUM, od, oh);
-            for (ptrdiff_t o = 0; o < p->out[2]; o++, to += VL) {
-                V acc = v_set1(FC_FN(pool_neutral)(op)), best = v_zero();
-                int first = 1;
-                for (ptrdiff_t d = p->start[0][od]; d < p->stop[0][od]; d += p->step[0])
-                    for (ptrdiff_t h = p->start[1][oh]; h < p->stop[1][oh]; h += p->step[1])
-                        for (ptrdiff_t w = p->start[2][o]; w < p->stop[2][o]; w += p->step[2]) {
-                            const ptrdiff_t i = (d * H + h) * W + w;
-                            const V v = v_load(x + i * VL);
-                            if (indices) {
-                                const V here = v_set1((REAL)i);
-                                best = first ? here
-                                             : v_select(v_or(v_lt(acc, v), v_isnan(v)), here, best);
-                                first = 0;
-                            }
-                            acc = FC_FN(pool_fold)(op, acc, v);
-                        }
-                if (op == POOL_SUM)
-                    acc = v_div(acc, v_set1(divisor * ((const REAL *)p->divisor_w)[o]));
-                v_store(y + to, acc);
-                if (indices) v_store(at + to, best);
-            }
-        }
+    if (plain && !indices)
+        FC_FN(pool_lanes)(p, op, x, y, at);
+    else if (plain)
+        FC_FN(pool_lanes_max)(p, indices, 1, x, y, at);
+    else
+        FC_FN(pool_lanes_max)(p, indices, 0, x, y, at);
     FC_FN(transpose)(p->y, windows, y, VL, windows, p->planes, windows);
     if (indices) {
         FC_FN(transpose)(y, windows, at, VL, windows, p->planes, windows);
         FC_OVER_COLUMNS(p->planes * windows, v_store_index(p->index + c, FC_LOAD(y + c, m), 0, m);)
+    }
+}
+
+/* A plane's cells are in the lanes, then VL planes are. */
+static void FC_FN(pool_mean)(const fc_pool *p) {
+    const ptrdiff_t cells = p->in[2];
+    const V divisor = v_set1(FC_FN(pool_divisor)(p, 1, 0, 0) * ((const REAL *)p->divisor_w)[0]);
+    const REAL *x = p->x;
+    for (ptrdiff_t at = 0; at < p->planes; at += VL) {
+        const ptrdiff_t n = p->planes - at < VL ? p->planes - at : VL;
+        REAL part[VL * VL];
+        V s[VL];
+        for (ptrdiff_t i = 0; i < n; i++, x += cells)
+            v_store(part + i * VL, FC_FN(lane_sums)(x, 1, 0, cells));
+        v_transpose(s, part, VL, n);
+#pragma GCC unroll 4
+        for (int half = VL / 2; half > 0; half /= 2)
+#pragma GCC unroll 8
+            for (int i = 0; i < half; i++) s[i] = v_add(s[i], s[i + half]);
+        v_store_n((REAL *)p->y + at, v_div(s[0], divisor), n);
+    }
+}
+
+/* Its adjoint: every cell of a plane is its window's share. */
+static void FC_FN(pool_mean_backward)(const fc_pool *p) {
+    const ptrdiff_t cells = p->out[2];
+    const V divisor = v_set1(FC_FN(pool_divisor)(p, 1, 0, 0) * ((const REAL *)p->divisor_w)[0]);
+    REAL *y = p->y;
+    for (ptrdiff_t at = 0; at < p->planes; at += VL) {
+        const ptrdiff_t n = p->planes - at < VL ? p->planes - at : VL;
+        REAL share[VL];
+        v_store(share, v_div(FC_LOAD((const REAL *)p->x + at, n), divisor));
+        for (ptrdiff_t i = 0; i < n; i++, y += cells) {
+            const V v = v_set1(share[i]);
+            ptrdiff_t c = 0;
+            for (; c + VL <= cells; c += VL) v_store(y + c, v);
+            if (c < cells && cells >= VL)
+                v_store(y + cells - VL, v);
+            else
+                v_store_n(y + c, v, cells - c);
+        }
     }
 }
 

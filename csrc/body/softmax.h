@@ -6,8 +6,9 @@
  * their terms in the lanes. Columns have a column in each lane, and so have short rows where there
  * are exponentials to save: these are transposed on the way in and out.
  */
-#define SOFTMAX_TERMS 32 /* in a lane */
-#define SOFTMAX_SHORT 64 /* rows of fewer elements are transposed, this many at a time */
+#define SOFTMAX_TERMS 32   /* in a lane */
+#define SOFTMAX_SHORT 64   /* rows of fewer elements are transposed, this many at a time */
+#define SOFTMAX_GROUP 2048 /* elements of the longer rows that go through each pass together */
 
 /* The first m lanes, the rest zero. */
 static inline V FC_FN(lanes)(V v, ptrdiff_t m) {
@@ -19,27 +20,46 @@ static inline V FC_FN(lanes)(V v, ptrdiff_t m) {
 
 /* ---- columns */
 
-/* y = exp(x - max) unless y is NULL; the maxima and the sums of the columns. */
+#define SOFTMAX_AHEAD 2 /* rows */
+
+/* Row i + SOFTMAX_AHEAD, or the last one. */
+static FC_INLINE ptrdiff_t FC_FN(row_ahead)(ptrdiff_t i, ptrdiff_t n, ptrdiff_t ld) {
+    return (i + SOFTMAX_AHEAD < n ? i + SOFTMAX_AHEAD : n - 1) * ld;
+}
+
+/* y = exp(x - max)/FC_EXP_UNIT unless y is NULL; the maxima, and the sums of exp(x - max), of the
+ * columns. A maximum may pass over a NaN: the sum is one then, and so are all results. */
 static void FC_FN(column_exp)(REAL *y, const REAL *x, ptrdiff_t n, ptrdiff_t ld, ptrdiff_t columns,
                               REAL *max, double *sum) {
     REAL s[FC_COLUMNS];
     FC_OVER_COLUMNS(columns, v_store(max + c, FC_LOAD(x + c, m));)
-    for (ptrdiff_t i = 1; i < n; i++)
+    for (ptrdiff_t i = 1; i < n; i++) {
+        const REAL *const ahead = x + FC_FN(row_ahead)(i, n, ld);
         FC_OVER_COLUMNS(columns, const V v = FC_LOAD(x + i * ld + c, m);
-                        v_store(max + c, FC_FN(larger)(v, v_load(max + c)));)
+                        FC_PREFETCH_READ(ahead + c); v_store(max + c, v_max(v, v_load(max + c)));)
+    }
     for (ptrdiff_t c = 0; c < columns; c++) sum[c] = 0;
     for (ptrdiff_t first = 0; first < n; first += SOFTMAX_TERMS) {
         const ptrdiff_t last = n - first < SOFTMAX_TERMS ? n : first + SOFTMAX_TERMS;
         FC_OVER_COLUMNS(columns, v_store(s + c, v_zero()); (void)m;)
-        for (ptrdiff_t i = first; i < last; i++)
+        for (ptrdiff_t i = first; i < last; i++) {
+            REAL *const ahead = y ? y + FC_FN(row_ahead)(i, n, ld) : NULL;
             FC_OVER_GROUPS(
                 columns, V e[FC_TOGETHER]; const ptrdiff_t at = i * ld + c;
+                if (y) FC_EACH FC_PREFETCH(ahead + c + k * VL);
                 FC_EACH e[k] = v_sub(FC_LOAD(x + at + k * VL, m), v_load(max + c + k * VL));
-                FC_FN(exp)(e, nv);
+                FC_FN(exp_units)(e, nv);
                 FC_EACH v_store(s + c + k * VL, v_add(v_load(s + c + k * VL), e[k]));
                 if (y) FC_EACH v_store_n(y + at + k * VL, e[k], m);)
+        }
         for (ptrdiff_t c = 0; c < columns; c++) sum[c] += s[c];
     }
+    for (ptrdiff_t c = 0; c < columns; c++) sum[c] *= FC_EXP_UNIT;
+}
+
+/* What column_exp and row_exp leave in y, times a share of the whole. */
+static FC_INLINE V FC_FN(softmax_y)(V units, V share) {
+    return v_mul(v_mul(units, v_set1(FC_EXP_UNIT)), share);
 }
 
 static void FC_FN(softmax_columns)(void *vy, const void *x, const void *factor, ptrdiff_t n,
@@ -52,7 +72,7 @@ static void FC_FN(softmax_columns)(void *vy, const void *x, const void *factor, 
         share[c] = (REAL)((factor ? (double)((const REAL *)factor)[c] : 1.0) / sum[c]);
     for (ptrdiff_t i = 0; i < n; i++)
         FC_OVER_COLUMNS(columns, REAL *const at = y + i * ld + c;
-                        v_store_n(at, v_mul(FC_LOAD(at, m), v_load(share + c)), m);)
+                        v_store_n(at, FC_FN(softmax_y)(FC_LOAD(at, m), v_load(share + c)), m);)
 }
 
 static void FC_FN(log_softmax_columns)(void *vy, const void *vx, const void *factor, ptrdiff_t n,
@@ -64,9 +84,12 @@ static void FC_FN(log_softmax_columns)(void *vy, const void *vx, const void *fac
     (void)factor;
     FC_FN(column_exp)(NULL, x, n, ld, columns, max, sum);
     for (ptrdiff_t c = 0; c < columns; c++) log_sum[c] = (REAL)log(sum[c]); /* one libm call each */
-    for (ptrdiff_t i = 0; i < n; i++)
-        FC_OVER_COLUMNS(columns, const V v = v_sub(FC_LOAD(x + i * ld + c, m), v_load(max + c));
+    for (ptrdiff_t i = 0; i < n; i++) {
+        REAL *const ahead = y + FC_FN(row_ahead)(i, n, ld);
+        FC_OVER_COLUMNS(columns, FC_PREFETCH(ahead + c);
+                        const V v = v_sub(FC_LOAD(x + i * ld + c, m), v_load(max + c));
                         v_store_n(y + i * ld + c, v_sub(v, v_load(log_sum + c)), m);)
+    }
 }
 
 /* The columns' sums of dy*y, or of dy where y is NULL. */
@@ -78,10 +101,13 @@ static void FC_FN(column_dots)(const REAL *dy, const REAL *y, ptrdiff_t n, ptrdi
     for (ptrdiff_t first = 0; first < n; first += SOFTMAX_TERMS) {
         const ptrdiff_t last = n - first < SOFTMAX_TERMS ? n : first + SOFTMAX_TERMS;
         FC_OVER_COLUMNS(columns, v_store(s + c, v_zero()); (void)m;)
-        for (ptrdiff_t i = first; i < last; i++)
+        for (ptrdiff_t i = first; i < last; i++) {
+            const ptrdiff_t ahead = FC_FN(row_ahead)(i, n, ld);
             FC_OVER_COLUMNS(
                 columns, const V g = FC_LOAD(dy + i * ld + c, m); const V acc = v_load(s + c);
+                FC_PREFETCH_READ(dy + ahead + c); if (y) FC_PREFETCH_READ(y + ahead + c);
                 v_store(s + c, y ? v_fma(g, FC_LOAD(y + i * ld + c, m), acc) : v_add(g, acc));)
+        }
         for (ptrdiff_t c = 0; c < columns; c++) sum[c] += s[c];
     }
     for (ptrdiff_t c = 0; c < columns; c++) dot[c] = (REAL)sum[c];
@@ -92,6 +118,7 @@ static FC_INLINE void FC_FN(softmax_dx)(V *dy, V *y, const V *dot, const int nv)
     FC_EACH dy[k] = v_mul(y[k], v_sub(dy[k], dot[k]));
 }
 static FC_INLINE void FC_FN(log_softmax_dx)(V *dy, V *y, const V *sum, const int nv) {
+    FC_EACH y[k] = v_min(v_set1(FC_EXP_MAX), y[k]); /* any number may come; a NaN passes */
     FC_FN(exp)(y, nv);
     FC_EACH dy[k] = v_fnma(y[k], sum[k], dy[k]);
 }
@@ -101,13 +128,16 @@ static FC_INLINE void FC_FN(log_softmax_dx)(V *dy, V *y, const V *sum, const int
                             ptrdiff_t columns) { \
         REAL dot[FC_COLUMNS]; \
         FC_FN(column_dots)(dy, weights, n, ld, columns, dot); \
-        for (ptrdiff_t i = 0; i < n; i++) \
+        for (ptrdiff_t i = 0; i < n; i++) { \
+            REAL *const ahead = (REAL *)dx + FC_FN(row_ahead)(i, n, ld); \
             FC_OVER_GROUPS(columns, V g[FC_TOGETHER]; V v[FC_TOGETHER]; V d[FC_TOGETHER]; \
                            const ptrdiff_t at = i * ld + c; \
+                           FC_EACH FC_PREFETCH(ahead + c + k * VL); \
                            FC_EACH g[k] = FC_LOAD((const REAL *)dy + at + k * VL, m); \
                            FC_EACH v[k] = FC_LOAD((const REAL *)y + at + k * VL, m); \
                            FC_EACH d[k] = v_load(dot + c + k * VL); FC_FN(map)(g, v, d, nv); \
                            FC_EACH v_store_n((REAL *)dx + at + k * VL, g[k], m);) \
+        } \
     }
 FC_SOFTMAX_COLUMNS_GRAD(softmax_columns_grad, y, softmax_dx)
 FC_SOFTMAX_COLUMNS_GRAD(log_softmax_columns_grad, NULL, log_softmax_dx)
@@ -115,33 +145,55 @@ FC_SOFTMAX_COLUMNS_GRAD(log_softmax_columns_grad, NULL, log_softmax_dx)
 
 /* ---- rows */
 
-/* Sum of exp(x - max); y = exp(x - max) unless it is NULL. */
-static double FC_FN(row_exp)(REAL *y, const REAL *x, ptrdiff_t n, REAL max) {
+/* Sum of exp(x - max); y = exp(x - max)/FC_EXP_UNIT unless it is NULL. Asks for what lies `ahead`
+ * of both. */
+static double FC_FN(row_exp)(REAL *y, const REAL *x, ptrdiff_t n, REAL max, ptrdiff_t ahead) {
     double sum = 0;
     for (ptrdiff_t first = 0; first < n; first += SOFTMAX_TERMS * VL) {
         const ptrdiff_t block = n - first < SOFTMAX_TERMS * VL ? n - first : SOFTMAX_TERMS * VL;
         V s = v_zero();
         FC_OVER_GROUPS(block, V e[FC_TOGETHER]; const ptrdiff_t at = first + c;
+                       FC_EACH FC_PREFETCH_READ(x + ahead + at + k * VL);
+                       if (y) FC_EACH FC_PREFETCH(y + ahead + at + k * VL);
                        FC_EACH e[k] = v_sub(FC_LOAD(x + at + k * VL, m), v_set1(max));
-                       FC_FN(exp)(e, nv); FC_EACH s = v_add(s, FC_FN(lanes)(e[k], m));
+                       FC_FN(exp_units)(e, nv); FC_EACH s = v_add(s, FC_FN(lanes)(e[k], m));
                        if (y) FC_EACH v_store_n(y + at + k * VL, e[k], m);)
         sum += (double)v_hsum(s);
     }
-    return sum;
+    return sum * FC_EXP_UNIT;
 }
 
-static void FC_FN(softmax_row)(REAL *y, const REAL *x, const REAL *factor, ptrdiff_t n) {
-    const double sum = FC_FN(row_exp)(y, x, n, FC_FN(row_max)(x, n));
-    const V share = v_set1((REAL)((factor ? (double)*factor : 1.0) / sum));
-    FC_OVER_COLUMNS(n, v_store_n(y + c, v_mul(FC_LOAD(y + c, m), share), m);)
+/* The maxima of some rows, and their sums: pass by pass, so that the end of one row does not wait
+ * for that of another. */
+static void FC_FN(rows_exp)(REAL *y, const REAL *x, ptrdiff_t rows, ptrdiff_t n, ptrdiff_t ahead,
+                            REAL *max, double *sum) {
+    for (ptrdiff_t r = 0; r < rows; r++) max[r] = FC_FN(row_max)(x + r * n, n);
+    for (ptrdiff_t r = 0; r < rows; r++)
+        sum[r] = FC_FN(row_exp)(y ? y + r * n : NULL, x + r * n, n, max[r], ahead);
 }
 
-static void FC_FN(log_softmax_row)(REAL *y, const REAL *x, const REAL *factor, ptrdiff_t n) {
-    const REAL max = FC_FN(row_max)(x, n);
-    const V log_sum = v_set1((REAL)log(FC_FN(row_exp)(NULL, x, n, max))); /* one libm call */
+static void FC_FN(softmax_rows)(REAL *y, const REAL *x, const REAL *factor, ptrdiff_t rows,
+                                ptrdiff_t n, ptrdiff_t ahead) {
+    REAL max[SOFTMAX_GROUP / SOFTMAX_SHORT];
+    double sum[SOFTMAX_GROUP / SOFTMAX_SHORT];
+    FC_FN(rows_exp)(y, x, rows, n, ahead, max, sum);
+    for (ptrdiff_t r = 0; r < rows; r++, y += n) {
+        const V share = v_set1((REAL)((factor ? (double)factor[r] : 1.0) / sum[r]));
+        FC_OVER_COLUMNS(n, v_store_n(y + c, FC_FN(softmax_y)(FC_LOAD(y + c, m), share), m);)
+    }
+}
+
+static void FC_FN(log_softmax_rows)(REAL *y, const REAL *x, const REAL *factor, ptrdiff_t rows,
+                                    ptrdiff_t n, ptrdiff_t ahead) {
+    REAL max[SOFTMAX_GROUP / SOFTMAX_SHORT];
+    double sum[SOFTMAX_GROUP / SOFTMAX_SHORT];
     (void)factor;
-    FC_OVER_COLUMNS(n, const V v = v_sub(FC_LOAD(x + c, m), v_set1(max));
-                    v_store_n(y + c, v_sub(v, log_sum), m);)
+    FC_FN(rows_exp)(NULL, x, rows, n, ahead, max, sum);
+    for (ptrdiff_t r = 0; r < rows; r++, y += n, x += n) {
+        const V top = v_set1(max[r]), log_sum = v_set1((REAL)log(sum[r])); /* one libm call */
+        FC_OVER_COLUMNS(n, FC_PREFETCH(y + ahead + c); const V v = v_sub(FC_LOAD(x + c, m), top);
+                        v_store_n(y + c, v_sub(v, log_sum), m);)
+    }
 }
 
 static double FC_FN(row_dot)(const REAL *dy, const REAL *y, ptrdiff_t n) {
@@ -177,8 +229,13 @@ static void FC_FN(log_softmax_row_grad)(REAL *dx, const REAL *dy, const REAL *y,
         REAL *const y = vy; \
         const REAL *const x = vx, *const factor = vfactor; \
         if (n >= SOFTMAX_SHORT) { \
-            for (ptrdiff_t r = 0; r < rows; r++) \
-                FC_FN(name##_row)(y + r * n, x + r * n, factor ? factor + r : NULL, n); \
+            ptrdiff_t some = n < SOFTMAX_GROUP ? SOFTMAX_GROUP / n : 1; \
+            for (ptrdiff_t r = 0; r < rows; r += some) { \
+                const ptrdiff_t ahead = r + 2 * some <= rows ? some * n : 0; \
+                some = rows - r < some ? rows - r : some; \
+                FC_FN(name##_rows)(y + r * n, x + r * n, factor ? factor + r : NULL, some, n, \
+                                   ahead); \
+            } \
             return; \
         } \
         REAL t[SOFTMAX_SHORT * SOFTMAX_SHORT]; \
@@ -197,5 +254,9 @@ static void FC_FN(log_softmax_row_grad)(REAL *dx, const REAL *dy, const REAL *y,
 FC_SOFTMAX_ROWS(softmax)
 FC_SOFTMAX_ROWS(log_softmax)
 #undef FC_SOFTMAX_ROWS
+#undef FC_EXP_MAX
+#undef FC_EXP_UNIT
 #undef SOFTMAX_TERMS
 #undef SOFTMAX_SHORT
+#undef SOFTMAX_GROUP
+#undef SOFTMAX_AHEAD

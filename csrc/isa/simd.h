@@ -21,7 +21,7 @@
  *   v_fma(a, b, c)   a*b + c; fused on the vector rows, not in plain C
  *   v_fnma(a, b, c)  c - a*b; likewise
  *   v_copysign(a, b) a >= 0 with the sign of b
- *   v_pow2(n, k)     2^(n + k) for whole numbers n and k; a normal number, or infinity
+ *   v_pow2(n)        2^i of n = FC_POW2 + i, for a whole number i; a normal number, or infinity
  *   v_hsum, v_hmax   over the lanes, in one fixed order
  *   v_transpose(r, p, step, n)  r[j][i] = p[i*step + j], i < n, for j < VL: columns of n <= VL rows of
  *                    VL; the other lanes hold some of row 0
@@ -57,7 +57,6 @@
 #undef v_min
 #undef v_abs
 #undef v_copysign
-#undef v_round
 #undef v_lt
 #undef v_isnan
 #undef v_isminus0
@@ -67,8 +66,8 @@
 #undef v_hmax
 #undef v_transpose
 
-/* FC_POW2 + n has n + the exponent's bias in its low bits: shifted into place they are those of
- * 2^n. */
+/* FC_POW2 + x is rounded to whole numbers (half to even), and has i + the exponent's bias in its
+ * low bits, where i is x rounded: shifted into place they are those of 2^i. */
 #undef FC_POW2
 #if FC_F64
 #define REAL double
@@ -153,12 +152,11 @@
 #define v_min(a, b) FC_FN(scalar_min)(a, b)
 #define v_abs(a) FC_FN(scalar_abs)(a)
 #define v_copysign(a, b) FC_FN(scalar_copysign)(a, b)
-#define v_round(a) FC_FN(scalar_round)(a)
 #define v_lt(a, b) ((a) < (b))
 #define v_isnan(a) ((a) != (a))
 #define v_isminus0(a) ((a) == 0 && signbit(a))
 #define v_select(m, a, b) ((m) ? (a) : (b))
-#define v_pow2(n, k) FC_FN(scalar_pow2)(n, k)
+#define v_pow2(n) FC_FN(scalar_pow2)(n)
 #define v_hsum(a) (a)
 #define v_hmax(a) (a)
 #define v_transpose(r, p, step, n) ((void)(*(r) = *(p), (void)(step), (void)(n)))
@@ -169,28 +167,17 @@ static inline REAL FC_FN(scalar_max_either)(REAL a, REAL b) {
 }
 static inline REAL FC_FN(scalar_min)(REAL a, REAL b) { return a < b ? a : b; }
 static inline REAL FC_FN(scalar_abs)(REAL a) { return a < 0 ? -a : a == 0 ? 0 : a; }
-/* Round half to even by adding and subtracting 1.5 * 2^(mantissa bits): right for |a| < 2^(bits -
- * 1), all that exp needs. The volatile keeps the two operations apart. */
-static inline REAL FC_FN(scalar_round)(REAL a) {
-    const REAL magic = FC_F64 ? (REAL)6755399441055744.0 : (REAL)12582912.0;
-    volatile REAL shifted = a + magic;
-    return shifted - magic;
-}
 static inline REAL FC_FN(scalar_copysign)(REAL a, REAL b) { return signbit(b) ? -a : a; }
-static inline REAL FC_FN(scalar_pow2)(REAL n, int k) {
+static inline REAL FC_FN(scalar_pow2)(REAL n) {
+    union {
+        REAL value;
 #if FC_F64
-    union {
-        double value;
         uint64_t bits;
-    } u = {n + (FC_POW2 + k)};
-    u.bits <<= 52;
 #else
-    union {
-        float value;
         uint32_t bits;
-    } u = {n + (FC_POW2 + (REAL)k)};
-    u.bits <<= 23;
 #endif
+    } u = {n};
+    u.bits <<= FC_F64 ? 52 : 23;
     return u.value;
 }
 
@@ -220,16 +207,13 @@ static inline REAL FC_FN(scalar_pow2)(REAL n, int k) {
 #define v_min(a, b) _mm256_min_ps(a, b)
 #define v_abs(a) _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a)
 #define v_copysign(a, b) _mm256_or_ps(a, _mm256_and_ps(b, _mm256_set1_ps(-0.0f)))
-#define v_round(a) _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
 #define v_lt(a, b) _mm256_cmp_ps(a, b, _CMP_LT_OQ)
 #define v_isnan(a) _mm256_cmp_ps(a, a, _CMP_UNORD_Q)
 #define v_isminus0(a) \
     _mm256_castsi256_ps( \
         _mm256_cmpeq_epi32(_mm256_castps_si256(a), _mm256_castps_si256(_mm256_set1_ps(-0.0f))))
 #define v_select(m, a, b) _mm256_blendv_ps(b, a, m)
-#define v_pow2(n, k) \
-    _mm256_castsi256_ps(_mm256_slli_epi32( \
-        _mm256_castps_si256(_mm256_add_ps(n, _mm256_set1_ps(FC_POW2 + (k)))), 23))
+#define v_pow2(n) _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(n), 23))
 #define v_hsum(a) FC_FN(hsum)(a)
 #define v_hmax(a) FC_FN(hmax)(a)
 #define v_transpose(r, p, step, n) FC_FN(transpose_v)(r, p, step, n)
@@ -339,16 +323,13 @@ static FC_INLINE void FC_FN(transpose_v)(__m256 *r, const float *p, ptrdiff_t st
 #define v_min(a, b) _mm256_min_pd(a, b)
 #define v_abs(a) _mm256_andnot_pd(_mm256_set1_pd(-0.0), a)
 #define v_copysign(a, b) _mm256_or_pd(a, _mm256_and_pd(b, _mm256_set1_pd(-0.0)))
-#define v_round(a) _mm256_round_pd(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
 #define v_lt(a, b) _mm256_cmp_pd(a, b, _CMP_LT_OQ)
 #define v_isnan(a) _mm256_cmp_pd(a, a, _CMP_UNORD_Q)
 #define v_isminus0(a) \
     _mm256_castsi256_pd( \
         _mm256_cmpeq_epi64(_mm256_castpd_si256(a), _mm256_castpd_si256(_mm256_set1_pd(-0.0))))
 #define v_select(m, a, b) _mm256_blendv_pd(b, a, m)
-#define v_pow2(n, k) \
-    _mm256_castsi256_pd(_mm256_slli_epi64( \
-        _mm256_castpd_si256(_mm256_add_pd(n, _mm256_set1_pd(FC_POW2 + (k)))), 52))
+#define v_pow2(n) _mm256_castsi256_pd(_mm256_slli_epi64(_mm256_castpd_si256(n), 52))
 #define v_hsum(a) FC_FN(hsum)(a)
 #define v_hmax(a) FC_FN(hmax)(a)
 #define v_transpose(r, p, step, n) FC_FN(transpose_v)(r, p, step, n)
@@ -440,14 +421,11 @@ static FC_INLINE void FC_FN(transpose_v)(__m256d *r, const double *p, ptrdiff_t 
 #define v_min(a, b) _mm512_min_ps(a, b)
 #define v_abs(a) _mm512_abs_ps(a)
 #define v_copysign(a, b) _mm512_or_ps(a, _mm512_and_ps(b, _mm512_set1_ps(-0.0f)))
-#define v_round(a) _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
 #define v_lt(a, b) _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ)
 #define v_isnan(a) _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q)
 #define v_isminus0(a) _mm512_fpclass_ps_mask(a, 4)
 #define v_select(m, a, b) _mm512_mask_blend_ps(m, b, a)
-#define v_pow2(n, k) \
-    _mm512_castsi512_ps(_mm512_slli_epi32( \
-        _mm512_castps_si512(_mm512_add_ps(n, _mm512_set1_ps(FC_POW2 + (k)))), 23))
+#define v_pow2(n) _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(n), 23))
 #define v_hsum(a) FC_FN(hsum)(a)
 #define v_hmax(a) FC_FN(hmax)(a)
 #define v_transpose(r, p, step, n) FC_FN(transpose_v)(r, p, step, n)
@@ -546,14 +524,11 @@ static FC_INLINE void FC_FN(transpose_v)(__m512 *r, const float *p, ptrdiff_t st
 #define v_min(a, b) _mm512_min_pd(a, b)
 #define v_abs(a) _mm512_abs_pd(a)
 #define v_copysign(a, b) _mm512_or_pd(a, _mm512_and_pd(b, _mm512_set1_pd(-0.0)))
-#define v_round(a) _mm512_roundscale_pd(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
 #define v_lt(a, b) _mm512_cmp_pd_mask(a, b, _CMP_LT_OQ)
 #define v_isnan(a) _mm512_cmp_pd_mask(a, a, _CMP_UNORD_Q)
 #define v_isminus0(a) _mm512_fpclass_pd_mask(a, 4)
 #define v_select(m, a, b) _mm512_mask_blend_pd(m, b, a)
-#define v_pow2(n, k) \
-    _mm512_castsi512_pd(_mm512_slli_epi64( \
-        _mm512_castpd_si512(_mm512_add_pd(n, _mm512_set1_pd(FC_POW2 + (k)))), 52))
+#define v_pow2(n) _mm512_castsi512_pd(_mm512_slli_epi64(_mm512_castpd_si512(n), 52))
 #define v_hsum(a) FC_FN(hsum)(a)
 #define v_hmax(a) FC_FN(hmax)(a)
 #define v_transpose(r, p, step, n) FC_FN(transpose_v)(r, p, step, n)
@@ -628,11 +603,19 @@ static FC_INLINE void FC_FN(load_columns)(V *r, const REAL *p, ptrdiff_t step, p
     }
     v_transpose(r, p, step, VL);
 }
-/* Runs the body for the vectors of a row: m elements are in memory from c on. */
+/* Runs the body for the vectors of a row: m elements are in memory from c on. It is compiled twice,
+ * for the whole vectors with a constant m. */
 #define FC_OVER_COLUMNS(columns, body) \
-    for (ptrdiff_t c = 0; c < (columns); c += VL) { \
-        const ptrdiff_t m = (columns) - c < VL ? (columns) - c : VL; \
-        body \
+    { \
+        ptrdiff_t c = 0; \
+        for (; c + VL <= (columns); c += VL) { \
+            const ptrdiff_t m = VL; \
+            body \
+        } \
+        if (c < (columns)) { \
+            const ptrdiff_t m = (columns) - c; \
+            body \
+        } \
     }
 /* The same for FC_TOGETHER vectors from c on, and for single ones where fewer are left: nv of them,
  * all full where nv > 1. Functions that compute many steps in a row take several vectors step by

@@ -280,8 +280,6 @@ FC_MODEL_MEMORY(pd, double, 4, __m512d, __mmask8)
 #undef _mm512_cmp_pd_mask
 #undef _mm512_fpclass_ps_mask
 #undef _mm512_fpclass_pd_mask
-#undef _mm512_roundscale_ps
-#undef _mm512_roundscale_pd
 
 #define _mm512_shuffle_ps(a, b, imm) \
     FC_MODEL_IMM_2(__m512, a, b, \
@@ -344,14 +342,5 @@ FC_MODEL __mmask8 fc_model_isminus0_pd(__m512d a) {
 #define _mm512_fpclass_ps_mask(a, imm) \
     ((__mmask16)(fc_model_isminus0_ps(a) + FC_MODEL_MINUS_0(imm)))
 #define _mm512_fpclass_pd_mask(a, imm) ((__mmask8)(fc_model_isminus0_pd(a) + FC_MODEL_MINUS_0(imm)))
-
-/* Rounding to 2^-M where M = imm >> 4: only M = 0, to integers, has a model. */
-#define FC_MODEL_TO_INTEGER(imm) ((imm) + 0 * sizeof(char[(imm) >> 4 ? -1 : 1]))
-#define _mm512_roundscale_ps(a, imm) \
-    FC_MODEL_IMM_1(__m512, a, _mm256_round_ps(fc_a.lo, FC_MODEL_TO_INTEGER(imm)), \
-                   _mm256_round_ps(fc_a.hi, FC_MODEL_TO_INTEGER(imm)))
-#define _mm512_roundscale_pd(a, imm) \
-    FC_MODEL_IMM_1(__m512d, a, _mm256_round_pd(fc_a.lo, FC_MODEL_TO_INTEGER(imm)), \
-                   _mm256_round_pd(fc_a.hi, FC_MODEL_TO_INTEGER(imm)))
 
 #endif

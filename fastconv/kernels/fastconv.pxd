@@ -231,6 +231,8 @@ cdef extern from "fastconv.h" nogil:
         fc_pool_fn pool_max
         fc_pool_fn pool_avg
         fc_pool_fn pool_avg_backward
+        fc_pool_fn pool_mean
+        fc_pool_fn pool_mean_backward
         fc_sum_fn sum
         fc_finite_fn finite
         fc_moments_fn moments

@@ -7,7 +7,7 @@ cimport numpy as cnp
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 
-from fastconv.kernels.fastconv cimport fc_pool, fc_pool_fn
+from fastconv.kernels.fastconv cimport fc_kernels, fc_pool, fc_pool_fn
 from fastconv.kernels.isa cimport active_kernels
 from fastconv.kernels.memory cimport address
 from fastconv.kernels.team cimport run_tasks
@@ -24,6 +24,7 @@ cdef enum:
     EXACT = 1 << 24       # integers below are exact as float
     BLOCK = 8             # rows of windows whose rows are copied together, at most
     ROWS = 1 << 18        # elements of scratch for these, at most
+    WHOLE = 1 << 10       # cells of a plane that is one window, of which the lanes add up all
     TOGETHER = 1 << 8     # cells, and windows, of a plane that is small: a lane adds up so many
 
 cdef struct Job:
@@ -31,6 +32,7 @@ cdef struct Job:
     fc_pool_fn run
     Py_ssize_t planes, group, plane_in, plane_out, itemsize
     Py_ssize_t together   # planes of a call
+    bint mean             # pool_mean or its adjoint runs
     bint bad_index        # scatter met an index outside its plane
 
 
@@ -73,6 +75,7 @@ cdef class Windows:
     cdef fc_pool pool     # forward
     cdef fc_pool adjoint  # backward; its tables are made when they are asked for
     cdef bint scanned     # whether indices need the scalar scan
+    cdef bint whole       # whether a plane is one row, and one window of which the lanes add up all cells
     cdef list arrays
     cdef dict divisor_w   # itemsize: divisors along w in that type
     cdef readonly Py_ssize_t cells
@@ -99,6 +102,8 @@ cdef class Windows:
             lattice = found_lattice(start, stop, steps[2])
         if lattice is not None and not empty:
             self.set_lattice(lattice[0], lattice[1], lattice[2])
+        self.whole = (self.windows == 1 and self.cells == sizes[2] == stop[0] - start[0] and steps[2] == 1
+                      and self.cells <= WHOLE)
         self.set_scanned()
         self.set_divisors(divisors)
 
@@ -180,14 +185,19 @@ cdef run(Job *job, Windows windows, fc_pool pool, object x, object y, Py_ssize_t
     job.plane_out = pool.out[0] * pool.out[1] * pool.out[2]
     job.together = 1
     lanes = active_kernels(job.itemsize).lanes
-    # Rows of results of a vector or less, but for a single window, whose cells fill vectors.
-    if pool.out[2] <= lanes and 1 < job.plane_out <= TOGETHER and job.plane_in <= TOGETHER:
+    # Rows of results of a vector or less, or of two where they need no indices, but for a single window, whose cells fill
+    # vectors.
+    if (pool.out[2] <= (lanes if pool.index != NULL else 2 * lanes) and 1 < job.plane_out <= TOGETHER
+            and job.plane_in <= TOGETHER):
         pool.planes = job.together = lanes
-        scratch = lanes * (job.plane_in + 2 * job.plane_out)
+        scratch = lanes * (job.plane_in + job.plane_out + max(job.plane_out, pool.inp[2]))
+    set_group(job, planes)
+    if job.mean:
+        pool.planes = job.together = job.group
+        scratch = 0
     job.pool = pool
     job.pool.x, job.pool.y = address(x), address(y)
     job.pool.divisor_w = address(windows.divisor_w[job.itemsize])
-    set_group(job, planes)
     run_tasks(task, job, ceil_div(planes, job.group), scratch * job.itemsize, threads)
 
 
@@ -203,21 +213,24 @@ def max_pool(Windows windows, x, y, index, Py_ssize_t planes, int threads):
     pool.index = <int64_t *>address(index)
     if pool.index != NULL and windows.scanned:
         pool.stride = 0
-    job.run = active_kernels(x.itemsize).pool_max
+    job.run, job.mean = active_kernels(x.itemsize).pool_max, False
     run(&job, windows, pool, x, y, planes, threads)
 
 
 def avg_pool(Windows windows, x, y, Py_ssize_t planes, int threads):
     """y[plane][window] = the sum of the window / its divisor."""
     cdef Job job
-    job.run = active_kernels(x.itemsize).pool_avg
+    cdef const fc_kernels *kernels = active_kernels(x.itemsize)
+    job.run, job.mean = kernels.pool_mean if windows.whole else kernels.pool_avg, windows.whole
     run(&job, windows, windows.pool, x, y, planes, threads)
 
 
 def avg_pool_backward(Windows windows, dy, dx, Py_ssize_t planes, int threads):
     """dx[plane][cell] = sum over the windows that hold the cell of dy[plane][window] / divisor."""
     cdef Job job
-    job.run = active_kernels(dy.itemsize).pool_avg_backward
+    cdef const fc_kernels *kernels = active_kernels(dy.itemsize)
+    job.run = kernels.pool_mean_backward if windows.whole else kernels.pool_avg_backward
+    job.mean = windows.whole
     run(&job, windows, windows.backward(), dy, dx, planes, threads)
 
 
