@@ -447,6 +447,15 @@ PROBLEMS: tuple[Conv, ...] = (
         ("convnext_7x7_56", 96, 96, 56, 7, 1, 3, 96),
         ("convnext_7x7_14", 384, 384, 14, 7, 1, 3, 384),
         ("convnext_7x7_7", 768, 768, 7, 7, 1, 3, 768),
+        ("convnext_4x4s4_224", 3, 96, 224, 4, 4, 0),
+        ("convnext_2x2s2_56", 96, 192, 56, 2, 2, 0),
+    ),
+    *_conv(
+        "ViT",
+        8,
+        ("vit_32x32s32_224", 3, 768, 224, 32, 32, 0),
+        ("vit_16x16s16_224", 3, 768, 224, 16, 16, 0),
+        ("vit_14x14s14_224", 3, 1024, 224, 14, 14, 0),
     ),
     *_conv("ResNeXt-50", 16, ("grouped_3x3_56", 128, 128, 56, 3, 1, 1, 32)),
     *_conv("DeepLab", 16, ("dilated_3x3_28", 128, 128, 28, 3, 1, 2, 1, 2)),
@@ -512,8 +521,8 @@ def _set(names: str, **batches: int) -> tuple[Problem, ...]:
 
 
 # The layers, of every kind that common networks have, by which one library is compared with another; six of them; the
-# depthwise layers of common networks on small maps; operations that memory bounds, at 16x64x112x112 and of small maps; and
-# inference.
+# depthwise layers of common networks on small maps; patches, whose stride is the kernel's size; operations that memory
+# bounds, at 16x64x112x112 and of small maps; and inference.
 SETS = {
     "layers": _set(
         "lenet1 lenet2 alexnet_conv1 alexnet_conv2 alexnet_conv3 vgg1_1 vgg1_2 vgg2_2 vgg3_2 vgg4_2 vgg5 "
@@ -528,6 +537,9 @@ SETS = {
     "depthwise": _set(
         "mobilenet_3x3_14 mobilenet_3x3s2_14 mobilenet_3x3_7 efficientnet_5x5_28 efficientnet_5x5s2_28 "
         "efficientnet_5x5_14 efficientnet_5x5s2_14 efficientnet_5x5_7 convnext_7x7_56 convnext_7x7_14 convnext_7x7_7"
+    ),
+    "patches": _set(
+        "vit_32x32s32_224 vit_16x16s16_224 vit_14x14s14_224 convnext_4x4s4_224 convnext_2x2s2_56"
     ),
     "memory": _set(
         "resnet_max_3x3s2 max_2x2_112 avg_3x3s2_112 avg_2x2_112 batch_norm_112 batch_norm_eval_112 relu_112 "

@@ -19,6 +19,7 @@ import numpy as np
 from fastconv import costs
 from fastconv.costs import Pass, Shape
 from fastconv.kernels import (
+    conv_col2im,
     conv_depthwise,
     conv_direct,
     conv_im2col,
@@ -63,8 +64,9 @@ class Algorithm:
     `cannot(shape)` is the reason, or None, why this row is not able to run a problem; `inaccurate(shape)` the reason why the
     automatic choice does not take it although it could; nor does that take it where more than its `precision` is asked for, or
     where it would need too much memory: `band` is how often a thread keeps the pixels that one output needs, of all channels.
-    After what `guard` says the direct kernel does the call again. `lattice` is what it runs over, but for an input gradient; one
-    that `joins` runs the phases of that together. `run_linear` is for problems that are one matrix product.
+    After what `guard` says the direct kernel does the call again. `lattice` is what it runs over; an input gradient has one for
+    each of its phases, but where the algorithm `folds`, and one that `joins` runs them together. `run_linear` is for problems
+    that are one matrix product.
     `error` names the tolerance class of tests/tolerance.py.
     """
 
@@ -76,6 +78,7 @@ class Algorithm:
     inaccurate: Callable[[Shape], str | None] = nothing
     lattice: Callable[[Conv], LatticeSpec] = Conv.forward_lattice
     joins: bool = False
+    folds: bool = False
     band: float = 0.0
     precision: str = "highest"
     guard: str | None = None
@@ -89,6 +92,16 @@ class Algorithm:
 
 def cannot_linear(shape: Shape) -> str | None:
     return None if shape.is_linear else "the kernel does not cover the whole unpadded input"
+
+
+def cannot_col2im(shape: Shape) -> str | None:
+    if shape.what != "dx":
+        return "it computes input gradients"
+    if math.prod(shape.kernel) == 1:
+        return "the kernel has one tap: nothing to fold"
+    if shape.columns > BAND_LIMIT:
+        return f"the columns of one channel would take more than {BAND_LIMIT >> 20} MiB"
+    return None
 
 
 def cannot_winograd(r: int, shape: Shape) -> str | None:
@@ -218,6 +231,14 @@ ALGORITHMS = (
         "columns of one tile of pixels, multiplied by the packed GEMM",
         "direct",
         conv_im2col.run,
+    ),
+    Algorithm(
+        "col2im",
+        "one matrix product to columns, which are folded",
+        "direct",
+        conv_col2im.run,
+        cannot=cannot_col2im,
+        folds=True,
     ),
 )
 WEIGHT_GRADIENTS = (
@@ -365,7 +386,8 @@ def _lattices(
 def _make_plan(problem: Conv, algo: str, what: Pass, prepared: bool, precision: str) -> Plan:
     shape = costs.shape_of(problem, what, prepared)
     algorithm, reasons, expected = select(algo, shape, precision)
-    specs = problem.input_gradient_lattices() if what == "dx" else [algorithm.lattice(problem)]
+    phased = what == "dx" and not algorithm.folds
+    specs = problem.input_gradient_lattices() if phased else [algorithm.lattice(problem)]
     lattices = _lattices(algorithm, problem, what, specs)
     return Plan(problem, algorithm, reasons, expected, lattices, what)
 

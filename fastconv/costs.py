@@ -80,6 +80,16 @@ class Shape:
         return self.itemsize * self.channels * math.prod(p * (1 + h // s) for p, h, s in axes)
 
     @property
+    def columns(self) -> int:
+        """Bytes of the columns of one channel and image of an input gradient."""
+        return (
+            self.itemsize
+            * math.prod((*self.kernel, *self.size))
+            * self.images
+            // max(1, self.batch)
+        )
+
+    @property
     def taps(self) -> float:
         return math.prod(self.kernel) / self.runs
 
@@ -247,19 +257,33 @@ def _im2col(shape: Shape) -> Counts:
         tiles += 1
         slots += max(LATENCY, width * math.ceil(rest / lanes))
     # a tile's columns are whole vectors where they come from one row, else pieces of rows
-    whole, pieces = max(0, tiles - rows), min(2 * rows, rows + tiles)
+    whole, pieces, kind = max(0, tiles - rows), min(2 * rows, rows + tiles), "lines"
     if step > 1:
-        whole, pieces = 0, rows + tiles
+        whole, pieces, kind = 0, rows + tiles, "gathers"
+        if shape.step[2] > 2 and shape.kernel[2] >= lanes:  # see lattice.apart
+            kind = "transposes"
     runs = shape.groups * shape.runs
     return {
         "fma": runs * shape.terms * panels * slots,
         "tiles": runs * panels * tiles * shape.chains,
         "scatters": runs * shape.outputs * 2 * (tiles if spread > 1 else min(tiles, rows)),
         "copies": runs * shape.terms * 2 * whole,
-        "gathers" if step > 1 else "lines": runs * shape.terms * pieces,
+        kind: runs * shape.terms * pieces,
         **_packing(shape, shape.outputs / lanes),
         "calls": shape.runs,
     }
+
+
+def _col2im(shape: Shape) -> Counts:
+    ones: Sizes = (1, 1, 1)
+    taps = math.prod(shape.kernel)
+    product = replace(
+        shape, outputs=shape.outputs * taps, kernel=ones, spread=ones, halo=(0, 0, 0), runs=1
+    )
+    entries = shape.groups * product.outputs * shape.images * math.prod(shape.size[:2])
+    entries *= _vectors(shape, shape.size[2])
+    transposed = max(3, isa.lanes(shape.itemsize)) <= shape.spread[2] <= shape.kernel[2]
+    return {**_im2col(product), "transposes" if transposed else "adds": entries}
 
 
 def _pixel(shape: Shape) -> Counts:
@@ -403,6 +427,7 @@ MODELS: dict[str, Callable[[Shape], Counts]] = {
     **{f"split_{products}": partial(_split, products) for products in (6, 3, 1)},
     "direct": _direct,
     "im2col": _im2col,
+    "col2im": _col2im,
 }
 
 
@@ -516,7 +541,8 @@ class Costs:
 # One core of an AMD EPYC (Zen 3), gcc 12.2, a virtual machine: printed by `python -m benchmarks.costs`. Of the forward and input
 # gradients that each was fitted to, the model is within 10 % for 48 % of 33 (linear), 54 % of 361 (pixel), 50 % of 149
 # (depthwise), 63 % of 293 (direct), 56 % of 212 (im2col), 78 % of 128 (winograd); of the weight gradients for 100 % of 16
-# (linear), 78 % of 32 (depthwise), 61 % of 198 (direct), 81 % of 27 (winograd).
+# (linear), 78 % of 32 (depthwise), 61 % of 198 (direct), 81 % of 27 (winograd). The transposes of im2col, and what col2im does
+# after its product, which has im2col's constants, were timed by themselves, for kernels of 4 to 400 taps a row.
 _AVX2 = Costs(
     peak=107,
     bandwidth=21,
@@ -576,7 +602,21 @@ _AVX2 = Costs(
             "pack far": 1.67,
             "scatters": 1.98,
             "tiles": 27.2,
+            "transposes": 2.5,
             "turn": 6.23,
+        },
+        "col2im": {
+            "adds": 6.0,
+            "calls": 8000,
+            "copies": 0.955,
+            "efficiency": 1.02,
+            "lines": 4.94,
+            "pack": 2.38,
+            "pack far": 1.67,
+            "scatters": 1.98,
+            "tiles": 27.2,
+            "transposes": 4.0,
+            "turn": 0.5,
         },
         "winograd": {
             "band": 1.64,

@@ -35,9 +35,15 @@ def test_every_row_has_costs_of_its_algorithms(what: costs.Pass, isa_row: str) -
 def test_constants_are_of_what_is_counted() -> None:
     """A constant without a count, misspelt for example, would silently count for nothing."""
     counted = dict.fromkeys([*costs.COSTS["avx2"].ns, "split"], frozenset({"efficiency"}))
-    for x, outputs, stride in (((2, 6, 9, 9), 1, 1), ((2, 6, 9, 9), 8, 1), ((2, 6, 9, 9), 40, 3)):
+    for size, outputs, kernel, stride in (
+        (9, 1, 3, 1),
+        (9, 8, 3, 1),
+        (9, 40, 3, 3),
+        (48, 8, 16, 16),
+    ):
         for what in costs.PASSES:
-            shape = costs.shape_of(problem(x, (outputs, 6, 3, 3), stride), what)
+            p = problem((2, 6, size, size), (outputs, 6, kernel, kernel), stride)
+            shape = costs.shape_of(p, what)
             for row in algorithms.rows(what):
                 counted[costs.family(row.name, what)] |= costs.count(row.name, shape).keys()
     for table in costs.COSTS.values():

@@ -18,21 +18,24 @@ from fastconv.kernels.correlate cimport (
     start_job,
 )
 from fastconv.kernels.fastconv cimport FC_FIRST, FC_LAST, FC_NV_MAX, FC_RELU, fc_fetch, fc_gemm_tile
-from fastconv.kernels.lattice cimport Axis, Lattice, copy_padded, own_pixels, source_at
+from fastconv.kernels.lattice cimport Axis, Lattice, copy_taps, own_pixels, source_at
 
 cdef enum:
     CHAIN = 256    # rows of columns multiplied at a time; shows in the last bits, so it is a constant
     PIXELS = 128   # of a task: enough of them pass each weight that comes to L2
     # Weights that pass over all tiles of a task, each tile from L1, before the next ones do: they stay in L2.
     PANEL_BYTES = 256 << 10
+    OUTPUTS = 1024  # of a task: there is room for their partial sums of all its pixels
 
 cdef struct Columns:
     Job job                       # the first member: tasks get its address
     Py_ssize_t nr                 # pixels of a tile
+    Py_ssize_t terms, chain       # of an output, and of those multiplied at a time: of some whole channels, or of one's taps
     Py_ssize_t pixels             # of all images
     Py_ssize_t tiles, blocks      # of those; a task has one block of tiles
     Py_ssize_t wider              # panels of one output more than the others
     Py_ssize_t range_panels       # panels that pass over all tiles of a task
+    Py_ssize_t outputs            # most of a task
     # Bytes of a task: the places of its pixels in y, the columns of one tile and of all that are kept
     Py_ssize_t places_bytes, tile_bytes, columns_bytes
 
@@ -72,20 +75,22 @@ cdef const char *image(const Job *job, Py_ssize_t n, Py_ssize_t group, Py_ssize_
     return job.x + (n * job.x_n + (group * job.channels + channel) * job.x_c) * job.itemsize
 
 
-cdef void fill_tile(const Columns *all, Py_ssize_t group, Py_ssize_t pixel, Py_ssize_t count, Py_ssize_t channel,
-                    Py_ssize_t channels, char *to) noexcept nogil:
-    """to[(c, tap)][NR] of `count` pixels, zeros after them."""
+cdef void fill_tile(const Columns *all, Py_ssize_t group, Py_ssize_t pixel, Py_ssize_t count, Py_ssize_t term,
+                    Py_ssize_t terms, char *to) noexcept nogil:
+    """to[(c, tap)][NR] of `count` pixels, zeros after them; `terms` from `term` on."""
     cdef const Job *job = &all.job
     cdef const Axis *axis = job.axis
-    cdef Py_ssize_t done = 0, item = job.itemsize, kd, kh, kw, src_d, src_h, zeros
+    cdef Py_ssize_t done = 0, item = job.itemsize, kd, kh, src_d, src_h, zeros, tap, first, last
+    cdef Py_ssize_t taps = min(terms, job.taps)  # of each channel
     cdef const char *plane
     cdef const char *row
     cdef char *line
     cdef Run run
     while done < count:
         run = run_at(axis, pixel + done, count - done)
-        plane = image(job, run.n, group, channel)
+        plane = image(job, run.n, group, term // job.taps)
         line = to + done * item
+        tap = -(term % job.taps)  # the first of a row, counted from the first that is wanted
         done += run.count
         zeros = all.nr - count if done == count else 0
         for kd in range(axis[0].taps):
@@ -93,15 +98,17 @@ cdef void fill_tile(const Columns *all, Py_ssize_t group, Py_ssize_t pixel, Py_s
             for kh in range(axis[1].taps):
                 src_h = source_at(&axis[1], run.h * axis[1].step + axis[1].offset[kh])
                 row = NULL if src_d < 0 or src_h < 0 else plane + (src_d * axis[1].size + src_h) * axis[2].size * item
-                for kw in range(axis[2].taps):
-                    copy_padded(&axis[2], item, line, job.taps * all.nr, row, job.x_c, channels,
-                                run.w * axis[2].step + axis[2].offset[kw], run.count, zeros)
-                    line += all.nr * item
+                first = max(0, -tap)
+                last = min(axis[2].taps, taps - tap)
+                if first < last:
+                    copy_taps(&axis[2], item, line, all.nr, taps * all.nr, row, job.x_c, terms // taps,
+                              axis[2].offset + first, last - first, run.w * axis[2].step, run.count, zeros)
+                    line += (last - first) * all.nr * item
+                tap += axis[2].taps
 
 
-cdef void look_ahead(const Columns *all, Py_ssize_t group, Py_ssize_t pixel, Py_ssize_t channel,
-                     fc_fetch *fetch) noexcept nogil:
-    """What the first tap of a pixel reads, in the chain of channels that begins with `channel`, is needed soon."""
+cdef void look_ahead(const Columns *all, Py_ssize_t group, Py_ssize_t pixel, Py_ssize_t term, fc_fetch *fetch) noexcept nogil:
+    """What the first tap of a pixel reads, in the channels of the chain that begins with `term`, is needed soon."""
     cdef const Job *job = &all.job
     cdef const Axis *axis = job.axis
     cdef Run run = run_at(axis, pixel, 1)
@@ -109,10 +116,10 @@ cdef void look_ahead(const Columns *all, Py_ssize_t group, Py_ssize_t pixel, Py_
     cdef Py_ssize_t h = source_at(&axis[1], run.h * axis[1].step + axis[1].offset[0])
     cdef Py_ssize_t w = source_at(&axis[2], run.w * axis[2].step + axis[2].offset[0])
     fetch.rows = 0
-    if channel < job.channels and min(d, h, w) >= 0:
-        fetch.at = image(job, run.n, group, channel) + ((d * axis[1].size + h) * axis[2].size + w) * job.itemsize
+    if term < all.terms and min(d, h, w) >= 0:
+        fetch.at = image(job, run.n, group, term // job.taps) + ((d * axis[1].size + h) * axis[2].size + w) * job.itemsize
         fetch.row = job.x_c
-        fetch.rows = min(job.channel_block, job.channels - channel)
+        fetch.rows = max(1, min(all.chain, all.terms - term) // job.taps)
 
 
 cdef void places(const Columns *all, Py_ssize_t pixel, Py_ssize_t count, Py_ssize_t *at) noexcept nogil:
@@ -128,9 +135,9 @@ cdef void places(const Columns *all, Py_ssize_t pixel, Py_ssize_t count, Py_ssiz
         done += run.count
 
 
-cdef void multiply_tile(const Columns *all, Py_ssize_t group, Py_ssize_t panel0, Py_ssize_t panel1, Py_ssize_t c,
+cdef void multiply_tile(const Columns *all, Py_ssize_t group, Py_ssize_t panel0, Py_ssize_t panel1, Py_ssize_t term,
                         const Py_ssize_t *at, Py_ssize_t count, char *partial, fc_gemm_tile *tile) noexcept nogil:
-    """Panels [panel0, panel1), channels from c, on one tile of `count` pixels that land at `at`."""
+    """Panels [panel0, panel1), terms from `term` on, on one tile of `count` pixels that land at `at`."""
     cdef const Job *job = &all.job
     cdef Py_ssize_t start, size, width, stop, at_y
     cdef Py_ssize_t item = job.itemsize, lanes = job.kernels.lanes, output = group * job.outputs
@@ -144,9 +151,9 @@ cdef void multiply_tile(const Columns *all, Py_ssize_t group, Py_ssize_t panel0,
         nv = 1 if count <= lanes or width > job.kernels.gemm_mr[2] else 2
         tile.panels = stop - panel0
         tile.pixels = <int>min(nv * lanes, count)
-        tile.a = packed_panel(job, group, start) + c * job.taps * width * item
+        tile.a = packed_panel(job, group, start) + term * width * item
         tile.a_c = width
-        tile.a_panel = width * job.channels * job.taps
+        tile.a_panel = width * all.terms
         tile.acc = partial + start * all.nr * item
         tile.bias_m = NULL if job.bias == NULL else job.bias + (output + start) * item
         at_y = (output + start) * job.y_c + (0 if apart else at[0])
@@ -181,7 +188,7 @@ cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogi
     cdef fc_gemm_tile tile
     cdef Py_ssize_t block = number % all.blocks, nr = all.nr, first = block * all.tiles // all.blocks * nr
     cdef Py_ssize_t pixels = min((block + 1) * all.tiles // all.blocks * nr, all.pixels) - first
-    cdef Py_ssize_t group, panel0, panel1, panel, stop, c = 0, i, channels
+    cdef Py_ssize_t group, panel0, panel1, panel, stop, term = 0, i, terms, start, size, width
     cdef Py_ssize_t *at = <Py_ssize_t *>workspace
     cdef char *columns = workspace + all.places_bytes
     cdef char *partial = columns + all.columns_bytes
@@ -189,16 +196,20 @@ cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogi
     group = job.group0 + number % (job.group1 - job.group0)
     split_panels(job, number // (job.group1 - job.group0), &panel0, &panel1)
     places(all, first, pixels, at)
+    panel_bounds(job, panel0, &start, &size, &width)
+    partial -= start * nr * job.itemsize  # the sums of output 0
     tile.x_c = nr
     tile.y_m = job.y_c
     tile.bias_n = NULL
     tile.fetch.at = job.x
     tile.fetch.row = 0
-    while c < job.channels:
-        channels = min(job.channel_block, job.channels - c)
-        tile.channels = channels * job.taps
-        tile.flags = (FC_FIRST if c == 0 else 0) | (FC_RELU if job.relu else 0)
-        if c + channels == job.channels:
+    while term < all.terms:
+        terms = min(all.chain, all.terms - term)
+        if job.taps > CHAIN:
+            terms = min(terms, job.taps - term % job.taps)
+        tile.channels = terms
+        tile.flags = (FC_FIRST if term == 0 else 0) | (FC_RELU if job.relu else 0)
+        if term + terms == all.terms:
             tile.flags |= FC_LAST
         panel = panel0
         while panel < panel1:
@@ -208,16 +219,16 @@ cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogi
                 tile.x = columns + (i // nr * all.tile_bytes if job.panels > all.range_panels else 0)
                 tile.fetch.rows = 0
                 if panel == panel0:
-                    fill_tile(all, group, first + i, min(nr, pixels - i), c, channels, <char *>tile.x)
+                    fill_tile(all, group, first + i, min(nr, pixels - i), term, terms, <char *>tile.x)
                     if i + nr < pixels:
-                        look_ahead(all, group, first + min(i + 2 * nr, pixels) - 1, c, &tile.fetch)
+                        look_ahead(all, group, first + min(i + 2 * nr, pixels) - 1, term, &tile.fetch)
                     else:
-                        look_ahead(all, group, first + min(nr, pixels) - 1, c + channels, &tile.fetch)
-                multiply_tile(all, group, panel, stop, c, at + i, min(nr, pixels - i),
-                              partial + i * job.outputs * job.itemsize, &tile)
+                        look_ahead(all, group, first + min(nr, pixels) - 1, term + terms, &tile.fetch)
+                multiply_tile(all, group, panel, stop, term, at + i, min(nr, pixels - i),
+                              partial + i * all.outputs * job.itemsize, &tile)
                 i += nr
             panel = stop
-        c += channels
+        term += terms
     activate(all, group, panel0, panel1, at, pixels)
 
 
@@ -229,29 +240,35 @@ def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, resi
     """
     cdef Columns all
     cdef Job *job = &all.job
-    cdef Py_ssize_t terms, tiles, partial = 0, workspace
+    cdef Py_ssize_t tiles, parts, partial = 0, workspace
     cdef size_t budget = band_budget(max_workspace)
     start_job(job, lattice, x, w, y, groups, transposed, bias, residual, activation)
     merge_axes(job.axis)
-    job.channel_block = max(1, CHAIN // job.taps)
-    terms = min(job.channel_block, job.channels) * job.taps
+    all.terms = job.channels * job.taps
+    if job.taps <= CHAIN:
+        all.chain = min(CHAIN // job.taps, job.channels) * job.taps
+    else:  # equal parts of the taps
+        parts = (job.taps + CHAIN - 1) // CHAIN
+        all.chain = (job.taps + parts - 1) // parts
     all.nr = FC_NV_MAX * job.kernels.lanes
     all.pixels = job.batch * job.axis[0].out * job.axis[1].out * job.axis[2].out
     all.tiles = (all.pixels + all.nr - 1) // all.nr
     # a cache line more than the terms take: no power-of-two stride that maps all tiles to one set of the cache
-    all.tile_bytes = (terms + 1) * all.nr * job.itemsize
-    if job.channel_block < job.channels:
-        partial = all.nr * job.outputs * job.itemsize
+    all.tile_bytes = (all.chain + 1) * all.nr * job.itemsize
+    job.multiple = 0
+    job.panel = job.kernels.gemm_mr[1 if all.pixels <= job.kernels.lanes else FC_NV_MAX]
+    job.panels = (job.outputs + job.panel - 1) // job.panel
+    job.task_panels = max(1, OUTPUTS // job.panel)
+    all.outputs = min(job.outputs, job.task_panels * job.panel)
+    if all.chain < all.terms:
+        partial = all.nr * all.outputs * job.itemsize
     tiles = min(<Py_ssize_t>PIXELS // all.nr, <Py_ssize_t>budget // (all.tile_bytes + partial))
     tiles = max(1, min(tiles, all.tiles))
     all.blocks = (all.tiles + tiles - 1) // tiles
     if all.blocks > threads > 0:  # as many for each thread
         all.blocks = min(all.tiles, (all.blocks + threads - 1) // threads * threads)
-    job.multiple = 0
-    job.panel = job.kernels.gemm_mr[1 if all.pixels <= job.kernels.lanes else FC_NV_MAX]
-    job.panels = (job.outputs + job.panel - 1) // job.panel
     all.wider = job.outputs % job.panels
-    all.range_panels = max(1, PANEL_BYTES // (terms * job.panel * job.itemsize))
+    all.range_panels = max(1, PANEL_BYTES // (all.chain * job.panel * job.itemsize))
     all.places_bytes = (tiles * all.nr * sizeof(Py_ssize_t) + 63) // 64 * 64
     all.columns_bytes = (1 if job.panels <= all.range_panels else tiles) * all.tile_bytes
     workspace = all.places_bytes + all.columns_bytes + tiles * partial

@@ -51,6 +51,7 @@ cdef struct Job:
     Py_ssize_t group0, group1, panel0, panel1
     Py_ssize_t splits              # panel ranges worked on in parallel
     Py_ssize_t tasks               # wanted for each thread: where the blocks are fewer, the panels are divided
+    Py_ssize_t task_panels         # most panels of a task, where that is not 0
     # one task
     Py_ssize_t channel_block
     size_t band_bytes

@@ -269,12 +269,12 @@ cdef int start_job(Job *job, Lattice lattice, object x, object w, object y, Py_s
                    bint transposed, object bias, object residual, int activation) except -1:
     """Fill in what does not depend on the algorithm.
 
-    x, y: contiguous elements [n][channel][d][h][w], whatever their axes are; w: contiguous [group*output][channel][taps...] of
-    the forward convolution, or Weights of that. With `transposed` the roles of its two channel axes are swapped: the input
-    gradient.
+    x, y: contiguous elements [n][channel][d][h][w], whatever their axes are; w: [group*output][channel][taps...] of the forward
+    convolution, contiguous but for the distance of outputs, or Weights of that. With `transposed` the roles of its two
+    channel axes are swapped: the input gradient.
     """
     cdef cnp.ndarray xa = x, wa = (<Weights>w).array if isinstance(w, Weights) else w, ya = y
-    cdef Py_ssize_t x_channels, y_channels
+    cdef Py_ssize_t x_channels, y_channels, w_row
     memset(job, 0, sizeof(Job))
     job.itemsize = cnp.PyArray_ITEMSIZE(xa)
     job.kernels = active_kernels(job.itemsize)
@@ -298,9 +298,10 @@ cdef int start_job(Job *job, Lattice lattice, object x, object w, object y, Py_s
     # an input of size zero has outputs where it is padded, and then they tell the number of images
     job.batch = cnp.PyArray_SIZE(ya) // job.y_n if job.y_n else cnp.PyArray_SIZE(xa) // job.x_n
     job.w_taps = cnp.PyArray_SIZE(wa) // (cnp.PyArray_DIM(wa, 0) * cnp.PyArray_DIM(wa, 1))
-    job.w_g = job.channels * job.outputs * job.w_taps
-    job.w_o = job.w_taps if transposed else job.channels * job.w_taps
-    job.w_c = job.outputs * job.w_taps if transposed else job.w_taps
+    w_row = cnp.PyArray_STRIDE(wa, 0) // job.itemsize
+    job.w_g = cnp.PyArray_DIM(wa, 0) // groups * w_row
+    job.w_o = job.w_taps if transposed else w_row
+    job.w_c = w_row if transposed else job.w_taps
     job.x, job.w, job.y = address(x), address(wa), address(y)
     job.bias, job.residual = address(bias), address(residual)
     job.relu = activation == 0
@@ -329,8 +330,10 @@ cdef int run_panels(Job *job, Py_ssize_t tasks, task_fn task, size_t workspace, 
     """The tasks of the groups and panels that the job says, of which there are `tasks` for one step of groups."""
     cdef Py_ssize_t base = (job.group1 - job.group0 + job.group_step - 1) // job.group_step * tasks
     job.splits = 1
-    if base < job.tasks * threads:
-        job.splits = max(1, min(job.panel1 - job.panel0, (job.tasks * threads + base - 1) // base))
+    if job.task_panels:
+        job.splits = (job.panel1 - job.panel0 + job.task_panels - 1) // job.task_panels
+    if base * job.splits < job.tasks * threads:
+        job.splits = max(job.splits, min(job.panel1 - job.panel0, (job.tasks * threads + base - 1) // base))
     return run_tasks_nogil(task, job, base * job.splits, workspace, threads)
 
 

@@ -58,10 +58,13 @@ cdef inline Py_ssize_t first_at(Py_ssize_t q, Py_ssize_t step, Py_ssize_t bound,
     return min(count, bound - q if step == 1 else (bound - q + step - 1) // step)
 
 cdef bint own_pixels(const Axis *axis) noexcept nogil
-cdef void copy_padded(const Axis *axis, Py_ssize_t itemsize, char *to, Py_ssize_t to_row, const char *x, Py_ssize_t x_row,
-                      Py_ssize_t rows, Py_ssize_t q, Py_ssize_t count, Py_ssize_t zeros) noexcept nogil
-cdef void fill_lines(const Axis *axis, Py_ssize_t width, Py_ssize_t itemsize, Py_ssize_t q_h, Py_ssize_t rows,
-                     Py_ssize_t q_w, Py_ssize_t cols, const char *plane, char *to) noexcept nogil
+cdef bint apart(const Axis *axis, Py_ssize_t itemsize, const Py_ssize_t *at, Py_ssize_t taps) noexcept nogil
+cdef void copy_taps(const Axis *axis, Py_ssize_t itemsize, char *to, Py_ssize_t to_tap, Py_ssize_t to_row, const char *x,
+                    Py_ssize_t x_row, Py_ssize_t rows, const Py_ssize_t *at, Py_ssize_t taps, Py_ssize_t q,
+                    Py_ssize_t count, Py_ssize_t zeros) noexcept nogil
+cdef void fill_lines(const Axis *axis, Py_ssize_t width, Py_ssize_t to_tap, Py_ssize_t itemsize, Py_ssize_t q_h,
+                     Py_ssize_t rows, const Py_ssize_t *at, Py_ssize_t taps, Py_ssize_t q_w, Py_ssize_t cols,
+                     const char *plane, char *to) noexcept nogil
 cdef void fill_band(const Axis *axis, const Band *band, Py_ssize_t itemsize, const Py_ssize_t *origin,
                     const Py_ssize_t *count, const char *x, Py_ssize_t x_c, Py_ssize_t channels,
                     char *to) noexcept nogil

@@ -102,6 +102,30 @@ def join(lattices):
     return whole
 
 
+cdef Py_ssize_t ZERO = 0, ONE = 1
+
+
+def row(Py_ssize_t pixels):
+    """Every output reads the pixel at its own place: a 1x1 kernel on planes of so many."""
+    cdef Lattice lattice = Lattice.__new__(Lattice)
+    cdef Axis *axis
+    cdef Py_ssize_t i
+    lattice.arrays = []
+    lattice.phases = ()
+    lattice.taps = 1
+    lattice.outputs = pixels
+    lattice.tap_index = lattice.phase_tap = &ZERO
+    lattice.phase_taps = &ONE
+    for i in range(3):
+        axis = &lattice.axis[i]
+        axis.out = axis.size = axis.span = axis.y_size = axis.inner_stop = pixels if i == 2 else 1
+        axis.step = axis.taps = axis.y_step = axis.phases = 1
+        axis.offset = axis.residue = axis.phase_of = axis.shift = &ZERO
+        axis.source = NULL
+        axis.y_start = axis.inner_start = axis.inner_shift = axis.shift_max = 0
+    return lattice
+
+
 cdef size_t lines(size_t size) noexcept nogil:
     """An odd number of cache lines: no power-of-two stride that would map all channels, rows or positions to one set."""
     return ((size + 63) // 64 | 1) * 64
@@ -180,11 +204,45 @@ cdef void copy_padded(const Axis *axis, Py_ssize_t itemsize, char *to, Py_ssize_
         copy_mapped(axis, itemsize, to + right * itemsize, to_row, x, x_row, rows, q + right * step, count - right)
 
 
+cdef bint apart(const Axis *axis, Py_ssize_t itemsize, const Py_ssize_t *at, Py_ssize_t taps) noexcept nogil:
+    """Whether a tap's cells share no vector but the taps of an output are neighbours that fill some: to be transposed."""
+    return axis.step > 2 and taps >= active_kernels(itemsize).lanes and at[taps - 1] - at[0] == taps - 1
+
+
+cdef void copy_taps(const Axis *axis, Py_ssize_t itemsize, char *to, Py_ssize_t to_tap, Py_ssize_t to_row, const char *x,
+                    Py_ssize_t x_row, Py_ssize_t rows, const Py_ssize_t *at, Py_ssize_t taps, Py_ssize_t q,
+                    Py_ssize_t count, Py_ssize_t zeros) noexcept nogil:
+    """copy_padded of several taps: to[k*to_tap + r*to_row + i] = padded row x + r*x_row at coordinate q + at[k] + i*step."""
+    cdef Py_ssize_t k, step = axis.step, last = at[taps - 1], left = 0, right = 0
+    if x != NULL and apart(axis, itemsize, at, taps):
+        left = first_at(q + at[0], step, axis.inner_start, count)
+        right = first_at(q + last, step, axis.inner_stop, count)
+    if right <= left:
+        for k in range(taps):
+            copy_padded(axis, itemsize, to + k * to_tap * itemsize, to_row, x, x_row, rows, q + at[k], count, zeros)
+        return
+    for k in range(taps):  # the outputs that read padding
+        if left > 0:
+            copy_padded(axis, itemsize, to + k * to_tap * itemsize, to_row, x, x_row, rows, q + at[k], left, 0)
+        if right < count:
+            copy_padded(axis, itemsize, to + (k * to_tap + right) * itemsize, to_row, x, x_row, rows,
+                        q + at[k] + right * step, count - right, zeros)
+    if right == count:
+        count += zeros
+    else:
+        count = right
+    to += left * itemsize
+    x += (q + at[0] + left * step + axis.inner_shift) * itemsize
+    for k in range(rows):
+        active_kernels(itemsize).transpose(to + k * to_row * itemsize, to_tap, x + k * x_row * itemsize, step, right - left,
+                                           taps, count - left)
+
+
 cdef void fill_band(const Axis *axis, const Band *band, Py_ssize_t itemsize, const Py_ssize_t *origin,
                     const Py_ssize_t *count, const char *x, Py_ssize_t x_c, Py_ssize_t channels,
                     char *to) noexcept nogil:
     """The band of `count` outputs from `origin`, for `channels` channels x_c elements apart."""
-    cdef Py_ssize_t c, pd, ph, pw, d, src_d
+    cdef Py_ssize_t c, pd, ph, d, src_d
     cdef Py_ssize_t slots_d = band.block[0] + axis[0].shift_max, slots_h = band.block[1] + axis[1].shift_max
     cdef char *lines
     for c in range(channels):
@@ -193,20 +251,20 @@ cdef void fill_band(const Axis *axis, const Band *band, Py_ssize_t itemsize, con
                 src_d = source_at(&axis[0], axis[0].residue[pd] + (origin[0] + d) * axis[0].step)
                 lines = to + itemsize * (c * band.channel + (pd * slots_d + d) * band.rows * band.width)
                 for ph in range(axis[1].phases):
-                    for pw in range(axis[2].phases):
-                        fill_lines(
-                            axis, band.width, itemsize,
-                            axis[1].residue[ph] + origin[1] * axis[1].step, count[1] + axis[1].shift_max,
-                            axis[2].residue[pw] + origin[2] * axis[2].step, count[2] + axis[2].shift_max,
-                            NULL if src_d < 0 else x + itemsize * (c * x_c + src_d * axis[1].size * axis[2].size),
-                            lines)
-                        lines += slots_h * band.width * itemsize
+                    fill_lines(
+                        axis, band.width, slots_h * band.width, itemsize,
+                        axis[1].residue[ph] + origin[1] * axis[1].step, count[1] + axis[1].shift_max,
+                        axis[2].residue, axis[2].phases, origin[2] * axis[2].step, count[2] + axis[2].shift_max,
+                        NULL if src_d < 0 else x + itemsize * (c * x_c + src_d * axis[1].size * axis[2].size),
+                        lines)
+                    lines += axis[2].phases * slots_h * band.width * itemsize
 
 
-cdef void fill_lines(const Axis *axis, Py_ssize_t width, Py_ssize_t itemsize, Py_ssize_t q_h, Py_ssize_t rows,
-                     Py_ssize_t q_w, Py_ssize_t cols, const char *plane, char *to) noexcept nogil:
-    """to[rows][width] from padded coordinates (q_h, q_w) of one plane (NULL: of zeros), a step apart."""
-    cdef Py_ssize_t step = axis[1].step, h, src_h, row = axis[2].size
+cdef void fill_lines(const Axis *axis, Py_ssize_t width, Py_ssize_t to_tap, Py_ssize_t itemsize, Py_ssize_t q_h,
+                     Py_ssize_t rows, const Py_ssize_t *at, Py_ssize_t taps, Py_ssize_t q_w, Py_ssize_t cols,
+                     const char *plane, char *to) noexcept nogil:
+    """to[tap*to_tap + row*width + col] from coordinates (q_h, q_w + at[tap]) on, a step apart, of a plane (NULL: of zeros)."""
+    cdef Py_ssize_t step = axis[1].step, h, k, src_h, row = axis[2].size
     cdef Py_ssize_t top = first_at(q_h, step, axis[1].inner_start, rows)
     cdef Py_ssize_t bottom = top if plane == NULL else first_at(q_h, step, axis[1].inner_stop, rows)
     cdef char *line = to
@@ -214,15 +272,16 @@ cdef void fill_lines(const Axis *axis, Py_ssize_t width, Py_ssize_t itemsize, Py
         if not top <= h < bottom:
             src_h = source_at(&axis[1], q_h + h * step)
             if plane == NULL or src_h < 0:
-                memset(line, 0, cols * itemsize)
+                for k in range(taps):
+                    memset(line + k * to_tap * itemsize, 0, cols * itemsize)
             else:
-                copy_padded(&axis[2], itemsize, line, 0, plane + src_h * row * itemsize, 0, 1, q_w, cols, 0)
+                copy_taps(&axis[2], itemsize, line, to_tap, 0, plane + src_h * row * itemsize, 0, 1, at, taps, q_w, cols, 0)
         line += width * itemsize
     if top < bottom:
-        copy_padded(&axis[2], itemsize, to + top * width * itemsize, width,
-                    plane + (q_h + top * step + axis[1].inner_shift) * row * itemsize,
-                    step * row if bottom - top > 1 else 0,  # a step may lead far from the plane
-                    bottom - top, q_w, cols, 0)
+        copy_taps(&axis[2], itemsize, to + top * width * itemsize, to_tap, width,
+                  plane + (q_h + top * step + axis[1].inner_shift) * row * itemsize,
+                  step * row if bottom - top > 1 else 0,  # a step may lead far from the plane
+                  bottom - top, at, taps, q_w, cols, 0)
 
 
 cdef void choose_block(const Axis *axis, Py_ssize_t channels, Py_ssize_t itemsize, size_t budget,

@@ -7,7 +7,9 @@ columns[n][channel][tap][output] = padded x[n][channel] at the tap's cell of eac
 cimport numpy as cnp
 from libc.string cimport memset
 
-from fastconv.kernels.lattice cimport Axis, Lattice, fill_lines, first_at, source_at
+from fastconv.kernels.fastconv cimport fc_kernels
+from fastconv.kernels.isa cimport active_kernels
+from fastconv.kernels.lattice cimport Axis, Lattice, apart, fill_lines, first_at, source_at
 from fastconv.kernels.team cimport run_tasks
 
 cnp.import_array()
@@ -17,8 +19,11 @@ ctypedef fused real:
     double
 
 cdef struct Job:
+    const fc_kernels *kernels
     Axis axis[3]
     Py_ssize_t taps, outputs, plane, itemsize
+    Py_ssize_t bands  # tasks of a plane of fold: each has some of its rows
+    bint transposed   # fold turns the taps of a row
     char *x
     char *columns
 
@@ -27,17 +32,17 @@ cdef void unfold_task(void *argument, Py_ssize_t number, char *workspace) noexce
     """All columns of plane `number` (image and channel)."""
     cdef const Job *job = <const Job *>argument
     cdef const Axis *axis = job.axis
-    cdef Py_ssize_t kd, kh, kw, d, src_d, item = job.itemsize
+    cdef Py_ssize_t kd, kh, d, src_d, item = job.itemsize, plane = axis[1].out * axis[2].out
     cdef const char *x = job.x + number * job.plane * item
     cdef char *to = job.columns + number * job.taps * job.outputs * item
     for kd in range(axis[0].taps):
         for kh in range(axis[1].taps):
-            for kw in range(axis[2].taps):
-                for d in range(axis[0].out):
-                    src_d = source_at(&axis[0], d * axis[0].step + axis[0].offset[kd])
-                    fill_lines(axis, axis[2].out, item, axis[1].offset[kh], axis[1].out, axis[2].offset[kw], axis[2].out,
-                               NULL if src_d < 0 else x + src_d * axis[1].size * axis[2].size * item, to)
-                    to += axis[1].out * axis[2].out * item
+            for d in range(axis[0].out):
+                src_d = source_at(&axis[0], d * axis[0].step + axis[0].offset[kd])
+                fill_lines(axis, axis[2].out, job.outputs, item, axis[1].offset[kh], axis[1].out, axis[2].offset, axis[2].taps,
+                           0, axis[2].out, NULL if src_d < 0 else x + src_d * axis[1].size * axis[2].size * item,
+                           to + d * plane * item)
+            to += axis[2].taps * job.outputs * item
 
 
 cdef inline void add_mapped(const Axis *axis, real *row, const real *columns, Py_ssize_t q, Py_ssize_t first,
@@ -66,29 +71,49 @@ cdef inline void add_row(const Axis *axis, real *row, const real *columns, Py_ss
     add_mapped(axis, row, columns, q, right, axis.out)
 
 
+cdef void add_taps(const Job *job, char *row, const char *columns, char *line) noexcept nogil:
+    """add_row for all taps along w. As many as the step at a time are neighbours in x: transposed, they are one stretch."""
+    cdef const Axis *axis = &job.axis[2]
+    cdef Py_ssize_t item = job.itemsize, tap = 0, left, right, taps, cells = axis.out * axis.step
+    if not job.transposed:
+        for tap in range(axis.taps):
+            if item == 4:
+                add_row(axis, <float *>row, <const float *>columns, axis.offset[tap])
+            else:
+                add_row(axis, <double *>row, <const double *>columns, axis.offset[tap])
+            columns += job.outputs * item
+        return
+    while tap < axis.taps:
+        taps = min(axis.step, axis.taps - tap)
+        job.kernels.transpose(line, axis.step, columns, job.outputs, taps, axis.out, axis.step)
+        left = first_at(axis.offset[tap], 1, axis.inner_start, cells)
+        right = first_at(axis.offset[tap], 1, axis.inner_stop, cells)
+        job.kernels.add(row + (axis.offset[tap] + left + axis.inner_shift) * item, line + left * item, right - left)
+        columns += taps * job.outputs * item
+        tap += taps
+
+
 cdef void fold_task(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
-    """Plane `number`: every column entry added to the cell it came from, in one fixed order."""
+    """Some rows of a plane: every column entry added to the cell it came from, in one fixed order."""
     cdef const Job *job = <const Job *>argument
     cdef const Axis *axis = job.axis
-    cdef Py_ssize_t kd, kh, kw, d, h, src_d, src_h, at, item = job.itemsize
-    cdef char *x = job.x + number * job.plane * item
-    cdef const char *columns = job.columns + number * job.taps * job.outputs * item
-    memset(x, 0, job.plane * item)
+    cdef Py_ssize_t kd, kh, d, h, src_d, src_h, item = job.itemsize
+    cdef Py_ssize_t first = number % job.bands * axis[1].size // job.bands
+    cdef Py_ssize_t stop = (number % job.bands + 1) * axis[1].size // job.bands
+    cdef char *x = job.x + number // job.bands * job.plane * item
+    cdef const char *columns = job.columns + number // job.bands * job.taps * job.outputs * item
+    for d in range(axis[0].size):
+        memset(x + (d * axis[1].size + first) * axis[2].size * item, 0, (stop - first) * axis[2].size * item)
     for kd in range(axis[0].taps):
         for kh in range(axis[1].taps):
-            for kw in range(axis[2].taps):
-                for d in range(axis[0].out):
-                    src_d = source_at(&axis[0], d * axis[0].step + axis[0].offset[kd])
-                    for h in range(axis[1].out):
-                        src_h = source_at(&axis[1], h * axis[1].step + axis[1].offset[kh])
-                        if src_d >= 0 and src_h >= 0:
-                            at = (src_d * axis[1].size + src_h) * axis[2].size
-                            if item == 4:
-                                add_row(&axis[2], <float *>x + at, <const float *>columns, axis[2].offset[kw])
-                            else:
-                                add_row(&axis[2], <double *>x + at, <const double *>columns,
-                                        axis[2].offset[kw])
-                        columns += axis[2].out * item
+            for d in range(axis[0].out):
+                src_d = source_at(&axis[0], d * axis[0].step + axis[0].offset[kd])
+                for h in range(axis[1].out):
+                    src_h = source_at(&axis[1], h * axis[1].step + axis[1].offset[kh])
+                    if src_d >= 0 and first <= src_h < stop:
+                        add_taps(job, x + (src_d * axis[1].size + src_h) * axis[2].size * item,
+                                 columns + (d * axis[1].out + h) * axis[2].out * item, workspace)
+            columns += axis[2].taps * job.outputs * item
 
 
 cdef int start(Job *job, Lattice lattice, object x, object columns) except -1:
@@ -97,6 +122,7 @@ cdef int start(Job *job, Lattice lattice, object x, object columns) except -1:
     job.taps, job.outputs = lattice.taps, lattice.outputs
     job.plane = lattice.axis[0].size * lattice.axis[1].size * lattice.axis[2].size
     job.itemsize = x.itemsize
+    job.kernels = active_kernels(job.itemsize)
     job.x = <char *>cnp.PyArray_DATA(<cnp.ndarray>x)
     job.columns = <char *>cnp.PyArray_DATA(<cnp.ndarray>columns)
     return 0
@@ -112,5 +138,9 @@ def unfold(Lattice lattice, x, columns, Py_ssize_t planes, int threads):
 def fold(Lattice lattice, x, columns, Py_ssize_t planes, int threads):
     """Write x[plane][d][h][w], the sum of the column entries that unfold takes from each cell."""
     cdef Job job
+    cdef Axis *row = &job.axis[2]
     start(&job, lattice, x, columns)
-    run_tasks(fold_task, &job, planes, 0, threads)
+    job.bands = max(1, min(job.axis[1].size, 2 * threads // max(1, planes)))
+    # no gaps between the taps of one output and the next, and whole vectors of both
+    job.transposed = job.kernels.lanes <= row.step <= row.taps and apart(row, job.itemsize, row.offset, row.taps)
+    run_tasks(fold_task, &job, planes * job.bands, row.out * row.step * job.itemsize if job.transposed else 0, threads)
