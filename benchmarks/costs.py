@@ -18,8 +18,9 @@ import numpy as np
 from benchmarks import roofline
 from benchmarks.problems import PROBLEMS, Conv
 
-# Random shapes, from a seed, and the flops between which they lie; linear layers in disguise and depthwise ones besides them.
-RANDOM, LINEAR, DEPTHWISE, SEED = 110, 20, 40, 11
+# Random shapes, from a seed, and the flops between which they lie; besides them linear layers in disguise, depthwise
+# ones and small groups.
+RANDOM, LINEAR, DEPTHWISE, GROUPED, SEED = 110, 20, 40, 40, 11
 FLOPS = (1e5, 3e8)
 # A measurement: so many turns, each of about so many seconds; a slow problem gets fewer.
 TURNS, SECONDS, LONGEST = 7, 0.001, 0.15
@@ -56,6 +57,15 @@ def problems() -> Iterator[Conv]:
         kernel, planes = rng.choice((3, 3, 5, 7)), size(3, 10)
         options = (kernel, rng.choice((1, 1, 2)), kernel // 2, planes)
         p = Conv("depthwise", "random", 1, planes, size(2, 7), planes, *options)
+        if FLOPS[0] < p.flops < FLOPS[1]:
+            left -= 1
+            yield p
+    left = GROUPED
+    while left:
+        groups, kernel = size(3, 7), rng.choice((1, 1, 1, 3))
+        channels, outputs = groups * size(1, 4), groups * size(1, 4)
+        options = (kernel, 1, kernel // 2, groups)
+        p = Conv("grouped", "random", 1, channels, size(2, 6), outputs, *options)
         if FLOPS[0] < p.flops < FLOPS[1]:
             left -= 1
             yield p

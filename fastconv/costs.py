@@ -266,6 +266,7 @@ def _im2col(shape: Shape) -> Counts:
     return {
         "fma": runs * shape.terms * panels * slots,
         "tiles": runs * panels * tiles * shape.chains,
+        "fills": runs * tiles * shape.chains,
         "scatters": runs * shape.outputs * 2 * (tiles if spread > 1 else min(tiles, rows)),
         "copies": runs * shape.terms * 2 * whole,
         kind: runs * shape.terms * pieces,
@@ -541,8 +542,9 @@ class Costs:
 # One core of an AMD EPYC (Zen 3), gcc 12.2, a virtual machine: printed by `python -m benchmarks.costs`. Of the forward and input
 # gradients that each was fitted to, the model is within 10 % for 48 % of 33 (linear), 54 % of 361 (pixel), 50 % of 149
 # (depthwise), 63 % of 293 (direct), 56 % of 212 (im2col), 78 % of 128 (winograd); of the weight gradients for 100 % of 16
-# (linear), 78 % of 32 (depthwise), 61 % of 198 (direct), 81 % of 27 (winograd). The transposes of im2col, and what col2im does
-# after its product, which has im2col's constants, were timed by themselves, for kernels of 4 to 400 taps a row.
+# (linear), 78 % of 32 (depthwise), 61 % of 198 (direct), 81 % of 27 (winograd). Added by hand, and less certain: "fills" of im2col,
+# what a tile of columns costs besides its elements, 0 to 100 ns in twelve 1x1 layers of small groups; its transposes; and col2im,
+# whose product has im2col's constants.
 _AVX2 = Costs(
     peak=107,
     bandwidth=21,
@@ -596,6 +598,7 @@ _AVX2 = Costs(
             "calls": 4120,
             "copies": 0.955,
             "efficiency": 1.02,
+            "fills": 50.0,
             "gathers": 5.0,
             "lines": 4.94,
             "pack": 2.38,

@@ -590,10 +590,11 @@ def test_every_convolution_releases_the_gil(algo: str, size: int) -> None:
     x, w = np.ones((1, 96, size, size), "float32"), np.ones((96, 96, kernel, kernel), "float32")
     options = {"padding": kernel // 2, "algo": algo}
     calls = [
-        partial(fastconv.conv2d, x, w, **options),
         partial(fastconv.conv2d_backward, x, x, w, needs=(True, False, False), **options),
         partial(fastconv.conv2d_backward, x, x, w, needs=(False, True, False), **options),
     ]
+    if algo != "col2im":  # of input gradients alone
+        calls.append(partial(fastconv.conv2d, x, w, **options))
     turns = [0]
     stop = threading.Event()
 
@@ -619,7 +620,7 @@ def test_every_convolution_releases_the_gil(algo: str, size: int) -> None:
         stop.set()
         sys.setswitchinterval(interval)
         thread.join()
-    assert found == [True] * 3
+    assert found == [True] * len(calls)
 
 
 def test_many_threads_at_once_compute_the_same_bits() -> None:
