@@ -542,9 +542,9 @@ class Costs:
 # One core of an AMD EPYC (Zen 3), gcc 12.2, a virtual machine: printed by `python -m benchmarks.costs`. Of the forward and input
 # gradients that each was fitted to, the model is within 10 % for 48 % of 33 (linear), 54 % of 361 (pixel), 50 % of 149
 # (depthwise), 63 % of 293 (direct), 56 % of 212 (im2col), 78 % of 128 (winograd); of the weight gradients for 100 % of 16
-# (linear), 78 % of 32 (depthwise), 61 % of 198 (direct), 81 % of 27 (winograd). Added by hand, and less certain: "fills" of im2col,
-# what a tile of columns costs besides its elements, 0 to 100 ns in twelve 1x1 layers of small groups; its transposes; and col2im,
-# whose product has im2col's constants.
+# (linear), 78 % of 32 (depthwise), 61 % of 198 (direct), 81 % of 27 (winograd). Added by hand, and less certain: "fills" of
+# im2col, what a tile of columns costs besides its elements, 0 to 100 ns in twelve 1x1 layers of small groups; its transposes;
+# and col2im, whose product has the constants that im2col had before.
 _AVX2 = Costs(
     peak=107,
     bandwidth=21,

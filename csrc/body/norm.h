@@ -199,20 +199,19 @@ static void FC_FN(norm_backward)(void *vdx, const void *vdy, const void *vx, ptr
                                  double slope, double scale) {
     const V m = v_set1((REAL)mean), g = v_set1((REAL)mean_dy);
     const V k = v_set1((REAL)slope), a = v_set1((REAL)scale);
-    const ptrdiff_t end = plane - VL;
     for (ptrdiff_t run = batch - 1; run >= 0; run--) {
         REAL *const dx = (REAL *)vdx + run * stride;
         const REAL *const dy = (const REAL *)vdy + run * stride;
         const REAL *const x = (const REAL *)vx + run * stride;
-        if (end < 0) {
-            const V v = v_load_n(x, plane);
-            v_store_n(dx, FC_FN(normalised_grad)(v_load_n(dy, plane), v, m, g, k, a), plane);
-            continue;
-        }
-        const V last = FC_FN(normalised_grad)(v_load(dy + end), v_load(x + end), m, g, k, a);
-        for (ptrdiff_t i = 0; i < end; i += VL)
+        ptrdiff_t i = 0;
+        for (; i + VL <= plane; i += VL)
             v_store(dx + i, FC_FN(normalised_grad)(v_load(dy + i), v_load(x + i), m, g, k, a));
-        v_store(dx + end, last);
+        if (i < plane) {
+            const ptrdiff_t n = plane - i;
+            v_store_n(dx + i,
+                      FC_FN(normalised_grad)(v_load_n(dy + i, n), v_load_n(x + i, n), m, g, k, a),
+                      n);
+        }
     }
 }
 
