@@ -730,19 +730,25 @@ print(team.alone(), threads_started())
 
 
 def test_when_callers_rest() -> None:
-    """Not after a wait shorter than a time slice, or than twice the work, nor when they do not; and not for ever."""
+    """Not after waits shorter than a time slice, or than twice the work, or a single one; nor when they do not; not for ever."""
     code = (
         RESTS
         + """
 print(after(NOW, NOW, NOW + 900_000), after(NOW, NOW + 30 * SECOND, NOW + 85 * SECOND))
 print(after(NOW - 60 * SECOND, NOW - 50 * SECOND, NOW - 10 * SECOND))
 print(after(NOW - 60 * SECOND, NOW - 59 * SECOND, NOW - 50 * SECOND))
+waits = [after(NOW, NOW, NOW + SECOND // 100)]
+for end in (SECOND // 100, SECOND // 2000, SECOND // 100, SECOND // 100):
+    team.rest(NOW, NOW if end > 10**6 else NOW + end, NOW + end)
+    waits.append(team.alone())
+print(waits)
 team.set_rests(False)
 team.rest(NOW, NOW, NOW + 60 * SECOND)
 print(team.alone())
 """
     )
-    expected = "False False\nTrue\nFalse\nFalse\n"
+    waits = [False, False, False, False, True]  # the third one is a region without a wait
+    expected = f"False False\nTrue\nFalse\n{waits}\nFalse\n"
     if not team.openmp()["version"]:
         expected = expected.replace("False", "True")
     assert run_python(code).stdout == expected

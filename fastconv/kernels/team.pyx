@@ -5,7 +5,7 @@ The team's size is an argument of every call (omp_set_num_threads is per-thread 
 numbered slots that are reduced in order, so neither the team's size nor the schedule shows in the result.
 
 A team waits for its last thread. On a busy machine that one may in turn wait for a processor, for as long as hundreds of small
-regions take. After such a wait the caller works alone for a while.
+regions take. After several such waits the caller works alone for a while.
 """
 
 from cython.parallel cimport parallel, threadid
@@ -65,15 +65,19 @@ cdef extern from "<pthread.h>" nogil:
                        void (*child)() noexcept nogil)
 
 cdef enum:
-    # Nanoseconds that count as waiting for a processor, if they are also more than PATIENCE times the rest of a region: time
-    # slices are of a millisecond and more, and the tasks of a region are of about one size.
+    # A region that takes longer than a time slice, a millisecond, may have waited for a processor. It has where that took more
+    # than PATIENCE times the rest of it: the tasks of a region are of about one size.
     SLICE = 1_000_000
     PATIENCE = 2
-    # The caller then works alone for so many times as long. While the machine stays busy, no more than a fifth of the time
-    # is lost; a single wait costs two waits more, where two threads are twice as fast as one.
+    # Nanoseconds: when waits add up to so much, less the time of the regions in between, the caller works alone for REST times
+    # as long. Single waits, as where another process has just ended its turn, do not count. While the machine stays busy, no
+    # more than a fifth of the time is lost.
+    DEBT = 30_000_000
     REST = 4
 
-# Until when callers work alone. Two threads that write it at once may lose a rest, no more.
+# What they add up to. Two threads that write it at once may lose a wait or a rest, no more.
+cdef int64_t debt = 0
+# Until when callers work alone.
 cdef int64_t resting = 0
 # Whether they do: tests want the teams they ask for.
 cdef bint rests = True
@@ -154,18 +158,23 @@ cdef void run_team(task_fn task, void *job, Py_ssize_t count, char *memory, size
 
 cpdef void rest(int64_t start, int64_t done, int64_t end) noexcept nogil:
     """After a region from `start` to `end` whose caller was `done` with its tasks: whether that was a wait for a processor."""
-    global resting
-    cdef int64_t lost
+    global debt, resting
+    cdef int64_t lost = 0
     if rests and end - start > SLICE:
         lost = end - done + min(done - start, fc_delayed())
-        if lost > SLICE and lost > PATIENCE * (end - start - lost):
-            resting = end + REST * lost
+    if lost > PATIENCE * (end - start - lost):
+        debt += lost
+        if debt > DEBT:
+            resting = end + REST * debt
+            debt = 0
+    elif debt:
+        debt = max(0, debt - (end - start))
 
 
 def set_rests(bint enabled) -> None:
     """Whether callers work alone for a while after waiting for a processor."""
-    global rests, resting
-    rests, resting = enabled, 0
+    global rests, resting, debt
+    rests, resting, debt = enabled, 0, 0
 
 
 def alone() -> bool:
