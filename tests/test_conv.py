@@ -408,6 +408,14 @@ def test_direct_rows_share_tiles(stride: int, dtype: str, isa_row: str) -> None:
         assert np.array_equal(dx, reference.conv_backward(dy, x, w, **options)[0]), width
 
 
+def test_columns_of_many_outputs(dtype: str, isa_row: str) -> None:
+    """More outputs than a task has, of several chains; the last tile of pixels is a part."""
+    g = rng(18)
+    x, w = integers(g, (1, 300, 5, 7), dtype), integers(g, (2100, 300, 1, 1), dtype, 2)
+    y = fastconv.conv2d(x, w, stride=2, algo="im2col")
+    assert np.array_equal(y, reference.conv(x, w, stride=2))
+
+
 def test_weights_in_several_rounds() -> None:
     """Weights beyond the packing limit (24 MiB) are packed and used in rounds."""
     g = rng(12)

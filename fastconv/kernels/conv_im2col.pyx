@@ -25,7 +25,7 @@ cdef enum:
     PIXELS = 128   # of a task: enough of them pass each weight that comes to L2
     # Weights that pass over all tiles of a task, each tile from L1, before the next ones do: they stay in L2.
     PANEL_BYTES = 256 << 10
-    OUTPUTS = 1024  # of a task: there is room for their partial sums of all its pixels
+    OUTPUTS = 2048  # of a task: there is room for their partial sums of all its pixels
 
 cdef struct Columns:
     Job job                       # the first member: tasks get its address
