@@ -55,6 +55,32 @@ def test_peers_are_held_to_our_instruction_set(monkeypatch: pytest.MonkeyPatch) 
     assert peers.caps() == {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
 
 
+def test_a_worker_answers_when_its_threads_are_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    busy_until = 3 * peers.IDLE_SECONDS
+    for until, waited in ((busy_until, 4 * peers.IDLE_SECONDS), (10.0, peers.IDLE_LIMIT)):
+        clock = Clock(until)
+        monkeypatch.setattr(peers, "time", clock)
+        peers.settle()
+        assert clock.now == pytest.approx(waited)
+
+
+class Clock:
+    """A time module whose process is busy until a moment."""
+
+    def __init__(self, busy_until: float) -> None:
+        self.now = 0.0
+        self.busy_until = busy_until
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def process_time(self) -> float:
+        return min(self.now, self.busy_until)
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
 def result(
     problem: problems.Problem, ours: float, theirs: float, precision: str = "highest"
 ) -> dict[str, Any]:
