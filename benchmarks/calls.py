@@ -53,12 +53,14 @@ def float32_only(word: str) -> Iterator[None]:
 
 
 def fastconv_call(p: Problem, what: str, a: Arrays, algo: str = "auto") -> Call:
-    """What fastconv's user would write. `a` holds the problem's arrays."""
+    """What fastconv's user would write. `a` holds the problem's arrays. "prepared": weights packed beforehand."""
     import fastconv as fc
     from fastconv.algorithms import WEIGHT_GRADIENTS
 
     if isinstance(p, Block):
         return _block(p, a, algo)
+    if algo == "prepared":
+        return _prepared(p, what, a)
     if algo != "auto" and not isinstance(p, Conv):
         raise Unsupported("there is one algorithm")
     if what == "dw" and algo not in ("auto", *(row.name for row in WEIGHT_GRADIENTS)):
@@ -102,6 +104,15 @@ def fastconv_call(p: Problem, what: str, a: Arrays, algo: str = "auto") -> Call:
         y = fc.softmax(x, p.axis)
         return (lambda: function(x, p.axis)) if forward else (lambda: backward(dy, y, p.axis))
     return (lambda: function(x)) if forward else (lambda: backward(dy, x))
+
+
+def _prepared(p: Problem, what: str, a: Arrays) -> Call:
+    import fastconv as fc
+
+    if not isinstance(p, Conv) or what != "forward":
+        raise Unsupported("only the forward of convolutions is prepared")
+    x, run = a["x"], fc.prepare_conv2d(a["w"], a["b"], **p.options)
+    return lambda: run(x)
 
 
 def _block(p: Block, a: Arrays, variant: str) -> Call:

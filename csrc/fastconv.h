@@ -28,14 +28,16 @@ enum { FC_SPLIT_MAX = 6 };
 /* Most columns of a column kernel: whole vectors of any row. */
 enum { FC_COLUMNS = 512 };
 
+enum { FC_CACHE_LINE = 64 };
+
 /* What a tile does with its sums. Without FC_FIRST it adds to the partial sums of an earlier
  * channel block; with FC_LAST it applies the epilogue. */
 enum { FC_FIRST = 1, FC_LAST = 2, FC_RELU = 4 };
 
-/* Rows of memory, `row` elements apart, that later tiles will read. */
+/* Rows of memory, `row` elements apart, that later tiles will read: of each `lines` cache lines. */
 typedef struct {
     const void *at;
-    ptrdiff_t row, rows;
+    ptrdiff_t row, rows, lines;
 } fc_fetch;
 
 /*
@@ -71,7 +73,7 @@ typedef struct {
  *   acc[i*mr + m][p] = sum_c a[i*a_panel + c*a_c + m] * x[c*x_c + p]     p < nv*lanes
  *   y[(i*mr + m)*y_m + y_at[p]] = act(acc[...] + bias_m[i*mr + m] + bias_n[p] + residual[...])
  * x must be readable for nv*lanes pixels; `pixels` of them are stored.
- * Meanwhile the first line of each row to fetch comes to the cache, `fetch.rows` of them a panel.
+ * Meanwhile the lines of the rows to fetch come to the cache, `fetch.rows` rows a panel.
  */
 typedef struct {
     const void *x;

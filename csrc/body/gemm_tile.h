@@ -46,7 +46,10 @@ static FC_INLINE void FC_FN(gemm_panel)(const fc_gemm_tile *t, const REAL *a, RE
 #pragma GCC unroll 2
         for (int v = 0; v < nv; v++) acc[m][v] = v_zero();
     }
-    for (ptrdiff_t n = t->fetch.rows; n > 0; n--, fetch += t->fetch.row) FC_PREFETCH_READ(fetch);
+    for (ptrdiff_t i = 0; i < t->fetch.lines; i++, fetch += FC_CACHE_LINE / sizeof(REAL)) {
+        const REAL *line = fetch;
+        for (ptrdiff_t n = t->fetch.rows; n > 0; n--, line += t->fetch.row) FC_PREFETCH_READ(line);
+    }
     for (ptrdiff_t c = t->channels; c > 0; c--) {
         const REAL *xs = x;
         FC_OPAQUE(xs);

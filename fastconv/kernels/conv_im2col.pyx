@@ -17,7 +17,7 @@ from fastconv.kernels.correlate cimport (
     split_panels,
     start_job,
 )
-from fastconv.kernels.fastconv cimport FC_FIRST, FC_LAST, FC_NV_MAX, FC_RELU, fc_fetch, fc_gemm_tile
+from fastconv.kernels.fastconv cimport FC_CACHE_LINE, FC_FIRST, FC_LAST, FC_NV_MAX, FC_RELU, fc_fetch, fc_gemm_tile
 from fastconv.kernels.lattice cimport Axis, Lattice, copy_taps, own_pixels, source_at
 
 cdef enum:
@@ -109,19 +109,35 @@ cdef void fill_tile(const Columns *all, Py_ssize_t group, Py_ssize_t pixel, Py_s
                 tap += axis[2].taps
 
 
-cdef void look_ahead(const Columns *all, Py_ssize_t group, Py_ssize_t pixel, Py_ssize_t term, fc_fetch *fetch) noexcept nogil:
-    """What the first tap of a pixel reads, in the channels of the chain that begins with `term`, is needed soon."""
+cdef Py_ssize_t first_read(const Columns *all, const Run *pixel) noexcept nogil:
+    """Where in its plane the first tap of a pixel reads; -1: padding."""
+    cdef const Axis *axis = all.job.axis
+    cdef Py_ssize_t d = source_at(&axis[0], pixel.d * axis[0].step + axis[0].offset[0])
+    cdef Py_ssize_t h = source_at(&axis[1], pixel.h * axis[1].step + axis[1].offset[0])
+    cdef Py_ssize_t w = source_at(&axis[2], pixel.w * axis[2].step + axis[2].offset[0])
+    return (d * axis[1].size + h) * axis[2].size + w if min(d, h, w) >= 0 else -1
+
+
+cdef void look_ahead(const Columns *all, Py_ssize_t group, Py_ssize_t pixel, Py_ssize_t count, Py_ssize_t term,
+                     fc_fetch *fetch) noexcept nogil:
+    """What the first tap of `count` pixels reads in their last image, in the channels of the chain from `term` on, is needed soon."""
     cdef const Job *job = &all.job
-    cdef const Axis *axis = job.axis
-    cdef Run run = run_at(axis, pixel, 1)
-    cdef Py_ssize_t d = source_at(&axis[0], run.d * axis[0].step + axis[0].offset[0])
-    cdef Py_ssize_t h = source_at(&axis[1], run.h * axis[1].step + axis[1].offset[0])
-    cdef Py_ssize_t w = source_at(&axis[2], run.w * axis[2].step + axis[2].offset[0])
-    fetch.rows = 0
-    if term < all.terms and min(d, h, w) >= 0:
-        fetch.at = image(job, run.n, group, term // job.taps) + ((d * axis[1].size + h) * axis[2].size + w) * job.itemsize
-        fetch.row = job.x_c
-        fetch.rows = max(1, min(all.chain, all.terms - term) // job.taps)
+    cdef Run run = run_at(job.axis, pixel + count - 1, 1)
+    cdef Py_ssize_t last = first_read(all, &run), first, n = run.n
+    fetch.rows = fetch.lines = 0
+    if term >= all.terms or last < 0:
+        return
+    if run.w >= count - 1:  # they are of one row
+        run.w -= count - 1
+    else:
+        run = run_at(job.axis, max(pixel, n * (all.pixels // job.batch)), 1)
+    first = first_read(all, &run)
+    if first < 0 or first > last:
+        first = last
+    fetch.lines = (last - first) * job.itemsize // FC_CACHE_LINE + 1
+    fetch.at = image(job, n, group, term // job.taps) + last * job.itemsize - (fetch.lines - 1) * FC_CACHE_LINE
+    fetch.row = job.x_c
+    fetch.rows = max(1, min(all.chain, all.terms - term) // job.taps)
 
 
 cdef void places(const Columns *all, Py_ssize_t pixel, Py_ssize_t count, Py_ssize_t *at) noexcept nogil:
@@ -219,13 +235,13 @@ cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogi
             i = 0
             while i < pixels:
                 tile.x = columns + (i // nr * all.tile_bytes if job.panels > all.range_panels else 0)
-                tile.fetch.rows = 0
+                tile.fetch.rows = tile.fetch.lines = 0
                 if panel == panel0:
                     fill_tile(all, group, first + i, min(nr, pixels - i), term, terms, <char *>tile.x)
                     if i + nr < pixels:
-                        look_ahead(all, group, first + min(i + 2 * nr, pixels) - 1, term, &tile.fetch)
+                        look_ahead(all, group, first + i + nr, min(nr, pixels - i - nr), term, &tile.fetch)
                     else:
-                        look_ahead(all, group, first + min(nr, pixels) - 1, term + terms, &tile.fetch)
+                        look_ahead(all, group, first, min(nr, pixels), term + terms, &tile.fetch)
                 multiply_tile(all, group, panel, stop, term, at + i, min(nr, pixels - i),
                               partial + i * all.outputs * job.itemsize, &tile)
                 i += nr

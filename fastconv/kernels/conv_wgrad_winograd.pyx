@@ -126,7 +126,7 @@ cdef void multiply(const Gradient *g, Py_ssize_t group, const Py_ssize_t *first,
     cdef const char *w
     cdef char *to
     tile.panels = 1
-    tile.fetch.rows = 0
+    tile.fetch.rows = tile.fetch.lines = 0
     for p in range(g.positions):
         for i in range(chains):
             t = i * tiles // chains

@@ -6,13 +6,13 @@ from libc.stdint cimport int32_t, int64_t, uint32_t
 cdef extern from "fastconv.h" nogil:
     enum:
         FC_MR_MAX, FC_NV_MAX, FC_PIXEL_NV_MAX, FC_WGRAD_MR_MAX, FC_DOT_A_MAX, FC_DOT_B_MAX
-        FC_COLUMNS
+        FC_COLUMNS, FC_CACHE_LINE
         FC_FIRST, FC_LAST, FC_RELU
         FC_ACT_RELU, FC_ACT_TANH, FC_ACT_SIGMOID, FC_ACT_COUNT
 
     ctypedef struct fc_fetch:
         const void *at
-        Py_ssize_t row, rows
+        Py_ssize_t row, rows, lines
 
     ctypedef struct fc_conv_tile:
         const void *x

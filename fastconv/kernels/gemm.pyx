@@ -109,7 +109,7 @@ cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogi
     tile.y_m = job.n
     tile.y_at = NULL
     tile.panels = 1
-    tile.fetch.rows = 0
+    tile.fetch.rows = tile.fetch.lines = 0
     while k < job.k:
         tile.channels = min(<Py_ssize_t>CHAIN, job.k - k)
         tile.flags = (FC_FIRST if k == 0 else 0) | (FC_LAST if k + tile.channels == job.k else 0)
