@@ -459,6 +459,15 @@ PROBLEMS: tuple[Conv, ...] = (
     ),
     *_conv("ResNeXt-50", 16, ("grouped_3x3_56", 128, 128, 56, 3, 1, 1, 32)),
     *_conv("DeepLab", 16, ("dilated_3x3_28", 128, 128, 28, 3, 1, 2, 1, 2)),
+    *_conv(
+        "DeepLab",
+        4,
+        ("dilated2_3x3_33", 256, 256, 33, 3, 1, 2, 1, 2),
+        ("dilated4_3x3_33", 512, 512, 33, 3, 1, 4, 1, 4),
+        ("dilated6_3x3_33", 2048, 256, 33, 3, 1, 6, 1, 6),
+        ("dilated12_3x3_33", 2048, 256, 33, 3, 1, 12, 1, 12),
+    ),
+    *_conv("DRN", 4, ("dilated2_3x3_128", 64, 64, 128, 3, 1, 2, 1, 2)),
 )
 
 # Next to no work: what a call costs by itself.
@@ -521,8 +530,8 @@ def _set(names: str, **batches: int) -> tuple[Problem, ...]:
 
 
 # The layers, of every kind that common networks have, by which one library is compared with another; six of them; the
-# depthwise layers of common networks on small maps; patches, whose stride is the kernel's size; operations that memory
-# bounds, at 16x64x112x112 and of small maps; and inference.
+# depthwise layers of common networks on small maps; patches, whose stride is the kernel's size; dilated layers; operations
+# that memory bounds, at 16x64x112x112 and of small maps; and inference.
 SETS = {
     "layers": _set(
         "lenet1 lenet2 alexnet_conv1 alexnet_conv2 alexnet_conv3 vgg1_1 vgg1_2 vgg2_2 vgg3_2 vgg4_2 vgg5 "
@@ -540,6 +549,9 @@ SETS = {
     ),
     "patches": _set(
         "vit_32x32s32_224 vit_16x16s16_224 vit_14x14s14_224 convnext_4x4s4_224 convnext_2x2s2_56"
+    ),
+    "dilated": _set(
+        "dilated_3x3_28 dilated2_3x3_33 dilated4_3x3_33 dilated6_3x3_33 dilated12_3x3_33 dilated2_3x3_128"
     ),
     "memory": _set(
         "resnet_max_3x3s2 max_2x2_112 avg_3x3s2_112 avg_2x2_112 batch_norm_112 batch_norm_eval_112 relu_112 "

@@ -184,10 +184,10 @@ typedef enum {
 /* winograd_input: v[i*alpha + j][tile] = (B^T d B)[i][j] of a row of tiles that are m pixels apart
  * winograd_dy: v[i*alpha + j][tile] = (G d G^T)[i][j] of a row of tiles of m x m pixels */
 typedef struct {
-    const void *x; /* winograd_input: x[alpha][(tiles - 1)*m + alpha][lanes], rows x_row apart;
-                      winograd_dy: x[m][tiles*m][lanes] */
+    const void *x; /* winograd_input: x[alpha][(tiles - 1)*m + alpha][lanes], rows x_row and pixels
+                      x_px apart; winograd_dy: x[m][tiles*m][lanes] */
     void *v;       /* v[alpha*alpha][tiles][lanes], positions v_p and tiles v_t apart */
-    ptrdiff_t x_row, v_p, v_t, tiles;
+    ptrdiff_t x_row, x_px, v_p, v_t, tiles;
 } fc_winograd_input;
 
 /* winograd_tile[nv][mr]: y[m][o] (+)= sum_b sum_c x[b*x_b + m*lanes + c] * w[(b*lanes + c)*NR + o],
@@ -203,10 +203,10 @@ typedef struct {
  */
 typedef struct {
     const void *sums;     /* sums[alpha*alpha][tiles][...], s_p and s_t apart */
-    void *y;              /* NCHW: channels y_oc apart, rows y_row apart */
+    void *y;              /* NCHW: channels y_oc apart, rows y_row apart, pixels y_px apart */
     const void *bias;     /* bias[oc] or NULL */
     const void *residual; /* same strides as y, or NULL */
-    ptrdiff_t s_p, s_t, tiles, y_oc, y_row;
+    ptrdiff_t s_p, s_t, tiles, y_oc, y_row, y_px;
     ptrdiff_t rows, cols; /* pixels of y to store: at most m and tiles*m */
     int oc;               /* valid output channels, 1..lanes */
     int flags;

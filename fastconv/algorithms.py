@@ -104,20 +104,39 @@ def cannot_col2im(shape: Shape) -> str | None:
     return None
 
 
+# Most dilation that Winograd takes: the bands of a task, rows of 96 tiles of 4 pixels and 32 phases, have 2.4 MiB.
+WINOGRAD_DILATION = 32
+
+
 def cannot_winograd(r: int, shape: Shape) -> str | None:
     if shape.kernel != (1, r, r):
         return f"the kernel is not {r}x{r}"
-    return None if shape.is_plain else "stride and dilation must be 1"
+    if shape.has_stride:
+        return "the stride must be 1"
+    for name, size, dilation in zip("hw", shape.size[1:], shape.dilation[1:], strict=True):
+        if dilation > min(size, WINOGRAD_DILATION):
+            return f"the dilation is more than {WINOGRAD_DILATION} or than the outputs along {name}"
+    return None
 
 
-def inaccurate_winograd(least: int, shape: Shape) -> str | None:
-    if shape.channels < least:
-        return f"fewer than {least} channels: its rounding errors would weigh too much"
+def _side(shape: Shape) -> int:
+    """Of a map; a dilated one is several, a phase each."""
+    return min(n // d for n, d in zip(shape.size[1:], shape.dilation[1:], strict=True))
+
+
+def inaccurate_winograd(least: dict[int, int], shape: Shape) -> str | None:
+    smallest = max((n for n in least if n <= _side(shape)), default=None)
+    if smallest is None:
+        return (
+            f"maps of less than {min(least)}x{min(least)}: its rounding errors would weigh too much"
+        )
+    if shape.channels < least[smallest]:
+        return f"fewer than {least[smallest]} channels: its rounding errors would weigh too much"
     return None
 
 
 def inaccurate_weight_gradient(least: int, smallest: int, shape: Shape) -> str | None:
-    if min(shape.size[1:]) < smallest:
+    if _side(shape) < smallest:
         return f"maps of less than {smallest}x{smallest}: its rounding errors would weigh too much"
     if shape.pixels < least:
         return f"fewer than {least} terms a sum: its rounding errors would weigh too much"
@@ -132,8 +151,13 @@ def cannot_depthwise_weight_gradient(shape: Shape) -> str | None:
     return None
 
 
-# Fewest channels with which F(m, r) keeps the promise of docs/numerics.md: at most twice the error of a multiply-add chain.
-WINOGRAD_LEAST = {(4, 3): 48, (2, 3): 16, (2, 5): 24}
+# Fewest channels with which F(m, r) keeps the promise of docs/numerics.md, at most twice the error of a multiply-add chain, by
+# the side of the smallest maps for which they suffice: in small ones most terms are padding, and the chain's error is less.
+WINOGRAD_LEAST = {
+    (4, 3): {3: 112, 5: 80, 9: 56},
+    (2, 3): {2: 24, 3: 16},
+    (2, 5): {4: 80, 5: 56, 7: 40, 14: 24},
+}
 # Likewise the fewest pixels of dy, over all images, and the smallest map for the weight gradient by F(r, m): in smaller maps
 # most terms of the outer taps are padding.
 WEIGHT_GRADIENT_LEAST = {(4, 3): (392, 5), (2, 3): (49, 3), (2, 5): (700, 14)}

@@ -64,10 +64,14 @@ class Shape:
     phases: Sizes  # remainders by `step` of the input pixels it reads
     runs: int
     what: Pass
-    is_plain: bool  # stride and dilation 1
+    dilation: Sizes
     is_linear: bool
     bytes: int  # each operand once
     prepared: bool = False  # weights are packed beforehand
+
+    @property
+    def has_stride(self) -> bool:
+        return max(*self.step, *self.spread) > 1
 
     @property
     def pixels(self) -> int:
@@ -136,7 +140,7 @@ def shape_of(problem: Conv, what: Pass = "forward", prepared: bool = False) -> S
         phases,
         runs,
         what,
-        stride == dilation == ones,
+        dilation,
         problem.is_linear,
         problem.bytes,
         prepared,
@@ -335,9 +339,15 @@ def _depthwise(shape: Shape) -> Counts:
     }
 
 
+def _winograd_tiles(m: int, shape: Shape) -> int:
+    """Those of each phase of a dilated map."""
+    axes = zip(shape.size[1:], shape.dilation[1:], strict=True)
+    return shape.images * shape.size[0] * math.prod(d * math.ceil(n / (d * m)) for n, d in axes)
+
+
 def _winograd(m: int, r: int, shape: Shape) -> Counts:
     positions = (m + r - 1) ** 2
-    tiles = shape.images * shape.size[0] * math.prod(math.ceil(n / m) for n in shape.size[1:])
+    tiles = _winograd_tiles(m, shape)
     channels, outputs = _vectors(shape, shape.channels), _vectors(shape, shape.outputs)
     weights = shape.groups * positions * shape.channels * outputs
     size = weights * isa.lanes(shape.itemsize) * shape.itemsize
@@ -346,7 +356,9 @@ def _winograd(m: int, r: int, shape: Shape) -> Counts:
         "input": shape.groups * positions * tiles * channels,
         "output": shape.groups * positions * tiles * outputs,
         "band": shape.groups * m * m * tiles * channels,
-        "stores": shape.groups * shape.outputs * _vectors(shape, m * m * tiles),
+        "stores": shape.groups
+        * shape.outputs
+        * (m * m * tiles if shape.dilation[2] > 1 else _vectors(shape, m * m * tiles)),
         "weights far": weights * math.ceil(tiles / WINOGRAD_TILES) * _far(size),
         **_packing(shape, outputs, positions),
         "calls": 1,
@@ -386,7 +398,7 @@ def _split(products: int, shape: Shape) -> Counts:
     height, width = shape.size[1:]
     runs = shape.groups * shape.runs
     stored = runs * shape.outputs * shape.pixels
-    if shape.channels <= TILE_FEW or (math.prod(shape.kernel) == 1 and shape.is_plain):
+    if shape.channels <= TILE_FEW or (math.prod(shape.kernel) == 1 and not shape.has_stride):
         # columns of pixels; not transposed
         blocks: float = _tiles(shape.terms, TILE_TERMS)
         steps = runs * _tiles(shape.pixels) * blocks
@@ -482,7 +494,7 @@ def _dw_depthwise(shape: Shape) -> Counts:
 
 def _dw_winograd(m: int, r: int, shape: Shape) -> Counts:
     positions = (m + r - 1) ** 2
-    tiles = shape.images * shape.size[0] * math.prod(math.ceil(n / m) for n in shape.size[1:])
+    tiles = _winograd_tiles(m, shape)
     channels, outputs = _vectors(shape, shape.channels), _vectors(shape, shape.outputs)
     sums = shape.groups * positions * shape.channels * outputs
     return {

@@ -39,6 +39,16 @@ CASES: dict[str, tuple[tuple[int, ...], int, dict[str, Any]]] = {
     "replicate": ((1, 8, 9, 11), 8, {"padding": 7, "padding_mode": "replicate"}),
     "circular": ((1, 8, 9, 11), 8, {"padding": 5, "padding_mode": "circular"}),
     "many-tiles": ((1, 2, 199, 181), 3, {"padding": 1}),
+    "dilated": ((2, 20, 28, 28), 24, {"padding": 2, "dilation": 2}),
+    "phases-of-many-sizes": ((2, 5, 27, 38), 9, {"padding": (3, 7), "dilation": (3, 5)}),
+    "phases-of-few-pixels": ((3, 9, 26, 26), 8, {"padding": 26, "dilation": (13, 12)}),
+    "dilated-down": ((1, 9, 25, 14), 17, {"padding": ((5, 0), (0, 2)), "dilation": (4, 1)}),
+    "dilated-across": ((2, 9, 6, 301), 8, {"padding": (1, 8), "dilation": (1, 4)}),
+    "dilated-circular": (
+        (1, 8, 9, 21),
+        8,
+        {"padding": 4, "dilation": 2, "padding_mode": "circular"},
+    ),
 }
 
 
@@ -162,7 +172,7 @@ def test_which_names_are_for_the_weight_gradient(winograd: str, isa_row: str) ->
     for name in ("pixel", "im2col"):
         assert np.array_equal(weight_gradient(dy, x, w, name, **options), direct)
     assert not np.array_equal(weight_gradient(dy, x, w, winograd, **options), direct)
-    with pytest.raises(ValueError, match=rf"algo: '{winograd}' .* stride and dilation must be 1"):
+    with pytest.raises(ValueError, match=rf"algo: '{winograd}' .* the stride must be 1"):
         weight_gradient(dy[..., ::2, ::2], x, w, winograd, stride=2, **options)
 
 
@@ -212,9 +222,12 @@ def test_the_promise_of_the_weight_gradient(
     assert errors[0] <= 2 * errors[1]
 
 
+@pytest.mark.parametrize("name", ["tails", "phases-of-many-sizes"])
 @pytest.mark.parametrize("activation", [None, "relu", "tanh", "sigmoid"])
-def test_epilogue(activation: str | None, winograd: str, dtype: str, isa_row: str) -> None:
-    x, w, b, dy, options = operands("tails", winograd, dtype, reals)
+def test_epilogue(
+    activation: str | None, name: str, winograd: str, dtype: str, isa_row: str
+) -> None:
+    x, w, b, dy, options = operands(name, winograd, dtype, reals)
     options = {**options, "residual": dy}
     y = fastconv.conv2d(x, w, b, activation=activation, algo=winograd, **options)
     scale = reference.abs_conv(x, w, b, **options)
@@ -267,8 +280,12 @@ def test_what_it_cannot_run() -> None:
     x = np.ones((1, 4, 9, 9))
     with pytest.raises(ValueError, match=r"algo: 'winograd_4_3' .* the kernel is not 3x3"):
         fastconv.conv2d(x, np.ones((4, 4, 5, 5)), algo="winograd_4_3")
-    for options in ({"stride": 2}, {"dilation": 2}):
-        with pytest.raises(ValueError, match="stride and dilation must be 1"):
+    for options, message in (
+        ({"stride": 2}, "the stride must be 1"),
+        ({"dilation": (1, 4)}, "the dilation is more than 32 or than the outputs along w"),
+        ({"dilation": (33, 1), "padding": (66, 0)}, "the dilation is more than 32 .* along h"),
+    ):
+        with pytest.raises(ValueError, match=message):
             fastconv.conv2d(x, np.ones((4, 4, 3, 3)), algo="winograd_2_3", **options)
 
 
@@ -307,20 +324,55 @@ def chain(x: Array, w: Array) -> Array:
 
 
 @pytest.mark.parametrize("data", ["normal", "relu"])
-@pytest.mark.parametrize("channels", [16, 48, 128])
-def test_the_promise(channels: int, data: str, isa_row: str) -> None:
-    """Where the automatic choice may take Winograd, rms error at most twice that of a plain multiply-add chain."""
+@pytest.mark.parametrize(
+    ("algo", "size", "channels"),
+    [
+        (algo, size, channels)
+        for algo, kind in KINDS.items()
+        for size, channels in (*algorithms.WINOGRAD_LEAST[kind].items(), (16, 128))
+    ],
+)
+def test_the_promise(algo: str, size: int, channels: int, data: str, isa_row: str) -> None:
+    """From the fewest channels on with which the automatic choice takes a map: rms error at most twice that of a chain.
+
+    Every phase of a dilated map is such a map.
+    """
     g = rng(5)
-    x = reals(g, (channels, 16, 16), "float32")
-    x = np.maximum(x, 0) if data == "relu" else x
-    for name, (m, r) in KINDS.items():
-        if channels < algorithms.WINOGRAD_LEAST[m, r]:
-            continue
-        w = reals(g, (16, channels, r, r), "float32")
-        exact = reference.conv(x[None], w)[0]
-        y = fastconv.conv2d(x[None], w, algo=name)[0]
-        errors = [np.sqrt(((a - exact) ** 2).mean()) for a in (y, chain(x, w))]
-        assert errors[0] <= 2 * errors[1], name
+    r = KINDS[algo][1]
+    pad = r // 2
+    sums = np.zeros(2)
+    for dilation in (1, 3):
+        x = reals(g, (channels, size * dilation, size * dilation), "float32")
+        x = np.maximum(x, 0) if data == "relu" else x
+        w = reals(g, (64 // size + 16, channels, r, r), "float32")
+        options = {"padding": pad * dilation, "dilation": dilation}
+        exact = reference.conv(x[None], w, **options)[0]
+        y = fastconv.conv2d(x[None], w, algo=algo, **options)[0]
+        chained = np.empty_like(y)
+        for i, j in np.ndindex(dilation, dilation):
+            phase = x[:, i::dilation, j::dilation]
+            chained[:, i::dilation, j::dilation] = chain(
+                np.pad(phase, ((0, 0), (pad, pad), (pad, pad))), w
+            )
+        sums += [((a - exact) ** 2).sum() for a in (y, chained)]
+    assert sums[0] <= 4 * sums[1]
+
+
+@pytest.mark.parametrize(
+    ("x", "w", "options", "reason"),
+    [
+        ((1, 55, 16, 16), (9, 55, 3, 3), {}, "fewer than 56 channels"),
+        ((1, 56, 4, 16), (9, 56, 3, 3), {}, "fewer than 112 channels"),
+        ((1, 56, 16, 14), (9, 56, 3, 3), {"dilation": (1, 3)}, "fewer than 112 channels"),
+        ((1, 999, 3, 16), (9, 999, 5, 5), {}, "maps of less than 4x4"),
+    ],
+)
+def test_what_it_leaves_to_others(x: Any, w: Any, options: Any, reason: str, isa_row: str) -> None:
+    padding = tuple(w[2] // 2 * d for d in options.get("dilation", (1, 1)))
+    name = "winograd_2_5" if w[2] == 5 else "winograd_4_3"
+    found = fastconv.explain("conv2d", x, w, padding=padding, **options)
+    assert reason in str(found)
+    assert found.algorithm != name
 
 
 def test_choice() -> None:

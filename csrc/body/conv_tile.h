@@ -75,7 +75,8 @@ static FC_INLINE void FC_FN(conv_tile_body)(const fc_conv_tile *t, const int mr,
     const ptrdiff_t x_jump = t->x_jump, s_jump = t->s_jump;
     const int add = t->add;
     REAL *const sums = t->sums;
-    for (ptrdiff_t i = 0; i < t->next_bytes; i += FC_CACHE_LINE) FC_PREFETCH_L2((const char *)t->next + i);
+    for (ptrdiff_t i = 0; i < t->next_bytes; i += FC_CACHE_LINE)
+        FC_PREFETCH_L2((const char *)t->next + i);
 #pragma GCC unroll 14
     for (int p = 0; p < mr; p++)
 #pragma GCC unroll 2

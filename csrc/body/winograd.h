@@ -95,19 +95,20 @@ static FC_INLINE void FC_FN(winograd_g)(V *y, const V *g, const fc_winograd *k) 
 
 /* The columns of FC_TILE_RUN tiles first (neighbouring tiles share alpha - m of them), then rows.
  */
-static FC_INLINE void FC_FN(winograd_input_body)(const fc_winograd_input *t, const fc_winograd *k) {
+static FC_INLINE void FC_FN(winograd_input_body)(const fc_winograd_input *t, const fc_winograd *k,
+                                                 const ptrdiff_t x_px) {
     const int m = k->m, r = k->r, alpha = m + r - 1;
-    const ptrdiff_t x_row = t->x_row, v_p = t->v_p,
-                    v_t = t->v_t; /* or each store reads them again */
+    /* or each store reads them again */
+    const ptrdiff_t x_row = t->x_row, v_p = t->v_p, v_t = t->v_t;
     _Alignas(64) REAL columns[FC_ALPHA_MAX][(FC_TILE_RUN * FC_M_MAX + FC_R_MAX - 1) * VL];
     for (ptrdiff_t first = 0; first < t->tiles; first += FC_TILE_RUN) {
         const ptrdiff_t n = t->tiles - first < FC_TILE_RUN ? t->tiles - first : FC_TILE_RUN;
-        const REAL *const x = (const REAL *)t->x + first * m * VL;
+        const REAL *const x = (const REAL *)t->x + first * m * x_px;
         REAL *const v = (REAL *)t->v + first * v_t;
         for (ptrdiff_t j = 0; j < n * m + r - 1; j++) {
             V in[FC_ALPHA_MAX], out[FC_ALPHA_MAX];
 #pragma GCC unroll 6
-            for (int i = 0; i < alpha; i++) in[i] = v_load(x + i * x_row + j * VL);
+            for (int i = 0; i < alpha; i++) in[i] = v_load(x + i * x_row + j * x_px);
             FC_FN(winograd_bt)(out, in, k);
 #pragma GCC unroll 6
             for (int i = 0; i < alpha; i++) v_store(columns[i] + j * VL, out[i]);
@@ -136,6 +137,21 @@ static FC_INLINE void FC_FN(winograd_rows)(V (*rows)[FC_M_MAX], const REAL *sums
         for (int j = 0; j < alpha; j++) in[j] = v_load(sums + (i * alpha + j) * s_p);
         FC_FN(winograd_at)(rows[i], in, k);
     }
+}
+
+/* conv_store of pixels that lie y_px apart: those of one phase of a dilated convolution. */
+static __attribute__((noinline)) void FC_FN(winograd_scatter)(const fc_conv_store *t,
+                                                              ptrdiff_t y_px) {
+    for (ptrdiff_t o = 0; o < t->outputs; o++)
+        for (ptrdiff_t r = 0; r < t->rows; r++) {
+            const REAL *const sums = (const REAL *)t->sums + r * t->s_row + o;
+            const ptrdiff_t at = o * t->y_oc + r * t->y_row;
+            for (ptrdiff_t p = 0; p < t->cols; p++) {
+                REAL s = sums[p * t->s_px];
+                if (t->residual) s += ((const REAL *)t->residual)[at + p * y_px];
+                ((REAL *)t->y)[at + p * y_px] = t->relu && 0 > s ? 0 : s;
+            }
+        }
 }
 
 /* Rows of sums first, then columns; a row of finished pixels is transposed to NCHW by conv_store.
@@ -168,10 +184,10 @@ static FC_INLINE void FC_FN(winograd_output_body)(const fc_winograd_output *t,
             }
         }
         const REAL *const residual = t->residual;
-        FC_FN(conv_store)(&(fc_conv_store){
+        const fc_conv_store store = {
             .sums = pixels,
-            .y = (REAL *)t->y + first * m,
-            .residual = residual ? residual + first * m : NULL,
+            .y = (REAL *)t->y + first * m * t->y_px,
+            .residual = residual ? residual + first * m * t->y_px : NULL,
             .rows = t->rows,
             .cols = cols,
             .s_row = FC_TILE_RUN * FC_M_MAX * VL,
@@ -180,7 +196,11 @@ static FC_INLINE void FC_FN(winograd_output_body)(const fc_winograd_output *t,
             .y_row = t->y_row,
             .outputs = t->oc,
             .relu = t->flags & FC_RELU,
-        });
+        };
+        if (t->y_px == 1)
+            FC_FN(conv_store)(&store);
+        else
+            FC_FN(winograd_scatter)(&store, t->y_px);
     }
 #pragma GCC unroll 4
     for (int i = 1; i < m; i++) check[0] = v_add(check[0], check[i]);
@@ -212,8 +232,8 @@ static FC_INLINE void FC_FN(winograd_taps)(REAL *u, ptrdiff_t u_p, const REAL *g
 
 static FC_INLINE void FC_FN(winograd_dy_body)(const fc_winograd_input *t, const fc_winograd *k) {
     for (ptrdiff_t p = 0; p < t->tiles; p++)
-        FC_FN(winograd_taps)((REAL *)t->v + p * t->v_t, t->v_p, (const REAL *)t->x + p * k->r * VL,
-                             t->x_row, VL, k);
+        FC_FN(winograd_taps)((REAL *)t->v + p * t->v_t, t->v_p,
+                             (const REAL *)t->x + p * k->r * t->x_px, t->x_row, t->x_px, k);
 }
 
 static FC_INLINE void FC_FN(winograd_dw_body)(const fc_winograd_dw *t, const fc_winograd *k) {
@@ -241,7 +261,10 @@ static FC_INLINE void FC_FN(winograd_dw_body)(const fc_winograd_dw *t, const fc_
 
 #define FC_WINOGRAD(m, r) \
     static void FC_FN(winograd_input_##m##_##r)(const fc_winograd_input *t) { \
-        FC_FN(winograd_input_body)(t, &fc_winograd_##m##_##r); \
+        if (t->x_px == VL) /* a literal saves 1 to 3 % of calls */ \
+            FC_FN(winograd_input_body)(t, &fc_winograd_##m##_##r, VL); \
+        else \
+            FC_FN(winograd_input_body)(t, &fc_winograd_##m##_##r, t->x_px); \
     } \
     static void FC_FN(winograd_output_##m##_##r)(const fc_winograd_output *t) { \
         FC_FN(winograd_output_body)(t, &fc_winograd_##m##_##r); \

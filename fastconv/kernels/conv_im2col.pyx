@@ -120,7 +120,7 @@ cdef Py_ssize_t first_read(const Columns *all, const Run *pixel) noexcept nogil:
 
 cdef void look_ahead(const Columns *all, Py_ssize_t group, Py_ssize_t pixel, Py_ssize_t count, Py_ssize_t term,
                      fc_fetch *fetch) noexcept nogil:
-    """What the first tap of `count` pixels reads in their last image, in the channels of the chain from `term` on, is needed soon."""
+    """What the first tap of `count` pixels reads in their last image, in the chain from `term` on, is needed soon."""
     cdef const Job *job = &all.job
     cdef Run run = run_at(job.axis, pixel + count - 1, 1)
     cdef Py_ssize_t last = first_read(all, &run), first, n = run.n

@@ -21,6 +21,9 @@ from fastconv.kernels.conv_winograd cimport (
     block_at,
     choose_band,
     choose_blocks,
+    columns_of_tiles,
+    rows_of_tiles,
+    start_tiling,
     transform_tiles,
 )
 from fastconv.kernels.correlate cimport Job, count_rerun, start_job
@@ -271,18 +274,15 @@ def run(int kind, Lattice lattice, x, dw, dy, Py_ssize_t groups, int threads, ma
         g.panels[side] = (g.channels[side] + g.nr - 1) // g.nr
         channels += g.panels[side] * g.nr
         tiling = &g.tiling[side]
-        tiling.kernels, tiling.itemsize = job.kernels, job.itemsize
+        start_tiling(tiling, job.kernels, job.itemsize, job.axis, r, m, m if side else m + r - 1)
         tiling.transform = job.kernels.winograd_dy[kind] if side else job.kernels.winograd_input[kind]
-        tiling.step, tiling.size = m, m if side else m + r - 1
-        tiling.tile_rows = (job.axis[1].out + m - 1) // m
         tiling.x_n, tiling.x_c = (job.y_n, job.y_c) if side else (job.x_n, job.x_c)
         tiling.v_b = lanes
-        for i in range(3):
-            tiling.axis[i] = job.axis[i]
-            if side:
+        if side:
+            for i in range(3):
                 whole_axis(&tiling.axis[i], job.axis[i].out)
     most = ROUND_BYTES // (g.positions * channels * job.itemsize)
-    choose_blocks(&tiles, job.batch * job.axis[0].out * g.tiling[0].tile_rows, (job.axis[2].out + m - 1) // m,
+    choose_blocks(&tiles, rows_of_tiles(&g.tiling[0], job.batch), columns_of_tiles(&g.tiling[0]),
                   max(<Py_ssize_t>TILES_MIN, min(<Py_ssize_t>TILES_MAX, most)))
     for side in range(2):
         tiling = &g.tiling[side]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Winograd convolution: F(4x4, 3x3), F(2x2, 3x3) and F(2x2, 5x5), stride 1.
+"""Winograd convolution: F(4x4, 3x3), F(2x2, 3x3) and F(2x2, 5x5), stride 1, any dilation: every phase of a map is a map.
 
 A task owns a block of tiles and keeps all that happens to it in its workspace: it packs the block's band a vector of channels
 at a time and transforms it to V[position][channel block][tile][lanes]. Then, for some panels at a time, it multiplies each of
@@ -31,6 +31,7 @@ from fastconv.kernels.fastconv cimport (
     FC_FIRST,
     FC_NV_MAX,
     FC_RELU,
+    fc_kernels,
     fc_winograd_input,
     fc_winograd_output,
     fc_winograd_tile,
@@ -129,39 +130,108 @@ cdef void pack_row(const Tiling *g, const char *row, Py_ssize_t channels, Py_ssi
                             channels, right - left, lanes)
 
 
+cdef Py_ssize_t ceil_div(Py_ssize_t count, Py_ssize_t size) noexcept nogil:
+    return (count + size - 1) // size
+
+
+cdef void start_tiling(Tiling *g, const fc_kernels *kernels, Py_ssize_t itemsize, const Axis *axis, Py_ssize_t taps,
+                       Py_ssize_t step, Py_ssize_t size) noexcept nogil:
+    """Tiles of `size` pixels, `step` from each other, as far apart as the `taps` of the lattice's axes."""
+    cdef Py_ssize_t i, k
+    g.kernels, g.itemsize = kernels, itemsize
+    g.step, g.size = step, size
+    for i in range(3):
+        g.axis[i] = axis[i]
+    for i in range(2):
+        g.dilation[i] = 1
+        for k in range(taps):
+            g.dilation[i] = max(g.dilation[i], axis[i + 1].offset[k] // (taps - 1))
+    g.tile_rows = ceil_div(ceil_div(axis[1].out, g.dilation[0]), step)
+
+
+cdef Py_ssize_t rows_of_tiles(const Tiling *g, Py_ssize_t batch) noexcept nogil:
+    return batch * g.axis[0].out * g.dilation[0] * g.tile_rows * g.dilation[1]
+
+
+cdef Py_ssize_t columns_of_tiles(const Tiling *g) noexcept nogil:
+    return ceil_div(ceil_div(g.axis[2].out, g.dilation[1]), g.step)
+
+
+# Row of tiles `place` in phase (h, w) of depth d of image n.
+cdef struct TileRow:
+    Py_ssize_t n, d, h, place, w
+
+
+cdef TileRow tile_row(const Tiling *g, Py_ssize_t number) noexcept nogil:
+    cdef TileRow at
+    at.w = number % g.dilation[1]
+    number //= g.dilation[1]
+    at.place = number % g.tile_rows
+    number //= g.tile_rows
+    at.h = number % g.dilation[0]
+    number //= g.dilation[0]
+    at.d = number % g.axis[0].out
+    at.n = number // g.axis[0].out
+    return at
+
+
+cdef void next_row(const Tiling *g, TileRow *at) noexcept nogil:
+    at.w += 1
+    if at.w < g.dilation[1]:
+        return
+    at.w = 0
+    at.place += 1
+    if at.place < g.tile_rows:
+        return
+    at.place = 0
+    at.h += 1
+    if at.h < g.dilation[0]:
+        return
+    at.h = 0
+    at.d += 1
+    if at.d == g.axis[0].out:
+        at.d = 0
+        at.n += 1
+
+
 cdef void transform_tiles(const Tiling *g, const char *x, Py_ssize_t channels, Py_ssize_t row, Py_ssize_t rows,
                           Py_ssize_t col, Py_ssize_t cols, char *band, char *v) noexcept nogil:
-    """The tiles in rows [row, row + rows) and columns [col, col + cols); x is the first channel's plane in the first image."""
+    """The tiles in rows [row, row + rows) and columns [col, col + cols); x is the first channel's plane in the first image.
+
+    A band is the rows of pixels of one phase along h; the phases along w share it.
+    """
     cdef fc_winograd_input t
-    cdef Py_ssize_t item = g.itemsize, lanes = g.kernels.lanes, b, i, r, run, plane, top, h, d
-    cdef Py_ssize_t width = (cols - 1) * g.step + g.size
+    cdef TileRow at
+    cdef Py_ssize_t item = g.itemsize, lanes = g.kernels.lanes, down = g.dilation[0], across = g.dilation[1]
+    cdef Py_ssize_t b, i, r, count, h, d
+    cdef Py_ssize_t width = ((cols - 1) * g.step + g.size) * across
     cdef const char *planes
     cdef char *line
     t.x_row = g.band_row
+    t.x_px = across * lanes
     t.v_p = g.v_p
     t.v_t = g.v_t
     t.tiles = cols
     for b in range((channels + lanes - 1) // lanes):
         r = 0
         while r < rows:
-            plane = (row + r) // g.tile_rows
-            top = (row + r) % g.tile_rows
-            run = min(g.run, min(rows - r, g.tile_rows - top))
-            d = source_at(&g.axis[0], plane % g.axis[0].out * g.axis[0].step)
-            planes = x + (plane // g.axis[0].out * g.x_n + b * lanes * g.x_c) * item
-            for i in range((run - 1) * g.step + g.size):
-                h = source_at(&g.axis[1], top * g.step + i)
+            at = tile_row(g, row + r)
+            count = min(min(g.run, g.tile_rows - at.place) * across - at.w, rows - r)
+            d = source_at(&g.axis[0], at.d * g.axis[0].step)
+            planes = x + (at.n * g.x_n + b * lanes * g.x_c) * item
+            for i in range((at.w + count - 1) // across * g.step + g.size):
+                h = source_at(&g.axis[1], at.h + (at.place * g.step + i) * down)
                 line = band + i * g.band_row * item
                 if h < 0 or d < 0:
                     memset(line, 0, width * lanes * item)
                 else:
                     pack_row(g, planes + (d * g.axis[1].size + h) * g.axis[2].size * item,
-                             min(lanes, channels - b * lanes), col * g.step, width, line)
-            for i in range(run):
-                t.x = band + i * g.step * g.band_row * item
-                t.v = v + (b * g.v_b + (r + i) * cols * g.v_t) * item
+                             min(lanes, channels - b * lanes), col * g.step * across, width, line)
+            for i in range(at.w, at.w + count):
+                t.x = band + (i // across * g.step * g.band_row + i % across * lanes) * item
+                t.v = v + (b * g.v_b + (r + i - at.w) * cols * g.v_t) * item
                 g.transform(&t)
-            r += run
+            r += count
 
 
 cdef const char *weights_at(const Winograd *g, Py_ssize_t group, Py_ssize_t panel, Py_ssize_t p) noexcept nogil:
@@ -224,14 +294,15 @@ cdef void transform_output(const Winograd *g, Py_ssize_t group, Py_ssize_t panel
                            Py_ssize_t rows, Py_ssize_t col, Py_ssize_t cols, const char *m) noexcept nogil:
     cdef const Job *job = &g.job
     cdef fc_winograd_output t
-    cdef Py_ssize_t item = job.itemsize, lanes = job.kernels.lanes, panel, start, size, width, v, r, plane, top, at, o
+    cdef TileRow first_row = tile_row(&g.tiling, row), at
+    cdef Py_ssize_t item = job.itemsize, lanes = job.kernels.lanes, panel, start, size, width, v, r, p, o, to, top, left
     cdef Py_ssize_t first, out_h = job.axis[1].out, out_w = job.axis[2].out
+    cdef Py_ssize_t down = g.tiling.dilation[0], across = g.tiling.dilation[1]
     panel_bounds(job, panel0, &first, &size, &width)
     t.s_p = g.m_p
-    t.tiles = cols
     t.y_oc = job.y_c
-    t.y_row = out_w
-    t.cols = min(cols * g.m, out_w - col * g.m)
+    t.y_row = down * out_w
+    t.y_px = across
     t.flags = FC_RELU if job.relu else 0
     t.nonfinite = <int *>&g.nonfinite
     for panel in range(panel0, panel1):
@@ -241,17 +312,26 @@ cdef void transform_output(const Winograd *g, Py_ssize_t group, Py_ssize_t panel
             o = group * job.outputs + start + v * lanes
             t.oc = <int>min(lanes, size - v * lanes)
             t.bias = NULL if job.bias == NULL else job.bias + o * item
+            at = first_row
             for r in range(rows):
-                plane = (row + r) // g.tiling.tile_rows
-                top = (row + r) % g.tiling.tile_rows * g.m
-                t.rows = min(g.m, out_h - top)
-                at = (plane // job.axis[0].out * job.y_n + o * job.y_c
-                      + (plane % job.axis[0].out * out_h + top) * out_w + col * g.m)
-                t.y = job.y + at * item
-                t.residual = NULL if job.residual == NULL else job.residual + at * item
+                top = at.h + at.place * g.m * down
+                left = at.w + col * g.m * across
+                to = at.n * job.y_n + o * job.y_c + (at.d * out_h + top) * out_w + left
+                next_row(&g.tiling, &at)
+                if top >= out_h or left >= out_w:
+                    continue  # a shorter phase
+                t.rows = min(g.m, ceil_div(out_h - top, down))
+                t.cols = min(cols * g.m, ceil_div(out_w - left, across))
+                t.tiles = ceil_div(t.cols, g.m)
+                t.y = job.y + to * item
+                t.residual = NULL if job.residual == NULL else job.residual + to * item
                 t.sums = m + ((start - first) * g.blocks.tiles + r * cols * width + v * lanes) * item
                 job.kernels.winograd_output[g.kind](&t)
-                activate_rows(job, job.y + at * item, t.oc, t.rows, out_w, t.cols)
+                if across == 1:
+                    activate_rows(job, job.y + to * item, t.oc, t.rows, t.y_row, t.cols)
+                else:
+                    for p in range(t.cols):
+                        activate_rows(job, job.y + (to + p * across) * item, t.oc, t.rows, t.y_row, 1)
 
 
 cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
@@ -285,7 +365,7 @@ cdef void order_taps(Winograd *g, const Py_ssize_t *tap_index) noexcept nogil:
     cdef Py_ssize_t i, j
     for i in range(g.r):
         for j in range(g.r):
-            g.tap[h.offset[i] * g.r + w.offset[j]] = tap_index[i * g.r + j]
+            g.tap[h.offset[i] // g.tiling.dilation[0] * g.r + w.offset[j] // g.tiling.dilation[1]] = tap_index[i * g.r + j]
 
 
 cdef Py_ssize_t pieces(Py_ssize_t size, Py_ssize_t block) noexcept nogil:
@@ -322,7 +402,7 @@ cdef void block_at(const Blocks *blocks, Py_ssize_t number, Py_ssize_t *row, Py_
 
 cdef size_t choose_band(Tiling *g, Py_ssize_t rows, Py_ssize_t cols) noexcept nogil:
     """Lay out the band of blocks of `rows` x `cols` tiles; returns its bytes."""
-    g.band_row = ((cols - 1) * g.step + g.size) * g.kernels.lanes
+    g.band_row = ((cols - 1) * g.step + g.size) * g.dilation[1] * g.kernels.lanes
     g.run = (<Py_ssize_t>BAND_BYTES // (g.band_row * g.itemsize) - (g.size - g.step)) // g.step
     g.run = min(max(<Py_ssize_t>1, g.run), rows)
     return lines(((g.run - 1) * g.step + g.size) * g.band_row * g.itemsize)
@@ -345,6 +425,9 @@ def run(int kind, Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, 
     g.m, g.r = KINDS[kind]
     g.alpha = g.m + g.r - 1
     g.positions = g.alpha * g.alpha
+    start_tiling(&g.tiling, job.kernels, job.itemsize, job.axis, g.r, g.m, g.alpha)
+    g.tiling.transform = job.kernels.winograd_input[kind]
+    g.tiling.x_n, g.tiling.x_c = job.x_n, job.x_c
     order_taps(&g, lattice.tap_index)
     job.multiple = lanes
     job.panel = lanes * FC_NV_MAX
@@ -357,16 +440,9 @@ def run(int kind, Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, 
     limit = max(<size_t>4 << 20, min(<size_t>PACKED_LIMIT, cache_bytes(3) // 2))
     g.m_panels = min(job.panels, max(<Py_ssize_t>1, SUMS // job.panel))
     columns = g.m_panels * job.panel
-    for i in range(3):
-        g.tiling.axis[i] = job.axis[i]
-    g.tiling.kernels, g.tiling.itemsize = job.kernels, job.itemsize
-    g.tiling.transform = job.kernels.winograd_input[kind]
-    g.tiling.x_n, g.tiling.x_c = job.x_n, job.x_c
-    g.tiling.step, g.tiling.size = g.m, g.alpha
-    g.tiling.tile_rows = (job.axis[1].out + g.m - 1) // g.m
     if max_workspace is not None:
         budget = min(budget, <size_t>max_workspace)
-    choose_blocks(&g.blocks, job.batch * job.axis[0].out * g.tiling.tile_rows, (job.axis[2].out + g.m - 1) // g.m,
+    choose_blocks(&g.blocks, rows_of_tiles(&g.tiling, job.batch), columns_of_tiles(&g.tiling),
                   tiles_of_block(&g, columns, budget))
     g.band_bytes = choose_band(&g.tiling, g.blocks.row_block, g.blocks.col_block)
     g.tiling.v_t = lanes

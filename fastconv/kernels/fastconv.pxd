@@ -96,7 +96,7 @@ cdef extern from "fastconv.h" nogil:
     ctypedef struct fc_winograd_input:
         const void *x
         void *v
-        Py_ssize_t x_row, v_p, v_t, tiles
+        Py_ssize_t x_row, x_px, v_p, v_t, tiles
 
     ctypedef struct fc_winograd_tile:
         const void *x
@@ -111,7 +111,7 @@ cdef extern from "fastconv.h" nogil:
         void *y
         const void *bias
         const void *residual
-        Py_ssize_t s_p, s_t, tiles, y_oc, y_row
+        Py_ssize_t s_p, s_t, tiles, y_oc, y_row, y_px
         Py_ssize_t rows, cols
         int oc, flags
         int *nonfinite
