@@ -432,6 +432,16 @@ cdef void set_pixels(Gradient *g, Py_ssize_t channels, size_t limit) noexcept:
         g.plane = job.x_n if g.images > 1 else job.axis[1].size * job.axis[2].size
 
 
+cdef void share_outputs(Gradient *g, Py_ssize_t others, int threads) noexcept nogil:
+    """Chunks of outputs, few of them but as many tasks for each thread, of which each chunk has `others`. No sum depends on it."""
+    cdef Py_ssize_t chunks = g.output_chunks, most = min((g.job.outputs + g.nr - 1) // g.nr, chunks + threads)
+    while chunks < most and chunks * others % threads and chunks * others < 4 * threads:
+        chunks += 1
+    if chunks * others % threads == 0:
+        g.output_chunk = equal(g.job.outputs, (g.job.outputs + chunks - 1) // chunks, g.nr)
+        g.output_chunks = (g.job.outputs + g.output_chunk - 1) // g.output_chunk
+
+
 def run(int products, Lattice lattice, x, dw, dy, Py_ssize_t groups, int threads, max_workspace):
     """dw[group*output][channel][tap], from contiguous x and dy[n][channel][d][h][w] of the forward lattice.
 
@@ -472,6 +482,8 @@ def run(int products, Lattice lattice, x, dw, dy, Py_ssize_t groups, int threads
             set_pixels(&g, 1, limit * job.itemsize)
             g.slices = min(g.slices, g.blocks)
         g.channel_chunks = (job.channels + g.channel_chunk - 1) // g.channel_chunk
+    if threads > 1 and not g.dot:
+        share_outputs(&g, groups * g.channel_chunks * g.slices, threads)
     parts = groups * g.output_chunks * g.channel_chunks
     pairs = g.channel_chunk * job.taps
     if products:
