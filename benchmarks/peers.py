@@ -12,7 +12,8 @@ A worker says once what it is ({"version": ...} or {"missing": ...}) and then an
 
 What is timed is what a user would call: fresh outputs, weights packed in the call. ONNX Runtime is
 the exception: its weights are constants of the model, packed beforehand, as its users have them; and so
-are those of a prepared model (problems.Block), "fastconv:layers" being its layers one by one.
+are those of a prepared model (problems.Block), "fastconv:layers" being its layers one by one, and those of the convolutions of
+"fastconv:prepared".
 `part` is the problem that was really run: SciPy's loops take too long for whole layers and run on
 a few images and output channels.
 
@@ -97,7 +98,7 @@ def caps() -> dict[str, str]:
 
 
 def find_peer(name: str) -> Peer:
-    """A row of PEERS; "fastconv:direct" is fastconv with that algorithm."""
+    """A row of PEERS; "fastconv:direct" is fastconv with that algorithm, "fastconv:prepared" with prepared weights."""
     base, _, algo = name.partition(":")
     if base not in PEERS or (algo and base != "fastconv"):
         known = ", ".join(PEERS)

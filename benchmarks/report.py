@@ -228,8 +228,9 @@ times the bytes that cannot be avoided (operands read once, results written once
 could have moved in that time; what stays in cache can be below 1. A peer's column is its time over
 ours: above 1, fastconv is faster. Peers run in processes of their own, with as many threads, and
 take turns; each result was verified before it was timed. `*`: measured on some of the images and
-output channels and scaled. ONNX Runtime packs weights beforehand, when its session is built. Prepared
-models pack theirs beforehand too; PyTorch runs the Sequential in evaluation mode, `fastconv:layers` ours.
+output channels and scaled. ONNX Runtime packs weights beforehand, when its session is built, as does
+`fastconv:prepared`. Prepared models pack theirs beforehand too; PyTorch runs the Sequential in
+evaluation mode, `fastconv:layers` ours.
 Against precision "medium" PyTorch may multiply bfloat16 (torch.backends.mkldnn.conv.fp32_precision =
 "bf16"), and is left out where its processor does not; torch_autocast turns tensors to bfloat16."""
 
@@ -365,7 +366,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--peers",
         type=peer_names,
-        help="with commas; also fastconv:ALGORITHM",
+        help="with commas; also fastconv:ALGORITHM and fastconv:prepared",
     )
     parser.add_argument(
         "--precision",

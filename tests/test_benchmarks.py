@@ -48,6 +48,17 @@ def test_blocks(problem: problems.Block, variant: str) -> None:
         calls.fastconv_call(small, "forward", small.arrays("float32"), "direct")
 
 
+def test_prepared_weights() -> None:
+    """The like of ONNX Runtime's: only the forward of convolutions is prepared."""
+    small = problems.find("resnet_3x3s2_56")[0].reduced()
+    run = calls.fastconv_call(small, "forward", small.arrays("float32"), "prepared")
+    verify.check(small, "forward", "float32", run())
+    for name, what in (("resnet_3x3s2_56", "dx"), ("relu_112", "forward")):
+        problem = problems.find(name)[0].reduced()
+        with pytest.raises(calls.Unsupported, match="prepared"):
+            calls.fastconv_call(problem, what, problem.arrays("float32"), "prepared")
+
+
 def test_peers_are_held_to_our_instruction_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASTCONV_ISA", "avx512")
     assert peers.caps() == {}
