@@ -27,6 +27,8 @@ enum {
 enum { FC_SPLIT_MAX = 6 };
 /* Most columns of a column kernel: whole vectors of any row. */
 enum { FC_COLUMNS = 512 };
+/* Vectors that long chains of steps, such as exponentials, take step by step together. */
+enum { FC_TOGETHER = 4 };
 
 enum { FC_CACHE_LINE = 64 };
 
@@ -309,7 +311,7 @@ typedef void (*fc_map2_fn)(void *dx, const void *dy, const void *x, ptrdiff_t n)
 /* (y, x, factor, rows, n) forward, (dx, dy, y, rows, n) backward */
 typedef void (*fc_softmax_fn)(void *, const void *, const void *, ptrdiff_t rows, ptrdiff_t n);
 typedef void (*fc_softmax_columns_fn)(void *, const void *, const void *, ptrdiff_t n, ptrdiff_t ld,
-                                      ptrdiff_t columns);
+                                      ptrdiff_t columns, void *scratch);
 
 /* Elementwise functions; fc_map tables are indexed by this. */
 typedef enum { FC_ACT_RELU, FC_ACT_TANH, FC_ACT_SIGMOID, FC_ACT_COUNT } fc_activation;
@@ -357,7 +359,8 @@ typedef struct {
     /* Softmax of contiguous rows of n: y = softmax(x), times factor[row] if there are factors, or
      * y = log_softmax(x). The gradient takes dy and y. y and dx may be x and dy. */
     fc_softmax_fn softmax, log_softmax, softmax_backward, log_softmax_backward;
-    /* The same along columns: element [i][column] is at i*ld + column; at most FC_COLUMNS. */
+    /* The same along columns: element [i][column] is at i*ld + column; at most FC_COLUMNS. The
+     * scratch of the forward functions has n*FC_TOGETHER vectors, or is NULL: then they use y. */
     fc_softmax_columns_fn softmax_columns, log_softmax_columns;
     fc_softmax_columns_fn softmax_columns_backward, log_softmax_columns_backward;
 

@@ -306,7 +306,7 @@ def test_special_values_in_rows(isa_row, dtype, name, special):
     assert_array_equal(fast(name)(all_of_it), slow(name)(all_of_it))
 
 
-@pytest.mark.parametrize("length", [10, 64, 70, 1000, 2500], ids=str)
+@pytest.mark.parametrize("length", [10, 31, 32, 64, 70, 513, 1000, 2500], ids=str)
 @pytest.mark.parametrize("name", ROWS)
 def test_each_row_by_itself(isa_row, dtype, name, length):
     """Rows go through the passes together, and their last group is not full: each as if it were alone."""
@@ -320,6 +320,25 @@ def test_each_row_by_itself(isa_row, dtype, name, length):
     bad = np.isnan(y).all(1)
     assert_array_equal(np.flatnonzero(bad), [5, 33, 66])
     assert not np.isnan(y[~bad]).any()
+
+
+@pytest.mark.parametrize("length", [1, 9, 33, 70, 2100], ids=str)
+@pytest.mark.parametrize("name", ROWS)
+def test_each_column_by_itself(isa_row, dtype, name, length):
+    """Vectors of columns go through the passes together, and the last ones are not full: two columns as if alone.
+
+    The longest do so in the result, not in a copy.
+    """
+    function = getattr(F, name)
+    x = rng(3).normal(0, 9, (length, 601)).astype(dtype)
+    x[0, 5], x[length // 2, 77], x[-1, 600] = np.nan, np.inf, -np.inf
+    x[:, 130] = -np.inf
+    y = by_teams(lambda: function(x, 0))
+    assert_array_equal(np.flatnonzero(np.isnan(y[0])), [5, 77, 130] + [600] * (length == 1))
+    for first in (0, 4, 76, 129, 311, 511, 543, 575, 591, 599):
+        same_bytes(function(x[:, first : first + 2], 0), y[:, first : first + 2])
+    odd = np.ascontiguousarray(x[:, 100:])
+    same_bytes(function(odd, 0), y[:, 100:])
 
 
 def test_gradient_of_what_is_no_log_softmax(isa_row, dtype):

@@ -372,11 +372,13 @@ static FC_INLINE void FC_FN(pool_together)(const fc_pool *p, int op, int indices
     REAL *const x = p->row, *const y = x + cells * VL, *const at = y + windows * VL;
     const int plain = op != POOL_MAX || FC_FN(pool_plain)(p->x, p->planes * cells);
     FC_FN(transpose)(x, VL, p->x, cells, p->planes, cells, VL);
-    if (op == POOL_SHARES)
-        for (ptrdiff_t i = 0; i < cells; i++)
-            v_store(x + i * VL, v_div(v_load(x + i * VL),
-                                      v_set1(FC_FN(pool_divisor)(p, 1, i / W / H, i / W % H) *
-                                             ((const REAL *)p->divisor_w)[i % W])));
+    for (ptrdiff_t row = 0; op == POOL_SHARES && row < p->in[0] * H; row++) {
+        const REAL divisor = FC_FN(pool_divisor)(p, 1, row / H, row % H);
+        for (ptrdiff_t w = 0; w < W; w++) {
+            REAL *const cell = x + (row * W + w) * VL;
+            v_store(cell, v_div(v_load(cell), v_set1(divisor * ((const REAL *)p->divisor_w)[w])));
+        }
+    }
     if (plain && !indices)
         FC_FN(pool_lanes)(p, op, x, y, at);
     else if (plain)

@@ -620,8 +620,7 @@ static FC_INLINE void FC_FN(load_columns)(V *r, const REAL *p, ptrdiff_t step, p
 /* The same for FC_TOGETHER vectors from c on, and for single ones where fewer are left: nv of them,
  * all full where nv > 1. Functions that compute many steps in a row take several vectors step by
  * step, by FC_EACH, so that the steps of one do not wait for each other. */
-#ifndef FC_TOGETHER
-#define FC_TOGETHER 4
+#ifndef FC_EACH
 #define FC_EACH _Pragma("GCC unroll 4") for (int k = 0; k < nv; k++)
 #endif
 #define FC_OVER_GROUPS(columns, body) \

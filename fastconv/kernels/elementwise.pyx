@@ -2,7 +2,7 @@
 """Activations and softmax over contiguous arrays, in chunks that any thread may take."""
 
 from fastconv.kernels.fastconv cimport (
-    FC_COLUMNS, fc_kernels, fc_map2_fn, fc_map_fn, fc_softmax_columns_fn, fc_softmax_fn,
+    FC_COLUMNS, FC_TOGETHER, fc_kernels, fc_map2_fn, fc_map_fn, fc_softmax_columns_fn, fc_softmax_fn,
 )
 from fastconv.kernels.isa cimport active_kernels
 from fastconv.kernels.memory cimport address
@@ -11,6 +11,8 @@ from fastconv.kernels.team cimport run_tasks
 cdef enum:
     CHUNK = 1 << 14  # elements of a task
     COLUMNS = 64     # columns of a task, and short rows, at least
+    SHORT = 32       # elements of a row that is not
+    SCRATCH = 256 << 10  # most bytes of the columns that a task keeps: half of L2
 
 cdef struct Job:
     fc_map_fn map
@@ -58,7 +60,7 @@ cdef void softmax_task(void *argument, Py_ssize_t number, char *workspace) noexc
     if job.inner == 1:
         job.run(job.y + at * item, job.x + at * item, second, count, job.n)
     else:
-        job.columns(job.y + at * item, job.x + at * item, second, job.n, job.inner, count)
+        job.columns(job.y + at * item, job.x + at * item, second, job.n, job.inner, count, workspace)
 
 
 def activation(int code, y, x, dy, int threads):
@@ -81,6 +83,8 @@ def softmax(bint log, y, x, dy, factor, Py_ssize_t outer, Py_ssize_t n, Py_ssize
     """
     cdef SoftmaxJob job
     cdef const fc_kernels *kernels = active_kernels(x.itemsize)
+    cdef Py_ssize_t step
+    cdef size_t scratch = 0
     if dy is None:
         job.run = kernels.log_softmax if log else kernels.softmax
         job.columns = kernels.log_softmax_columns if log else kernels.softmax_columns
@@ -92,11 +96,17 @@ def softmax(bint log, y, x, dy, factor, Py_ssize_t outer, Py_ssize_t n, Py_ssize
     job.second = address(factor) if dy is None else address(x)
     job.factors = dy is None
     job.outer, job.n, job.inner, job.itemsize = outer, n, inner, x.itemsize
-    job.group = max(1 if inner == 1 and n >= COLUMNS else COLUMNS, CHUNK // n // COLUMNS * COLUMNS)
     if inner == 1:
+        step = FC_TOGETHER if n >= SHORT else COLUMNS
+        job.group = max(1 if n >= SHORT else COLUMNS, CHUNK // n // step * step)
         job.parts = (outer + job.group - 1) // job.group
         outer = 1
     else:
-        job.group = min(job.group, <Py_ssize_t>FC_COLUMNS)
+        # twice as many: nobody asks for the first columns of a task before it needs them
+        job.group = min(max(COLUMNS, 2 * CHUNK // n // COLUMNS * COLUMNS), <Py_ssize_t>FC_COLUMNS)
         job.parts = (inner + job.group - 1) // job.group
-    run_tasks(softmax_task, &job, outer * job.parts, 0, threads)
+        if dy is None:
+            scratch = n * FC_TOGETHER * kernels.lanes * job.itemsize
+            if scratch > SCRATCH:  # the result serves
+                scratch = 0
+    run_tasks(softmax_task, &job, outer * job.parts, scratch, threads)

@@ -6,7 +6,7 @@ from libc.stdint cimport int32_t, int64_t, uint32_t
 cdef extern from "fastconv.h" nogil:
     enum:
         FC_MR_MAX, FC_NV_MAX, FC_PIXEL_NV_MAX, FC_WGRAD_MR_MAX, FC_DOT_A_MAX, FC_DOT_B_MAX
-        FC_COLUMNS, FC_CACHE_LINE
+        FC_COLUMNS, FC_TOGETHER, FC_CACHE_LINE
         FC_FIRST, FC_LAST, FC_RELU
         FC_ACT_RELU, FC_ACT_TANH, FC_ACT_SIGMOID, FC_ACT_COUNT
 
@@ -159,7 +159,7 @@ cdef extern from "fastconv.h" nogil:
     ctypedef void (*fc_softmax_fn)(void *, const void *, const void *, Py_ssize_t,
                                    Py_ssize_t) noexcept nogil
     ctypedef void (*fc_softmax_columns_fn)(void *, const void *, const void *, Py_ssize_t, Py_ssize_t,
-                                           Py_ssize_t) noexcept nogil
+                                           Py_ssize_t, void *) noexcept nogil
     ctypedef void (*fc_copy_fn)(void *, const void *, Py_ssize_t, Py_ssize_t) noexcept nogil
     ctypedef void (*fc_copy_rows_fn)(void *, Py_ssize_t, const void *, Py_ssize_t, Py_ssize_t, Py_ssize_t,
                                      Py_ssize_t, Py_ssize_t, Py_ssize_t) noexcept nogil
