@@ -39,6 +39,8 @@ bench: $(VENV)/.bench ## time the layers of known networks against the peers; re
 docs: $(VENV)/.test ## run the examples of README and docstrings
 	$(RUN) -m pytest -q --doctest-modules --doctest-glob='*.md' README.md docs fastconv
 
+SANITIZED := conv winograd col2im split prepared pool norm activation dense shape loss call bad_input hostile
+
 # The tests of the kernels with address and undefined-behaviour checks, in a copy so that the installed build stays. No
 # memory is recycled, so that a freed block is known as such; --capture=sys leaves the sanitizers' reports visible.
 sanitize: $(VENV)/.test ## run the kernels' tests under AddressSanitizer and UBSan
@@ -50,9 +52,7 @@ sanitize: $(VENV)/.test ## run the kernels' tests under AddressSanitizer and UBS
 	  LDFLAGS="-fsanitize=address,undefined" $(abspath $(RUN)) setup.py -q build_ext --inplace
 	cd build/sanitize && ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 FASTCONV_CACHE_BYTES=0 \
 	  LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" \
-	  $(abspath $(RUN)) -m pytest -q --capture=sys tests/test_conv.py tests/test_pool.py tests/test_norm.py \
-	  tests/test_activation.py tests/test_dense.py tests/test_shape.py tests/test_split.py tests/test_loss.py \
-	  tests/test_bad_input.py -k "not bits and not rounds"
+	  $(abspath $(RUN)) -m pytest -q --capture=sys $(addprefix tests/test_,$(SANITIZED:=.py))
 
 clean: ## remove what the other targets made
 	rm -rf build dist *.egg-info $(VENV) demo-output bench-output fastconv/kernels/*.so

@@ -610,6 +610,18 @@ def test_a_memo_is_bounded() -> None:
     assert (len(memo), memo.bytes) == (0, 0)
 
 
+def test_the_momentum_is_no_part_of_a_signature() -> None:
+    """A layer that averages all batches has another one in each step."""
+    layer = fastconv.nn.BatchNorm2d(1, momentum=None)
+    batches = [X + i for i in range(5)]
+    layer(batches[0])
+    before = len(algorithms.calls)
+    for x in batches[1:]:
+        layer(x)
+    assert len(algorithms.calls) == before
+    np.testing.assert_allclose(layer.running_mean, np.mean(batches), rtol=1e-6)
+
+
 def test_remembered_calls_are_bounded() -> None:
     w = np.ones((1, 1, 1), "float32")
     for size in range(1, algorithms.CALLS + 50):

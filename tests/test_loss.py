@@ -16,6 +16,7 @@ from numpy.testing import assert_array_equal
 import fastconv.functional as F
 from fastconv import reference as ref
 from fastconv.functional._calls import SERIAL_ELEMENTS
+from tests.calls import run_python
 from tests.checks import (
     BAD_ARRAYS,
     BAD_INTS,
@@ -469,3 +470,26 @@ def test_a_large_batch_in_slices(reduction):
     got = F.cross_entropy_backward(logits, target, weight, reduction=reduction)
     expected = ref.cross_entropy_backward(logits, target, weight, reduction=reduction)
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5 * abs(expected).max())
+
+
+def test_classes_that_another_thread_changes() -> None:
+    """What was checked is what is used: an error or a loss, but nothing is read or written elsewhere."""
+    run_python("""
+    import threading
+    import numpy as np, fastconv
+    logits, target = np.zeros((50_000, 2), "f4"), np.zeros(50_000, "i8")
+    done = False
+    def change():
+        while not done:
+            target[-1] = 1 << 50
+            target[-1] = 0
+    thread = threading.Thread(target=change)
+    thread.start()
+    for call in (fastconv.cross_entropy, fastconv.cross_entropy_backward) * 200:
+        try:
+            assert np.isfinite(call(logits, target)).all()
+        except ValueError as error:
+            assert "target" in str(error)
+    done = True
+    thread.join()
+    """)

@@ -160,6 +160,18 @@ def test_winograd_of_values_that_are_not_finite() -> None:
     np.testing.assert_array_equal(prepared(x), fastconv.conv2d(x, w, algo="direct"))
 
 
+@pytest.mark.parametrize(
+    ("x_shape", "w_shape", "options"),
+    [((1, 1, 1, 2, 1), (2049, 1, 1, 1, 1), {}), ((1, 1, 70_001), (1, 1, 2), {"dilation": 70_000})],
+)
+def test_many_outputs_and_wide_kernels(
+    x_shape: tuple[int, ...], w_shape: tuple[int, ...], options: dict[str, Any]
+) -> None:
+    x, w, rank = np.ones(x_shape), np.ones(w_shape), len(w_shape) - 2
+    y = PREPARE[rank](w, **options)(x)
+    np.testing.assert_array_equal(y, CONV[rank](x, w, **options))
+
+
 def test_bad_input() -> None:
     w = np.ones((4, 2, 3, 3))
     for wrong, message in (

@@ -111,8 +111,9 @@ def batch_norm_train(
     ValueError
         With one value per channel (its variance would be zero): use evaluation mode.
     """
-    given = ("batch_norm_train", momentum, eps), (x, weight, bias, running_mean, running_var), out
-    found = again(*given)
+    momentum = finite("momentum", momentum)  # not in the signature: it may differ each time
+    given = ("batch_norm_train", eps), (x, weight, bias, running_mean, running_var), out
+    found = again(*given, (momentum,))
     if found is not None:
         y, *saved = found
         return y, tuple(saved)
@@ -123,7 +124,6 @@ def batch_norm_train(
         _running("running_mean", running_mean, channels),
         _running("running_var", running_var, channels),
     )
-    momentum = finite("momentum", momentum)
     dtype, result_dtype = common_dtypes(x=x)
     check_out(out, x.shape, result_dtype)
     count = x.shape[0] * math.prod(x.shape[2:])
@@ -135,9 +135,10 @@ def batch_norm_train(
     held = tuple(None if r is None else _held(r) for r in running)
     arrays = contiguous(x, dtype), w, b, *held
     y = target(out, x.shape, dtype, *arrays)
-    arguments = (*OPERANDS, momentum, finite("eps", eps, 0), *RESULTS, TEAM)
+    arguments = (*OPERANDS, finite("eps", eps, 0), *RESULTS, TEAM)
+    operands = *arrays, momentum
     results = y, np.empty(channels), np.empty(channels)
-    launch_first(given, "batch_norm_train", x.size, _norm.train, arguments, arrays, results)
+    launch_first(given, "batch_norm_train", x.size, _norm.train, arguments, operands, results)
     for values, updated in zip(running, held, strict=True):
         if values is not None and values is not updated:
             values[...] = updated
@@ -184,7 +185,7 @@ def batch_norm(
     y = target(out, x.shape, dtype, *arrays)
     eps = finite("eps", eps, 0)
     if y.size:
-        arguments = (*OPERANDS, eps, RESULTS[0], TEAM)
+        arguments = (*OPERANDS[:5], eps, RESULTS[0], TEAM)
         launch_first(given, "batch_norm", y.size, _norm.evaluate, arguments, arrays, (y,))
     return deliver(y, out, result_dtype)
 
@@ -293,7 +294,7 @@ def batch_norm_backward(
     dweight[...] = dbias[...] = 0
     constant = not flag("training", training)
     if x.size:
-        arguments = (*OPERANDS, constant, *RESULTS, TEAM)
+        arguments = (*OPERANDS[:5], constant, *RESULTS, TEAM)
         results = dx, dweight, dbias
         launch_first(given, "batch_norm_dx", x.size, _norm.backward, arguments, arrays, results)
     return (

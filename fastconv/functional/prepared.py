@@ -16,8 +16,8 @@ from fastconv.kernels.correlate import Weights
 from fastconv.kernels.memory import is_plain
 from fastconv.problem import ACTIVATIONS, LAYOUTS, PRECISIONS, choice, conv_problem, integer
 
-# Any size that every kernel fits in: it serves to check the options before there is an input.
-_SIZE = 1 << 16
+# An axis that every kernel fits in; with no images it serves to check the options before there is an input.
+_SIZE = 1 << 48
 
 
 class PreparedConv:
@@ -39,7 +39,7 @@ class PreparedConv:
         groups = integer("groups", options["groups"], 1)
         conv_problem(
             dtype.name,
-            (1, oihw.shape[1] * groups, *(_SIZE,) * rank),
+            (0, oihw.shape[1] * groups, *(_SIZE,) * rank),
             oihw.shape,
             *(
                 options[name]

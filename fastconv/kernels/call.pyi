@@ -32,7 +32,7 @@ def frozen(w: Any) -> Any: ...
 
 class Place: ...
 
-OPERANDS: tuple[Place, Place, Place, Place, Place]
+OPERANDS: tuple[Place, Place, Place, Place, Place, Place]
 RESULTS: tuple[Place, Place, Place]
 WEIGHTS: Place
 TEAM: Place

@@ -33,7 +33,7 @@ cdef extern from "Python.h":
 cdef enum:
     SIGNATURE_MAX = 512  # bytes; calls with longer ones take the long way
     NESTING = 3          # a pair of paddings, in the pairs of all axes, in the options
-    OPERANDS_MAX = 5     # arrays of a call but its result
+    OPERANDS_MAX = 6     # of a call: its arrays but results, and what is no part of the signature
     RESULTS_MAX = 3
     ARGUMENTS_MAX = 16   # of a kernel
     CONSTANT = -1        # an argument that is no Place; the others are numbers of Places

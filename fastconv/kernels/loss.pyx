@@ -8,7 +8,7 @@ probabilities q_rc it is w_c*((1 - s)*q_rc + s/C). All sums are in float64 and h
 
 cimport numpy as cnp
 from libc.stdint cimport int64_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from fastconv.kernels.isa cimport active_kernels
 from fastconv.kernels.memory cimport address, block_alloc, block_free
@@ -23,7 +23,7 @@ cdef enum:
     CHAIN = 64  # classes of a partial sum
 
 cdef struct Job:
-    const int64_t *target  # classes of the rows; NULL: there are probabilities q
+    int64_t *target        # classes of the rows, a copy: what was checked stays; NULL: there are probabilities q
     const char *q
     int64_t ignored
     Py_ssize_t outer, classes, inner, count  # count: of rows
@@ -48,23 +48,28 @@ cdef int start(Job *job, cnp.ndarray target, weight, double smoothing, int64_t i
     """Check the classes and set all; the caller frees job.weight."""
     cdef Py_ssize_t c, r
     cdef char *given = address(weight)
+    cdef char *from_caller
     cdef bint wide = weight is not None and cnp.PyArray_ITEMSIZE(<cnp.ndarray>weight) == sizeof(double)
     job.target = job.q = NULL
     job.ignored, job.smooth = ignored, smoothing != 0
     job.outer, job.classes, job.inner, job.count = outer, classes, inner, outer * inner
-    if cnp.PyArray_TYPE(target) != cnp.NPY_INT64:
-        job.q = address(target)
-    else:
-        job.target = <const int64_t *>address(target)
-        with nogil:
-            r = wrong_class(job)
-        if r < job.count:
-            raise ValueError(f"target: expected classes in [0, {classes}), got {job.target[r]}")
-    job.weight = <double *>block_alloc((3 * classes + job.count + inner) * sizeof(double))
+    job.weight = <double *>block_alloc((3 * classes + 2 * job.count + inner) * sizeof(double))
     if job.weight == NULL:
         raise MemoryError("fastconv: no memory for the sums of rows")
     job.share, job.rest = job.weight + classes, job.weight + 2 * classes
-    job.rows, job.part = job.weight + 3 * classes, job.weight + 3 * classes + job.count
+    job.rows, job.part = job.weight + 3 * classes, job.weight + 3 * classes + 2 * job.count
+    if cnp.PyArray_TYPE(target) != cnp.NPY_INT64:
+        job.q = address(target)
+    else:
+        job.target = <int64_t *>(job.rows + job.count)
+        from_caller = address(target)
+        with nogil:
+            memcpy(job.target, from_caller, job.count * sizeof(int64_t))
+            r = wrong_class(job)
+        if r < job.count:
+            wrong = job.target[r]
+            block_free(job.weight)
+            raise ValueError(f"target: expected classes in [0, {classes}), got {wrong}")
     for c in range(classes):
         job.weight[c] = 1 if given == NULL else (<double *>given)[c] if wide else (<float *>given)[c]
         job.share[c], job.rest[c] = job.weight[c] * (smoothing / classes), job.weight[c] * (1 - smoothing)

@@ -32,9 +32,22 @@ cdef extern from *:
     """
     static pthread_mutex_t fc_memory_lock = PTHREAD_MUTEX_INITIALIZER;
     static int fc_log2(size_t n) { int k = 0; while (n >>= 1) k++; return k; }
+
+    /* For `make sanitize`: what a block has beyond the size that was asked for must not be touched. */
+    #ifdef __SANITIZE_ADDRESS__
+    #include <sanitizer/asan_interface.h>
+    static void fc_fence(char *data, size_t size, size_t rounded)
+    {
+        ASAN_UNPOISON_MEMORY_REGION(data, rounded);
+        ASAN_POISON_MEMORY_REGION(data + size, rounded - size);
+    }
+    #else
+    static void fc_fence(char *data, size_t size, size_t rounded) { (void)data, (void)size, (void)rounded; }
+    #endif
     """
     pthread_mutex_t fc_memory_lock
     int fc_log2(size_t) nogil
+    void fc_fence(char *data, size_t size, size_t rounded) nogil
 
 cdef extern from "numpy/arrayobject.h":
     ctypedef struct PyDataMemAllocator:
@@ -130,6 +143,7 @@ cdef void *block_alloc(size_t size) noexcept nogil:
     if in_use > peak:
         peak = in_use
     unlock()
+    fc_fence(<char *>block + HEADER, size, rounded)
     return <char *>block + HEADER
 
 
@@ -192,6 +206,7 @@ cdef void *handler_realloc(void *ctx, void *data, size_t size) noexcept nogil:
     if grown == NULL or data == NULL:
         return grown
     old = (<Block *>(<char *>data - HEADER)).size
+    fc_fence(<char *>data, old, old)
     memcpy(grown, data, old if old < size else size)
     block_free(data)
     return grown
