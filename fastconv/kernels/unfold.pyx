@@ -195,9 +195,9 @@ cdef void fold_rows(const Fold *fold, const char *columns, Py_ssize_t row, Py_ss
     line.tap = tap
     line.shift = shift
     line.add = not fold.line
-    if fold.line:  # phases without taps stay zero
+    if wide.phases < wide.step:  # phases without taps stay zero
         memset(lines, 0, planes * wide.step * fold.line * fold.itemsize)
-    else:
+    if not fold.line:
         for i in range(wide.taps):
             tap[i] = i * fold.columns_tap
             shift[i] = wide.offset[i] + wide.inner_shift
