@@ -361,7 +361,8 @@ typedef struct {
      * left and in the `right` elements after */
     void (*copy_rows)(void *y, ptrdiff_t y_row, const void *x, ptrdiff_t x_row, ptrdiff_t rows,
                       ptrdiff_t left, ptrdiff_t n, ptrdiff_t right, ptrdiff_t step);
-    /* y[j*y_ld + i] = x[i*x_ld + j], i < rows, j < cols; rows up to `pad` are written as zero */
+    /* y[j*y_ld + i] = x[i*x_ld + j], i < rows, j < cols; rows up to `pad` are written as zero.
+     * With a negative y_ld the columns come in reverse order. */
     void (*transpose)(void *y, ptrdiff_t y_ld, const void *x, ptrdiff_t x_ld, ptrdiff_t rows,
                       ptrdiff_t cols, ptrdiff_t pad);
     void (*add)(void *y, const void *x, ptrdiff_t n); /* y[i] += x[i] */
