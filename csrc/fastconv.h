@@ -21,7 +21,8 @@ enum {
     FC_DEPTHWISE_COLS = 14,
     FC_WGRAD_MR_MAX = 7,
     FC_DOT_A_MAX = 4,
-    FC_DOT_B_MAX = 6
+    FC_DOT_B_MAX = 6,
+    FC_FOLD_PLANES = 4
 };
 /* Products of a split product: 1, 3 or 6. */
 enum { FC_SPLIT_MAX = 6 };
@@ -261,6 +262,20 @@ typedef struct {
     ptrdiff_t acc_row, a_row, b_row, rows, cols;
 } fc_dot_tile;
 
+/*
+ * fold_row: y[c*y_c + i] (+)= sum_k sum_r x[c*x_c + tap[k] + off[r] + i - shift[k]]   c < planes, i
+ * < m over the taps k for which 0 <= i - shift[k] < n, and all rows r. With `add` y is added to,
+ * else it is written. Of x nothing else is read.
+ */
+typedef struct {
+    const void *x;
+    const ptrdiff_t *tap, *shift; /* tap[taps], shift[taps] */
+    const ptrdiff_t *off;         /* off[rows] */
+    void *y;
+    ptrdiff_t x_c, y_c, planes, taps, rows, n, m;
+    int add;
+} fc_fold;
+
 /* pool_max / pool_avg: one plane x[d][h][w] -> y[od][oh][ow]. Axis k (0 = d, 1 = h, 2 = w) of
  * window o holds the cells start[k][o], start[k][o] + step[k], ... < stop[k][o], all inside the
  * plane. pool_avg_backward: x is dy, y is dx, and the tables hold the windows each cell lies in. */
@@ -304,6 +319,7 @@ typedef void (*fc_winograd_output_fn)(const fc_winograd_output *);
 /* u[i*alpha + j] = (G g G^T)[i][j] for `lanes` output channels: positions u_p, taps g_t apart */
 typedef void (*fc_winograd_weight_fn)(void *u, ptrdiff_t u_p, const void *g, ptrdiff_t g_t);
 typedef void (*fc_winograd_dw_fn)(const fc_winograd_dw *);
+typedef void (*fc_fold_fn)(const fc_fold *);
 typedef void (*fc_pool_fn)(const fc_pool *);
 typedef void (*fc_map_fn)(void *y, const void *x, ptrdiff_t n);
 typedef void (*fc_map2_fn)(void *dx, const void *dy, const void *x, ptrdiff_t n);
@@ -349,10 +365,12 @@ typedef struct {
      * left and in the `right` elements after */
     void (*copy_rows)(void *y, ptrdiff_t y_row, const void *x, ptrdiff_t x_row, ptrdiff_t rows,
                       ptrdiff_t left, ptrdiff_t n, ptrdiff_t right, ptrdiff_t step);
-    /* y[j*y_ld + i] = x[i*x_ld + j], i < rows, j < cols; rows up to `pad` are written as zero */
+    /* y[j*y_ld + i] = x[i*x_ld + j], i < rows, j < cols; rows up to `pad` are written as zero.
+     * With a negative y_ld the columns come in reverse order. */
     void (*transpose)(void *y, ptrdiff_t y_ld, const void *x, ptrdiff_t x_ld, ptrdiff_t rows,
                       ptrdiff_t cols, ptrdiff_t pad);
     void (*add)(void *y, const void *x, ptrdiff_t n); /* y[i] += x[i] */
+    fc_fold_fn fold_row;
 
     fc_map_fn act[FC_ACT_COUNT];           /* y = f(x) */
     fc_map2_fn act_backward[FC_ACT_COUNT]; /* dx = dy * f'(x) */

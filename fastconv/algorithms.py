@@ -47,6 +47,9 @@ DEPTHWISE_PIXELS = 1 << 13
 # Most bytes of the band of one output. A thread has the sums and the rest of its workspace besides, at most 64 MiB together.
 BAND_LIMIT = 32 << 20
 
+# Most bytes of weights that are packed at a time, see kernels/correlate.pxd.
+PACKED_LIMIT = 24 << 20
+
 # Bounds on what is kept: plans, signatures of calls, and the tables of either.
 PLANS = 512
 CALLS = 1024
@@ -101,6 +104,8 @@ def cannot_col2im(shape: Shape) -> str | None:
         return "the kernel has one tap: nothing to fold"
     if shape.columns > BAND_LIMIT:
         return f"the columns of one channel would take more than {BAND_LIMIT >> 20} MiB"
+    if shape.itemsize * shape.channels * math.prod(shape.kernel) > PACKED_LIMIT:
+        return f"the weights of one channel take more than {PACKED_LIMIT >> 20} MiB"
     return None
 
 

@@ -25,6 +25,7 @@ DIRECT_PIXELS, PIXEL_PIXELS = 784, 4096
 # Bytes of a block's band, and of one that is read several times, on the machine that the table comes from.
 BAND_BYTES, REREAD_BYTES = 1 << 20, 1 << 18
 DEPTHWISE_PIXELS = 14
+COL2IM_BYTES, COL2IM_LIMIT, COL2IM_PIXELS = 256 << 10, 512 << 10, 128
 WINOGRAD_TILES = 32
 WGRAD_PIXELS, WGRAD_OUTPUTS, WGRAD_TERMS, WGRAD_TILES = 256, 512, 288, 512
 # Tile registers, see csrc/isa/tile.h: multiply-adds of a product of two tiles, and what a tile holds.
@@ -61,6 +62,7 @@ class Shape:
     halo: Sizes  # input pixels that the kernel reaches beyond its first
     batch: int
     cells: int  # pixels of one padded input and one result
+    source: Sizes  # input pixels of an image
     phases: Sizes  # remainders by `step` of the input pixels it reads
     runs: int
     what: Pass
@@ -86,12 +88,7 @@ class Shape:
     @property
     def columns(self) -> int:
         """Bytes of the columns of one channel and image of an input gradient."""
-        return (
-            self.itemsize
-            * math.prod((*self.kernel, *self.size))
-            * self.images
-            // max(1, self.batch)
-        )
+        return self.itemsize * math.prod((*self.kernel, *self.source))
 
     @property
     def taps(self) -> float:
@@ -124,6 +121,7 @@ def shape_of(problem: Conv, what: Pass = "forward", prepared: bool = False) -> S
         plane = tuple(-(-n // s) for n, s in zip(problem.sizes, stride, strict=True))
         halo = tuple(n // s for n, s in zip(halo, stride, strict=True))
         runs, phases = math.prod(phases), ones
+    source = problem.out if what == "dx" else problem.sizes
     return Shape(
         problem.itemsize,
         problem.groups,
@@ -137,6 +135,7 @@ def shape_of(problem: Conv, what: Pass = "forward", prepared: bool = False) -> S
         halo,
         problem.batch,
         cells,
+        source,
         phases,
         runs,
         what,
@@ -280,15 +279,38 @@ def _im2col(shape: Shape) -> Counts:
 
 
 def _col2im(shape: Shape) -> Counts:
-    ones: Sizes = (1, 1, 1)
-    taps = math.prod(shape.kernel)
-    product = replace(
-        shape, outputs=shape.outputs * taps, kernel=ones, spread=ones, halo=(0, 0, 0), runs=1
+    lanes, most = isa.lanes(shape.itemsize), isa.tiles(shape.itemsize)["gemm"][2]
+    deep, height, width = (max(1, n) for n in shape.source)
+    rows, entries = deep * height, max(1, shape.outputs * math.prod(shape.kernel))
+    row = shape.itemsize * entries * width
+    block = min(rows, max(COL2IM_BYTES // row, math.ceil(COL2IM_PIXELS / width)))
+    images, blocks = shape.groups * shape.batch, rows / block
+    panels = max(1, math.ceil(entries / most))
+    tiles, rest = divmod(block * width, 2 * lanes)
+    slots: float = tiles * max(LATENCY, 2 * entries / panels)
+    if rest:
+        tiles += 1
+        slots += max(LATENCY, entries / panels * math.ceil(rest / lanes))
+    copies = images * blocks * shape.channels * 2 * tiles
+    # rows of the result that the rows of a block reach, in all channels
+    reached: float = min(height, block) * shape.spread[1] + max(
+        0, shape.kernel[1] - shape.spread[1]
     )
-    entries = shape.groups * product.outputs * shape.images * math.prod(shape.size[:2])
-    entries *= _vectors(shape, shape.size[2])
-    transposed = max(3, isa.lanes(shape.itemsize)) <= shape.spread[2] <= shape.kernel[2]
-    return {**_im2col(product), "transposes" if transposed else "adds": entries}
+    reached *= images * blocks * shape.outputs * max(1, block // height) * shape.kernel[0]
+    turned = {}
+    if shape.spread[2] > 1:
+        turned["transposes"] = reached * _vectors(shape, width * shape.spread[2])
+    return {
+        "fma": images * blocks * shape.channels * panels * slots,
+        "tiles": images * blocks * panels * tiles * math.ceil(shape.channels / CHAIN),
+        "copies": copies,
+        "copies far": copies * _far(shape.itemsize * images * shape.channels * rows * width),
+        "adds": images * entries * rows * (1 + (width - 1) / lanes),
+        "lines": reached,
+        **turned,
+        "pack": shape.groups * shape.channels * entries / lanes,
+        "calls": math.ceil(row * block / COL2IM_LIMIT),
+    }
 
 
 def _pixel(shape: Shape) -> Counts:
@@ -316,6 +338,7 @@ def _pixel(shape: Shape) -> Counts:
             REREAD_BYTES if panels * shape.runs > 1 else BAND_BYTES,
         ),
         "planes": runs * panels * planes,
+        "phased": runs * shape.terms * (shape.runs > 1),
         **_packing(shape, shape.outputs / isa.lanes(shape.itemsize), joined=True),
         "calls": 1,
     }
@@ -554,9 +577,12 @@ class Costs:
 # One core of an AMD EPYC (Zen 3), gcc 12.2, a virtual machine: printed by `python -m benchmarks.costs`. Of the forward and input
 # gradients that each was fitted to, the model is within 10 % for 48 % of 33 (linear), 54 % of 361 (pixel), 50 % of 149
 # (depthwise), 63 % of 293 (direct), 56 % of 212 (im2col), 78 % of 128 (winograd); of the weight gradients for 100 % of 16
-# (linear), 78 % of 32 (depthwise), 61 % of 198 (direct), 81 % of 27 (winograd). Added by hand, and less certain: "fills" of
-# im2col, what a tile of columns costs besides its elements, 0 to 100 ns in twelve 1x1 layers of small groups; its transposes;
-# and col2im, whose product has the constants that im2col had before.
+# (linear), 78 % of 32 (depthwise), 61 % of 198 (direct), 81 % of 27 (winograd). "col2im" was fitted by itself, to 96 input
+# gradients: within 10 % for 53 % of them. Of its constants "adds" and "pack" were held and "transposes", which the fit puts at
+# 6.25, lowered by hand, after the first layer of AlexNet: 12.0 % off on average instead of 11.3 %. Added by hand, and less
+# certain: "fills" of im2col, what a tile of columns costs besides its elements, 0 to 100 ns in twelve 1x1 layers of small
+# groups; its transposes; and "phased" of pixel, the weights of a tap and channel of a gradient with a stride, 8 to 16 ns for
+# four layers of patches.
 _AVX2 = Costs(
     peak=107,
     bandwidth=21,
@@ -579,6 +605,7 @@ _AVX2 = Costs(
             "loads": 0.0533,
             "pack": 2.2,
             "pack far": 2.28,
+            "phased": 10.0,
             "planes": 115,
             "scatters": 2.48,
             "stores": 1.64,
@@ -621,17 +648,15 @@ _AVX2 = Costs(
             "turn": 6.23,
         },
         "col2im": {
-            "adds": 6.0,
-            "calls": 8000,
-            "copies": 0.955,
-            "efficiency": 1.02,
-            "lines": 4.94,
-            "pack": 2.38,
-            "pack far": 1.67,
-            "scatters": 1.98,
-            "tiles": 27.2,
+            "adds": 0.5,
+            "calls": 9510,
+            "copies": 0.83,
+            "copies far": 2.48,
+            "efficiency": 0.968,
+            "lines": 6.43,
+            "pack": 8.0,
+            "tiles": 14.8,
             "transposes": 4.0,
-            "turn": 0.5,
         },
         "winograd": {
             "band": 1.64,

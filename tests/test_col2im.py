@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Strides as large as the kernel: columns by transposition, and the input gradient as a product and its fold."""
+"""Columns by transposition, and the input gradient as a product and its fold: large strides, and kernels as large as the map."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from numpy.testing import assert_array_equal
 
 import fastconv
 from fastconv import algorithms, costs, reference
-from fastconv.kernels import conv_col2im
 from fastconv.problem import conv_problem
 from tests import data
 from tests.conftest import THREADS
@@ -20,7 +19,8 @@ Shape = tuple[int, ...]
 FORWARD = {1: fastconv.conv1d, 2: fastconv.conv2d, 3: fastconv.conv3d}
 BACKWARD = {1: fastconv.conv1d_backward, 2: fastconv.conv2d_backward, 3: fastconv.conv3d_backward}
 
-# x, w, options: patches, overlapping ones, gaps, padding that cuts them, and more taps than are summed at a time
+# x, w, options: patches, overlapping ones, gaps, padding that cuts them, and more taps than are summed at a time; stride 1 on
+# maps of few pixels, one and five planes, more rows than are folded at a time, within a plane and over several
 PROBLEMS: dict[str, tuple[Shape, Shape, dict[str, Any]]] = {
     "patches": ((3, 3, 48, 64), (19, 3, 16, 16), {"stride": 16}),
     "small patches": ((2, 5, 23, 41), (7, 5, 4, 4), {"stride": 4}),
@@ -31,6 +31,12 @@ PROBLEMS: dict[str, tuple[Shape, Shape, dict[str, Any]]] = {
     "grouped": ((2, 6, 22, 34), (8, 3, 5, 9), {"stride": (2, 8), "groups": 2, "padding": 1}),
     "spectrum": ((3, 1, 1500), (33, 1, 400), {"stride": 160}),
     "many taps": ((2, 2, 40, 40), (5, 2, 20, 20), {"stride": 10}),
+    "small map": ((3, 6, 14, 14), (16, 6, 5, 5), {}),
+    "smaller than its kernel": ((2, 1, 3, 5), (7, 1, 5, 7), {"padding": (2, 3)}),
+    "wide": ((2, 5, 9, 61), (4, 5, 3, 11), {"padding": (0, 5), "dilation": (2, 3)}),
+    "blocks": ((1, 20, 40, 40), (5, 20, 5, 5), {}),
+    "blocks over planes": ((1, 8, 6, 12, 40), (3, 8, 2, 3, 7), {}),
+    "many terms": ((1, 3, 8, 9), (300, 3, 3, 3), {}),
     "volume": ((2, 2, 9, 16, 21), (4, 2, 2, 4, 5), {"stride": (2, 4, 3)}),
 }
 
@@ -65,17 +71,6 @@ def test_gradients(operands: Any, algo: str, isa_row: str) -> None:
 def test_some_channels_at_a_time(operands: Any, limit: int) -> None:
     rank, x, w, dy, options = operands
     found = BACKWARD[rank](dy, x, w, algo="col2im", max_workspace=limit, **options)[0]
-    assert_array_equal(found, reference.conv_backward(dy, x, w, **options)[0])
-
-
-def test_columns_of_several_images_at_a_time(
-    operands: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Two images, or as few, instead of all."""
-    rank, x, w, dy, options = operands
-    columns = w[0].size * options.get("groups", 1) * dy[0, 0].size * dy.itemsize
-    monkeypatch.setattr(conv_col2im, "COLUMNS_BYTES", 2 * columns)
-    found = BACKWARD[rank](dy, x, w, algo="col2im", **options)[0]
     assert_array_equal(found, reference.conv_backward(dy, x, w, **options)[0])
 
 
@@ -149,13 +144,19 @@ def test_it_is_for_input_gradients() -> None:
     with pytest.raises(ValueError, match=r"columns of one channel would take more than 32 MiB"):
         algorithms.plan(problem, "col2im", "dx")
     assert "col2im" not in algorithms.plan(problem, "auto", "dx").expected
+    problem = conv_problem("float32", (1, 1, 64, 64), (1600, 1, 64, 64), 1, 0, 1, 1, "zeros", 2)
+    with pytest.raises(ValueError, match=r"weights of one channel take more than 24 MiB"):
+        algorithms.plan(problem, "col2im", "dx")
 
 
 def test_choice() -> None:
-    """Patches of 16x16 have 256 phases of one tap; 3x3 kernels with stride 1 have nine columns a pixel."""
+    """Patches of 16x16 have 256 phases of one tap; 3x3 kernels with stride 1 have nine columns a pixel, which gain nothing but
+    where the correlation with dy would multiply padding: 5x5 on 14x14 has half as many products."""
     patches = fastconv.explain("conv2d_dx", (1, 3, 224, 224), (768, 3, 16, 16), stride=16)
     assert patches.algorithm == "col2im"
     assert 0 < patches.workspace <= 64 << 20
+    small = fastconv.explain("conv2d_dx", (64, 6, 14, 14), (16, 6, 5, 5))
+    assert small.algorithm == "col2im"
     plain = fastconv.explain("conv2d_dx", (1, 64, 56, 56), (64, 64, 3, 3), padding=1)
     assert plain.candidates["col2im"] > plain.candidates[plain.algorithm]
 

@@ -71,7 +71,12 @@ static void FC_FN(transpose)(void *vy, ptrdiff_t y_ld, const void *vx, ptrdiff_t
             const ptrdiff_t nj = cols - j0 < VL ? cols - j0 : VL;
             REAL *to = y + j0 * y_ld + i0;
             V r[VL];
-            FC_FN(load_columns)(r, x + i0 * x_ld + j0, x_ld, here, nj);
+            const REAL *const from = x + i0 * x_ld + j0;
+            /* whole vectors of short rows: what they read beyond them is of the rows after */
+            if (here == VL && from + (VL - 1) * x_ld + VL <= x + (rows - 1) * x_ld + cols)
+                v_transpose(r, from, x_ld, VL);
+            else
+                FC_FN(load_columns)(r, from, x_ld, here, nj);
 #pragma GCC unroll 16
             for (int j = 0; j < VL; j++, to += y_ld) {
                 if (j >= nj) break;

@@ -9,6 +9,7 @@
 #include "body/wgrad_tile.h"
 #include "body/winograd.h"
 #include "body/pack.h"
+#include "body/fold.h"
 #include "body/elementwise.h"
 #include "body/softmax.h"
 #include "body/norm.h"
@@ -57,6 +58,7 @@ const fc_kernels FC_FN(kernels) = {
     .copy_rows = FC_FN(copy_rows),
     .transpose = FC_FN(transpose),
     .add = FC_FN(add),
+    .fold_row = FC_FN(fold_row),
     .act = {FC_FN(map_relu), FC_FN(map_tanh), FC_FN(map_sigmoid)},
     .act_backward = {FC_FN(map_relu_grad), FC_FN(map_tanh_grad), FC_FN(map_sigmoid_grad)},
     .softmax = FC_FN(softmax),

@@ -40,6 +40,7 @@
 #undef v_load
 #undef v_store
 #undef v_load_n
+#undef v_load_in
 #undef v_store_n
 #undef v_load_even
 #undef v_zip
@@ -135,6 +136,7 @@
 #define v_load(p) (*(p))
 #define v_store(p, a) ((void)(*(p) = (a)))
 #define v_load_n(p, n) ((n) ? *(p) : (REAL)0)
+#define v_load_in(p, first, last) ((first) < (last) ? *(p) : (REAL)0)
 #define v_store_n(p, a, n) ((void)((n) ? (*(p) = (a)) : (REAL)0))
 #define v_load_even(p) (*(p))
 #define v_zip(a, b, lo, hi) ((void)(*(lo) = (a), *(hi) = (b)))
@@ -190,6 +192,8 @@ static inline REAL FC_FN(scalar_pow2)(REAL n) {
 #define v_load(p) _mm256_loadu_ps(p)
 #define v_store(p, a) _mm256_storeu_ps(p, a)
 #define v_load_n(p, n) _mm256_maskload_ps(p, FC_FN(first)(n))
+#define v_load_in(p, first, last) \
+    _mm256_maskload_ps(p, _mm256_andnot_si256(FC_FN(first)(first), FC_FN(first)(last)))
 #define v_store_n(p, a, n) FC_FN(store_first)(p, a, n)
 #define v_load_even(p) FC_FN(load_even)(p)
 #define v_zip(a, b, lo, hi) FC_FN(zip)(a, b, lo, hi)
@@ -306,6 +310,8 @@ static FC_INLINE void FC_FN(transpose_v)(__m256 *r, const float *p, ptrdiff_t st
 #define v_load(p) _mm256_loadu_pd(p)
 #define v_store(p, a) _mm256_storeu_pd(p, a)
 #define v_load_n(p, n) _mm256_maskload_pd(p, FC_FN(first)(n))
+#define v_load_in(p, first, last) \
+    _mm256_maskload_pd(p, _mm256_andnot_si256(FC_FN(first)(first), FC_FN(first)(last)))
 #define v_store_n(p, a, n) FC_FN(store_first)(p, a, n)
 #define v_load_even(p) FC_FN(load_even)(p)
 #define v_zip(a, b, lo, hi) FC_FN(zip)(a, b, lo, hi)
@@ -404,6 +410,8 @@ static FC_INLINE void FC_FN(transpose_v)(__m256d *r, const double *p, ptrdiff_t 
 #define v_load(p) _mm512_loadu_ps(p)
 #define v_store(p, a) _mm512_storeu_ps(p, a)
 #define v_load_n(p, n) _mm512_maskz_loadu_ps((__mmask16)((1u << (n)) - 1u), p)
+#define v_load_in(p, first, last) \
+    _mm512_maskz_loadu_ps((__mmask16)((1u << (last)) - (1u << (first))), p)
 #define v_store_n(p, a, n) _mm512_mask_storeu_ps(p, (__mmask16)((1u << (n)) - 1u), a)
 #define v_load_even(p) FC_FN(load_even)(p)
 #define v_zip(a, b, lo, hi) FC_FN(zip)(a, b, lo, hi)
@@ -507,6 +515,8 @@ static FC_INLINE void FC_FN(transpose_v)(__m512 *r, const float *p, ptrdiff_t st
 #define v_load(p) _mm512_loadu_pd(p)
 #define v_store(p, a) _mm512_storeu_pd(p, a)
 #define v_load_n(p, n) _mm512_maskz_loadu_pd((__mmask8)((1u << (n)) - 1u), p)
+#define v_load_in(p, first, last) \
+    _mm512_maskz_loadu_pd((__mmask8)((1u << (last)) - (1u << (first))), p)
 #define v_store_n(p, a, n) _mm512_mask_storeu_pd(p, (__mmask8)((1u << (n)) - 1u), a)
 #define v_load_even(p) FC_FN(load_even)(p)
 #define v_zip(a, b, lo, hi) FC_FN(zip)(a, b, lo, hi)

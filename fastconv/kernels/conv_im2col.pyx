@@ -22,24 +22,11 @@ from fastconv.kernels.lattice cimport Axis, Lattice, copy_taps, own_pixels, sour
 
 cdef enum:
     CHAIN = 256    # rows of columns multiplied at a time; shows in the last bits, so it is a constant
-    PIXELS = 128   # of a task: enough of them pass each weight that comes to L2
     # Weights that pass over all tiles of a task, each tile from L1, before the next ones do: they stay in L2.
     PANEL_BYTES = 256 << 10
     # Of a task: their partial sums, of all its pixels, take 1 MiB (float32). With half of it columns are filled more often:
     # a layer of 2048 outputs and stride 2 took 1.07 times as long.
     OUTPUTS = 2048
-
-cdef struct Columns:
-    Job job                       # the first member: tasks get its address
-    Py_ssize_t nr                 # pixels of a tile
-    Py_ssize_t terms, chain       # of an output, and of those multiplied at a time: of some whole channels, or of one's taps
-    Py_ssize_t pixels             # of all images
-    Py_ssize_t tiles, blocks      # of those; a task has one block of tiles
-    Py_ssize_t wider              # panels of one output more than the others
-    Py_ssize_t range_panels       # panels that pass over all tiles of a task
-    Py_ssize_t outputs            # most of a task
-    # Bytes of a task: the places of its pixels in y, the columns of one tile and of all that are kept
-    Py_ssize_t places_bytes, tile_bytes, columns_bytes
 
 # Neighbouring pixels of one row: pixel (d, h, w) of image n, and the count - 1 after it.
 cdef struct Run:
@@ -168,7 +155,7 @@ cdef void multiply_tile(const Columns *all, Py_ssize_t group, Py_ssize_t panel0,
         panel_bounds(job, panel0, &start, &size, &width)
         nv = 1 if count <= lanes or width > job.kernels.gemm_mr[2] else 2
         tile.panels = stop - panel0
-        tile.pixels = <int>min(nv * lanes, count)
+        tile.pixels = <int>(nv * lanes if all.whole else min(nv * lanes, count))
         tile.a = packed_panel(job, group, start) + term * width * item
         tile.a_c = width
         tile.a_panel = width * all.terms
@@ -200,20 +187,15 @@ cdef void activate(const Columns *all, Py_ssize_t group, Py_ssize_t panel0, Py_s
         i += count
 
 
-cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
-    cdef const Columns *all = <const Columns *>argument
+cdef void multiply(const Columns *all, Py_ssize_t group, Py_ssize_t panel0, Py_ssize_t panel1, Py_ssize_t first,
+                   Py_ssize_t pixels, char *workspace) noexcept nogil:
+    """Panels [panel0, panel1) on `pixels` pixels from `first` on, whose places in y the workspace begins with."""
     cdef const Job *job = &all.job
     cdef fc_gemm_tile tile
-    cdef Py_ssize_t block = number % all.blocks, nr = all.nr, first = block * all.tiles // all.blocks * nr
-    cdef Py_ssize_t pixels = min((block + 1) * all.tiles // all.blocks * nr, all.pixels) - first
-    cdef Py_ssize_t group, panel0, panel1, panel, stop, term = 0, i, terms, start, size, width
-    cdef Py_ssize_t *at = <Py_ssize_t *>workspace
+    cdef Py_ssize_t nr = all.nr, panel, stop, term = 0, i, terms, start, size, width
+    cdef const Py_ssize_t *at = <const Py_ssize_t *>workspace
     cdef char *columns = workspace + all.places_bytes
     cdef char *partial = columns + all.columns_bytes
-    number //= all.blocks
-    group = job.group0 + number % (job.group1 - job.group0)
-    split_panels(job, number // (job.group1 - job.group0), &panel0, &panel1)
-    places(all, first, pixels, at)
     panel_bounds(job, panel0, &start, &size, &width)
     partial -= start * nr * job.itemsize  # the sums of output 0
     tile.x_c = nr
@@ -247,20 +229,27 @@ cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogi
                 i += nr
             panel = stop
         term += terms
+
+
+cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
+    cdef const Columns *all = <const Columns *>argument
+    cdef const Job *job = &all.job
+    cdef Py_ssize_t block = number % all.blocks, first = block * all.tiles // all.blocks * all.nr
+    cdef Py_ssize_t pixels = min((block + 1) * all.tiles // all.blocks * all.nr, all.pixels) - first
+    cdef Py_ssize_t group, panel0, panel1
+    cdef Py_ssize_t *at = <Py_ssize_t *>workspace
+    number //= all.blocks
+    group = job.group0 + number % (job.group1 - job.group0)
+    split_panels(job, number // (job.group1 - job.group0), &panel0, &panel1)
+    places(all, first, pixels, at)
+    multiply(all, group, panel0, panel1, first, pixels, workspace)
     activate(all, group, panel0, panel1, at, pixels)
 
 
-def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, residual, int activation,
-        int threads, max_workspace):
-    """y = act(correlation of x with w over the lattice + bias + residual); see correlate.start_job for the shapes.
-
-    Returns the bytes of workspace a thread needs. With threads=0 that is all it does.
-    """
-    cdef Columns all
+cdef void start_columns(Columns *all) noexcept:
+    """Fill in what follows from the job."""
     cdef Job *job = &all.job
-    cdef Py_ssize_t tiles, parts, partial = 0, workspace
-    cdef size_t budget = band_budget(max_workspace)
-    start_job(job, lattice, x, w, y, groups, transposed, bias, residual, activation)
+    cdef Py_ssize_t parts
     merge_axes(job.axis)
     all.terms = job.channels * job.taps
     if job.taps <= CHAIN:
@@ -278,18 +267,41 @@ def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, resi
     job.panels = (job.outputs + job.panel - 1) // job.panel
     job.task_panels = max(1, OUTPUTS // job.panel)
     all.outputs = min(job.outputs, job.task_panels * job.panel)
-    if all.chain < all.terms:
-        partial = all.nr * all.outputs * job.itemsize
-    tiles = min(<Py_ssize_t>PIXELS // all.nr, <Py_ssize_t>budget // (all.tile_bytes + partial))
+    all.wider = job.outputs % job.panels
+    all.range_panels = max(1, PANEL_BYTES // (all.chain * job.panel * job.itemsize))
+    all.whole = False
+
+
+cdef Py_ssize_t partial_bytes(const Columns *all) noexcept:
+    """Of the sums of a tile that are not complete."""
+    return all.nr * all.outputs * all.job.itemsize if all.chain < all.terms else 0
+
+
+cdef Py_ssize_t set_tiles(Columns *all, Py_ssize_t tiles) noexcept:
+    """The workspace of a task of as many tiles."""
+    all.places_bytes = (tiles * all.nr * sizeof(Py_ssize_t) + 63) // 64 * 64
+    all.columns_bytes = (1 if all.job.panels <= all.range_panels else tiles) * all.tile_bytes
+    return all.places_bytes + all.columns_bytes + tiles * partial_bytes(all)
+
+
+def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, residual, int activation,
+        int threads, max_workspace):
+    """y = act(correlation of x with w over the lattice + bias + residual); see correlate.start_job for the shapes.
+
+    Returns the bytes of workspace a thread needs. With threads=0 that is all it does.
+    """
+    cdef Columns all
+    cdef Job *job = &all.job
+    cdef Py_ssize_t tiles, workspace
+    cdef size_t budget = band_budget(max_workspace)
+    start_job(job, lattice, x, w, y, groups, transposed, bias, residual, activation)
+    start_columns(&all)
+    tiles = min(<Py_ssize_t>PIXELS // all.nr, <Py_ssize_t>budget // (all.tile_bytes + partial_bytes(&all)))
     tiles = max(1, min(tiles, all.tiles))
     all.blocks = (all.tiles + tiles - 1) // tiles
     if all.blocks > threads > 0:  # as many for each thread
         all.blocks = min(all.tiles, (all.blocks + threads - 1) // threads * threads)
-    all.wider = job.outputs % job.panels
-    all.range_panels = max(1, PANEL_BYTES // (all.chain * job.panel * job.itemsize))
-    all.places_bytes = (tiles * all.nr * sizeof(Py_ssize_t) + 63) // 64 * 64
-    all.columns_bytes = (1 if job.panels <= all.range_panels else tiles) * all.tile_bytes
-    workspace = all.places_bytes + all.columns_bytes + tiles * partial
+    workspace = set_tiles(&all, tiles)
     if threads:
         run_packed(job, w, task, all.blocks, workspace, threads)
     return workspace

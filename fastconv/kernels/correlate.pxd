@@ -36,7 +36,7 @@ cdef struct Job:
     const Py_ssize_t *tap_index    # these three: see lattice.pxd
     const Py_ssize_t *phase_tap
     const Py_ssize_t *phase_taps
-    bint natural                   # the packed taps are those of w, in their order: set by run_packed
+    Py_ssize_t order               # 1 (-1): the packed taps are those of w, in their (reverse) order; else 0. Set by run_packed
     const char *bias               # bias[group*output] or NULL
     const char *residual           # like y, or NULL
     int relu, activation           # activation: fc_activation or -1, applied after the block

@@ -163,17 +163,18 @@ cdef void pack_channels(const Job *job, Py_ssize_t group, Py_ssize_t panel, Py_s
     panel_bounds(job, panel, &start, &size, &width)
     to = <char *>packed_panel(job, group, start)
     w = job.w + (group * job.w_g + start * job.w_o + first * job.w_c) * item
-    if job.natural:
+    if job.order:
         to += first * job.taps * width * item
-        if job.w_c == job.w_taps:
+        if job.order > 0 and job.w_c == job.w_taps:
             job.kernels.transpose(to, width, w, job.w_o, size, (last - first) * job.taps, width)
             return
         if job.w_o == 1:  # a 1x1 kernel read transposed is in the order of the panel
             job.kernels.copy_rows(to, width, w, job.w_c, last - first, 0, size, width - size, 1)
             return
     for c in range(first, last):
-        if job.natural:
-            job.kernels.transpose(to, width, w, job.w_o, size, job.taps, width)
+        if job.order:
+            job.kernels.transpose(to if job.order > 0 else to + (job.taps - 1) * width * item, job.order * width, w, job.w_o,
+                                  size, job.taps, width)
             to += job.taps * width * item
         else:
             job.kernels.transpose(workspace, width, w, job.w_o, size, job.w_taps, width)
@@ -400,9 +401,11 @@ cdef Py_ssize_t set_blocks(Job *job) noexcept:
 cdef int run_packed(Job *job, object w, task_fn task, Py_ssize_t tasks, size_t workspace, int threads) except -1:
     """run_rounds with weights packed as [phase][channel][tap][width]."""
     cdef Py_ssize_t i
-    job.natural = job.taps == job.w_taps == job.phase_taps[0]
+    cdef bint forward = job.taps == job.w_taps == job.phase_taps[0], reverse = forward
     for i in range(job.taps):
-        job.natural = job.natural and job.tap_index[i] == i
+        forward = forward and job.tap_index[i] == i
+        reverse = reverse and job.tap_index[i] == job.taps - 1 - i
+    job.order = 1 if forward else -1 if reverse else 0
     job.column = job.channels * job.taps * job.itemsize
     return run_rounds(job, w, pack_task, job.w_taps * job.panel * job.itemsize, PACKED_LIMIT, tasks, task,
                       workspace, threads)

@@ -128,6 +128,15 @@ cdef extern from "fastconv.h" nogil:
         void *acc
         Py_ssize_t acc_row, a_row, b_row, rows, cols
 
+    ctypedef struct fc_fold:
+        const void *x
+        const Py_ssize_t *tap
+        const Py_ssize_t *shift
+        const Py_ssize_t *off
+        void *y
+        Py_ssize_t x_c, y_c, planes, taps, rows, n, m
+        int add
+
     ctypedef struct fc_pool:
         const void *x
         void *y
@@ -170,6 +179,7 @@ cdef extern from "fastconv.h" nogil:
     ctypedef void (*fc_winograd_output_fn)(const fc_winograd_output *) noexcept nogil
     ctypedef void (*fc_winograd_weight_fn)(void *, Py_ssize_t, const void *, Py_ssize_t) noexcept nogil
     ctypedef void (*fc_winograd_dw_fn)(const fc_winograd_dw *) noexcept nogil
+    ctypedef void (*fc_fold_fn)(const fc_fold *) noexcept nogil
     ctypedef void (*fc_pool_fn)(const fc_pool *) noexcept nogil
     ctypedef double (*fc_sum_fn)(const void *, Py_ssize_t) noexcept nogil
     ctypedef bint (*fc_finite_fn)(const void *, Py_ssize_t) noexcept nogil
@@ -218,6 +228,7 @@ cdef extern from "fastconv.h" nogil:
         fc_copy_rows_fn copy_rows
         fc_transpose_fn transpose
         fc_map_fn add
+        fc_fold_fn fold_row
         fc_map_fn act[3]
         fc_map2_fn act_backward[3]
         fc_softmax_fn softmax
