@@ -25,6 +25,8 @@ DIRECT_PIXELS, PIXEL_PIXELS = 784, 4096
 # Bytes of a block's band, and of one that is read several times, on the machine that the table comes from.
 BAND_BYTES, REREAD_BYTES = 1 << 20, 1 << 18
 DEPTHWISE_PIXELS = 14
+# Of that machine: pages that the first-level table knows, and their bytes.
+DTLB, PAGE = 64, 4096
 COL2IM_BYTES, COL2IM_LIMIT, COL2IM_PIXELS = 256 << 10, 512 << 10, 128
 WINOGRAD_TILES = 32
 WGRAD_PIXELS, WGRAD_OUTPUTS, WGRAD_TERMS, WGRAD_TILES = 256, 512, 288, 512
@@ -192,10 +194,11 @@ def _band(shape: Shape, pixels: int, channels: int, budget: int = BAND_BYTES) ->
     if cols == width:
         rows = max(1, min(height, pixels // cols, cells // (cols + across) - down))
     blocks = math.ceil(height / rows) * math.ceil(width / cols)
-    lines = shape.phases[1] * blocks * (rows + down)
-    lines *= shape.groups * shape.channels * shape.images * shape.phases[2]
+    planes = shape.groups * shape.channels * shape.images
+    lines = shape.phases[1] * blocks * (rows + down) * planes * shape.phases[2]
     vectors = lines * _vectors(shape, cols + across)
-    return {"lines": lines, **_copies(shape, vectors)}
+    pages = min(1, math.prod(shape.source) * shape.itemsize / PAGE) * (channels > DTLB)
+    return {"lines": lines, "leaps": blocks * planes * pages, **_copies(shape, vectors)}
 
 
 def _copies(shape: Shape, vectors: float) -> dict[str, float]:
@@ -581,8 +584,9 @@ class Costs:
 # gradients: within 10 % for 53 % of them. Of its constants "adds" and "pack" were held and "transposes", which the fit puts at
 # 6.25, lowered by hand, after the first layer of AlexNet: 12.0 % off on average instead of 11.3 %. Added by hand, and less
 # certain: "fills" of im2col, what a tile of columns costs besides its elements, 0 to 100 ns in twelve 1x1 layers of small
-# groups; its transposes; and "phased" of pixel, the weights of a tap and channel of a gradient with a stride, 8 to 16 ns for
-# four layers of patches.
+# groups; its transposes; "phased" of pixel, the weights of a tap and channel of a gradient with a stride, 8 to 16 ns for
+# four layers of patches; and its "leaps", what it takes to go on to the next of many channels of a band where that is on
+# another page, 50 to 170 ns in seven layers of 256 and 512 channels.
 _AVX2 = Costs(
     peak=107,
     bandwidth=21,
@@ -602,6 +606,7 @@ _AVX2 = Costs(
             "efficiency": 0.975,
             "gathers": 1.0,
             "lines": 6.71,
+            "leaps": 80.0,
             "loads": 0.0533,
             "pack": 2.2,
             "pack far": 2.28,

@@ -433,7 +433,7 @@ cdef void set_pixels(Gradient *g, Py_ssize_t channels, size_t limit) noexcept:
 
 
 cdef void share_outputs(Gradient *g, Py_ssize_t others, int threads) noexcept nogil:
-    """Chunks of outputs, few of them but as many tasks for each thread, of which each chunk has `others`. No sum depends on it."""
+    """Chunks of outputs: few, but as many tasks for each thread, of which a chunk has `others`. No sum depends on it."""
     cdef Py_ssize_t chunks = g.output_chunks, most = min((g.job.outputs + g.nr - 1) // g.nr, chunks + threads)
     while chunks < most and chunks * others % threads and chunks * others < 4 * threads:
         chunks += 1
