@@ -118,15 +118,15 @@ def cannot_winograd(r: int, shape: Shape) -> str | None:
         return f"the kernel is not {r}x{r}"
     if shape.has_stride:
         return "the stride must be 1"
-    for name, size, dilation in zip("hw", shape.size[1:], shape.dilation[1:], strict=True):
-        if dilation > min(size, WINOGRAD_DILATION):
-            return f"the dilation is more than {WINOGRAD_DILATION} or than the outputs along {name}"
+    for name, side, dilation in zip("hw", shape.sides[1:], shape.dilation[1:], strict=True):
+        if dilation > max(1, min(side, WINOGRAD_DILATION)):
+            return f"the dilation is more than {WINOGRAD_DILATION} or than the pixels along {name}"
     return None
 
 
 def _side(shape: Shape) -> int:
-    """Of a map; a dilated one is several, a phase each."""
-    return min(n // d for n, d in zip(shape.size[1:], shape.dilation[1:], strict=True))
+    """Of a map, the smaller of input and output; a dilated one is several, a phase each."""
+    return min(n // d for n, d in zip(shape.sides[1:], shape.dilation[1:], strict=True))
 
 
 def inaccurate_winograd(least: dict[int, int], shape: Shape) -> str | None:
@@ -143,7 +143,7 @@ def inaccurate_winograd(least: dict[int, int], shape: Shape) -> str | None:
 def inaccurate_weight_gradient(least: int, smallest: int, shape: Shape) -> str | None:
     if _side(shape) < smallest:
         return f"maps of less than {smallest}x{smallest}: its rounding errors would weigh too much"
-    if shape.pixels < least:
+    if shape.images * math.prod(shape.sides[1:]) < least:
         return f"fewer than {least} terms a sum: its rounding errors would weigh too much"
     return None
 
@@ -159,12 +159,12 @@ def cannot_depthwise_weight_gradient(shape: Shape) -> str | None:
 # Fewest channels with which F(m, r) keeps the promise of docs/numerics.md, at most twice the error of a multiply-add chain, by
 # the side of the smallest maps for which they suffice: in small ones most terms are padding, and the chain's error is less.
 WINOGRAD_LEAST = {
-    (4, 3): {3: 112, 5: 80, 9: 56},
+    (4, 3): {3: 160, 4: 112, 5: 96, 12: 64},
     (2, 3): {2: 24, 3: 16},
-    (2, 5): {4: 80, 5: 56, 7: 40, 14: 24},
+    (2, 5): {4: 80, 5: 56, 7: 40, 14: 32},
 }
-# Likewise the fewest pixels of dy, over all images, and the smallest map for the weight gradient by F(r, m): in smaller maps
-# most terms of the outer taps are padding.
+# Likewise the fewest pixels of x or dy, over all images, and the smallest map for the weight gradient by F(r, m): in smaller
+# maps most terms of the outer taps are padding.
 WEIGHT_GRADIENT_LEAST = {(4, 3): (392, 5), (2, 3): (49, 3), (2, 5): (700, 14)}
 
 

@@ -69,6 +69,7 @@ class Shape:
     runs: int
     what: Pass
     dilation: Sizes
+    sides: Sizes  # pixels along each axis of the input or of the output, whichever has fewer: the same of all passes
     is_linear: bool
     bytes: int  # each operand once
     prepared: bool = False  # weights are packed beforehand
@@ -142,6 +143,7 @@ def shape_of(problem: Conv, what: Pass = "forward", prepared: bool = False) -> S
         runs,
         what,
         dilation,
+        tuple(map(min, problem.sizes, problem.out)),
         problem.is_linear,
         problem.bytes,
         prepared,

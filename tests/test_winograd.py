@@ -190,6 +190,7 @@ def test_weight_gradient_of_values_that_are_not_finite(
     assert np.array_equal(dw, weight_gradient(dy, x, w, "direct", **options), equal_nan=True)
 
 
+@pytest.mark.parametrize("full", [False, True], ids=["same", "full"])
 @pytest.mark.parametrize("data", ["normal", "relu"])
 @pytest.mark.parametrize(
     ("algo", "images", "size"),
@@ -200,24 +201,29 @@ def test_weight_gradient_of_values_that_are_not_finite(
     ],
 )
 def test_the_promise_of_the_weight_gradient(
-    algo: str, images: int, size: int, data: str, isa_row: str
+    algo: str, images: int, size: int, data: str, full: bool, isa_row: str
 ) -> None:
-    """From the fewest terms that the automatic choice takes on: rms error at most twice that of a multiply-add chain."""
+    """From the fewest terms that the automatic choice takes on: rms error at most twice that of a multiply-add chain.
+
+    With full padding the terms are no more than the pixels of x.
+    """
     r = KINDS[algo][1]
+    pad = r - 1 if full else r // 2
     least, smallest = algorithms.WEIGHT_GRADIENT_LEAST[KINDS[algo]]
     assert images * size**2 >= least
     assert size >= smallest
     g = rng(5)
-    x, dy = (reals(g, (images, 20, size, size), "float32") for _ in range(2))
+    out = size + 2 * pad - r + 1
+    x, dy = (reals(g, (images, 20, n, n), "float32") for n in (size, out))
     x = np.maximum(x, 0) if data == "relu" else x
     w = np.zeros((20, 20, r, r), np.float32)
-    exact = reference.conv_backward(dy, x, w, padding=r // 2)[1]
-    padded = np.pad(x, ((0, 0), (0, 0), (r // 2, r // 2), (r // 2, r // 2)))
+    exact = reference.conv_backward(dy, x, w, padding=pad)[1]
+    padded = np.pad(x, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
     chained = np.zeros_like(w)
-    for n, i, j in np.ndindex(images, size, size):
+    for n, i, j in np.ndindex(images, out, out):
         factor = dy[n, :, i, j].astype(np.float64)[:, None, None, None]
         chained = (chained + factor * padded[n, :, i : i + r, j : j + r]).astype(np.float32)
-    dw = weight_gradient(dy, x, w, algo, padding=r // 2)
+    dw = weight_gradient(dy, x, w, algo, padding=pad)
     errors = [np.sqrt(((a - exact) ** 2).mean()) for a in (dw, chained)]
     assert errors[0] <= 2 * errors[1]
 
@@ -282,11 +288,23 @@ def test_what_it_cannot_run() -> None:
         fastconv.conv2d(x, np.ones((4, 4, 5, 5)), algo="winograd_4_3")
     for options, message in (
         ({"stride": 2}, "the stride must be 1"),
-        ({"dilation": (1, 4)}, "the dilation is more than 32 or than the outputs along w"),
+        ({"dilation": (1, 4)}, "the dilation is more than 32 or than the pixels along w"),
+        ({"dilation": (10, 1), "padding": 20}, "the dilation is more than 32 .* along h"),
         ({"dilation": (33, 1), "padding": (66, 0)}, "the dilation is more than 32 .* along h"),
     ):
-        with pytest.raises(ValueError, match=message):
-            fastconv.conv2d(x, np.ones((4, 4, 3, 3)), algo="winograd_2_3", **options)
+        for what in ("conv2d", "conv2d_dx", "conv2d_dw"):  # no pass can what another cannot
+            with pytest.raises(ValueError, match=message):
+                fastconv.explain(what, x.shape, (4, 4, 3, 3), algo="winograd_2_3", **options)
+
+
+def test_a_map_without_pixels(winograd: str) -> None:
+    """Padding alone gives outputs, but no phase of the input gradient has one."""
+    x, w = np.ones((1, 8, 0, 9)), np.ones((8, 8, *(KINDS[winograd][1],) * 2))
+    y = fastconv.conv2d(x, w, padding=4, algo=winograd)
+    dx, dw, _ = fastconv.conv2d_backward(y, x, w, padding=4, algo=winograd)
+    assert dx.shape == x.shape
+    assert not y.any()
+    assert not dw.any()
 
 
 def test_workspace(winograd: str) -> None:
@@ -323,6 +341,7 @@ def chain(x: Array, w: Array) -> Array:
     return y
 
 
+@pytest.mark.parametrize("full", [False, True], ids=["same", "full"])
 @pytest.mark.parametrize("data", ["normal", "relu"])
 @pytest.mark.parametrize(
     ("algo", "size", "channels"),
@@ -332,14 +351,16 @@ def chain(x: Array, w: Array) -> Array:
         for size, channels in (*algorithms.WINOGRAD_LEAST[kind].items(), (16, 128))
     ],
 )
-def test_the_promise(algo: str, size: int, channels: int, data: str, isa_row: str) -> None:
+def test_the_promise(
+    algo: str, size: int, channels: int, data: str, full: bool, isa_row: str
+) -> None:
     """From the fewest channels on with which the automatic choice takes a map: rms error at most twice that of a chain.
 
-    Every phase of a dilated map is such a map.
+    Every phase of a dilated map is such a map. Full padding is that of the input gradient of an unpadded convolution.
     """
     g = rng(5)
     r = KINDS[algo][1]
-    pad = r // 2
+    pad = r - 1 if full else r // 2
     sums = np.zeros(2)
     for dilation in (1, 3):
         x = reals(g, (channels, size * dilation, size * dilation), "float32")
@@ -361,7 +382,7 @@ def test_the_promise(algo: str, size: int, channels: int, data: str, isa_row: st
 @pytest.mark.parametrize(
     ("x", "w", "options", "reason"),
     [
-        ((1, 55, 16, 16), (9, 55, 3, 3), {}, "fewer than 56 channels"),
+        ((1, 63, 16, 16), (9, 63, 3, 3), {}, "fewer than 64 channels"),
         ((1, 56, 4, 16), (9, 56, 3, 3), {}, "fewer than 112 channels"),
         ((1, 56, 16, 14), (9, 56, 3, 3), {"dilation": (1, 3)}, "fewer than 112 channels"),
         ((1, 999, 3, 16), (9, 999, 5, 5), {}, "maps of less than 4x4"),
@@ -373,6 +394,14 @@ def test_what_it_leaves_to_others(x: Any, w: Any, options: Any, reason: str, isa
     found = fastconv.explain("conv2d", x, w, padding=padding, **options)
     assert reason in str(found)
     assert found.algorithm != name
+
+
+def test_the_smaller_of_input_and_output_counts(isa_row: str) -> None:
+    """The terms of an unpadded convolution's input gradient are those of dy; of a fully padded one's weight gradient, of x."""
+    found = fastconv.explain("conv2d_dx", (1, 64, 13, 13), (64, 64, 3, 3))
+    assert "fewer than 96 channels" in str(found)
+    found = fastconv.explain("conv2d_dw", (8, 56, 5, 5), (56, 56, 3, 3), padding=2)
+    assert "fewer than 392 terms" in str(found)
 
 
 def test_choice() -> None:
