@@ -384,9 +384,10 @@ def _winograd(m: int, r: int, shape: Shape) -> Counts:
         "input": shape.groups * positions * tiles * channels,
         "output": shape.groups * positions * tiles * outputs,
         "band": shape.groups * m * m * tiles * channels,
+        # neighbours of a phase lie apart: each is stored by itself, in half the time of a vector
         "stores": shape.groups
         * shape.outputs
-        * (m * m * tiles if shape.dilation[2] > 1 else _vectors(shape, m * m * tiles)),
+        * (shape.pixels / 2 if shape.dilation[2] > 1 else _vectors(shape, m * m * tiles)),
         "weights far": weights * math.ceil(tiles / WINOGRAD_TILES) * _far(size),
         **_packing(shape, outputs, positions),
         "calls": 1,

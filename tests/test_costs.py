@@ -110,6 +110,16 @@ def test_bands_that_reach_far_hold_few_outputs(name: str, what: costs.Pass) -> N
     assert costs.seconds(name, near) < 1.5 * costs.seconds("im2col", near)
 
 
+def test_pixels_that_a_short_phase_lacks_are_not_stored() -> None:
+    """Four phases of 8 or 9 pixels a side take 3x3 tiles of 4x4."""
+    short, long = (
+        costs.count("winograd_4_3", costs.shape_of(problem((1, 64, n, n), (64, 64, 3, 3), 1, 4, 4)))
+        for n in (33, 36)
+    )
+    assert short["fma"] == long["fma"]
+    assert short["stores"] == pytest.approx(long["stores"] * 33**2 / 36**2)
+
+
 def test_a_band_holds_the_channels_of_a_task() -> None:
     """The weight gradient goes through 2048 channels 32 at a time: there is room for them."""
     near, far = (
