@@ -109,7 +109,7 @@ def cannot_col2im(shape: Shape) -> str | None:
     return None
 
 
-# Most dilation that Winograd takes: the bands of a task, rows of 96 tiles of 4 pixels and 32 phases, have 2.4 MiB.
+# Most dilation that Winograd takes: a band of so many phases has a few MiB, see BAND_TILES in conv_winograd.
 WINOGRAD_DILATION = 32
 
 

@@ -44,6 +44,7 @@ CASES: dict[str, tuple[tuple[int, ...], int, dict[str, Any]]] = {
     "phases-of-few-pixels": ((3, 9, 26, 26), 8, {"padding": 26, "dilation": (13, 12)}),
     "dilated-down": ((1, 9, 25, 14), 17, {"padding": ((5, 0), (0, 2)), "dilation": (4, 1)}),
     "dilated-across": ((2, 9, 6, 301), 8, {"padding": (1, 8), "dilation": (1, 4)}),
+    "several-bands": ((1, 3, 4, 1700), 5, {"padding": (1, 2), "dilation": (1, 2)}),
     "dilated-circular": (
         (1, 8, 9, 21),
         8,
@@ -188,6 +189,15 @@ def test_weight_gradient_of_values_that_are_not_finite(
     reached[:, 3, 0, 0] = True
     assert np.array_equal(np.isfinite(dw), ~reached)
     assert np.array_equal(dw, weight_gradient(dy, x, w, "direct", **options), equal_nan=True)
+
+
+@pytest.mark.parametrize("what", ["conv2d", "conv2d_dx", "conv2d_dw"])
+def test_workspace_of_wide_dilated_maps(what: str, winograd: str, isa_row: str) -> None:
+    """The weight gradient takes thousands of tiles at a time, but not their pixels."""
+    r = KINDS[winograd][1]
+    options = {"padding": (r // 2, 16 * (r - 1)), "dilation": (1, 32)}
+    found = fastconv.explain(what, (1, 8, 32, 270_000), (8, 8, r, r), algo=winograd, **options)
+    assert 0 < found.workspace <= 8 << 20
 
 
 @pytest.mark.parametrize("full", [False, True], ids=["same", "full"])

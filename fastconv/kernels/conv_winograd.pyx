@@ -63,6 +63,8 @@ cdef enum:
     WORKSPACE_LIMIT = 32 << 20
     # A packed band of one vector of channels, which the input transform reads from L1.
     BAND_BYTES = 20 << 10
+    # Tiles along its rows: the most of a forward's block. With 4 pixels a tile and 32 phases it has 2.4 MiB (avx2).
+    BAND_TILES = TILES_MAX
 
 cdef struct Winograd:
     Job job                            # first: tasks get a pointer to it
@@ -203,35 +205,37 @@ cdef void transform_tiles(const Tiling *g, const char *x, Py_ssize_t channels, P
     cdef fc_winograd_input t
     cdef TileRow at
     cdef Py_ssize_t item = g.itemsize, lanes = g.kernels.lanes, down = g.dilation[0], across = g.dilation[1]
-    cdef Py_ssize_t b, i, r, count, h, d
-    cdef Py_ssize_t width = ((cols - 1) * g.step + g.size) * across
+    cdef Py_ssize_t b, k, c, i, r, count, h, d, width
     cdef const char *planes
     cdef char *line
     t.x_row = g.band_row
     t.x_px = across * lanes
     t.v_p = g.v_p
     t.v_t = g.v_t
-    t.tiles = cols
     for b in range((channels + lanes - 1) // lanes):
-        r = 0
-        while r < rows:
-            at = tile_row(g, row + r)
-            count = min(min(g.run, g.tile_rows - at.place) * across - at.w, rows - r)
-            d = source_at(&g.axis[0], at.d * g.axis[0].step)
-            planes = x + (at.n * g.x_n + b * lanes * g.x_c) * item
-            for i in range((at.w + count - 1) // across * g.step + g.size):
-                h = source_at(&g.axis[1], at.h + (at.place * g.step + i) * down)
-                line = band + i * g.band_row * item
-                if h < 0 or d < 0:
-                    memset(line, 0, width * lanes * item)
-                else:
-                    pack_row(g, planes + (d * g.axis[1].size + h) * g.axis[2].size * item,
-                             min(lanes, channels - b * lanes), col * g.step * across, width, line)
-            for i in range(at.w, at.w + count):
-                t.x = band + (i // across * g.step * g.band_row + i % across * lanes) * item
-                t.v = v + (b * g.v_b + (r + i - at.w) * cols * g.v_t) * item
-                g.transform(&t)
-            r += count
+        for k in range(ceil_div(cols, BAND_TILES)):
+            c = k * BAND_TILES
+            t.tiles = min(<Py_ssize_t>BAND_TILES, cols - c)
+            width = ((t.tiles - 1) * g.step + g.size) * across
+            r = 0
+            while r < rows:
+                at = tile_row(g, row + r)
+                count = min(min(g.run, g.tile_rows - at.place) * across - at.w, rows - r)
+                d = source_at(&g.axis[0], at.d * g.axis[0].step)
+                planes = x + (at.n * g.x_n + b * lanes * g.x_c) * item
+                for i in range((at.w + count - 1) // across * g.step + g.size):
+                    h = source_at(&g.axis[1], at.h + (at.place * g.step + i) * down)
+                    line = band + i * g.band_row * item
+                    if h < 0 or d < 0:
+                        memset(line, 0, width * lanes * item)
+                    else:
+                        pack_row(g, planes + (d * g.axis[1].size + h) * g.axis[2].size * item,
+                                 min(lanes, channels - b * lanes), (col + c) * g.step * across, width, line)
+                for i in range(at.w, at.w + count):
+                    t.x = band + (i // across * g.step * g.band_row + i % across * lanes) * item
+                    t.v = v + (b * g.v_b + ((r + i - at.w) * cols + c) * g.v_t) * item
+                    g.transform(&t)
+                r += count
 
 
 cdef const char *weights_at(const Winograd *g, Py_ssize_t group, Py_ssize_t panel, Py_ssize_t p) noexcept nogil:
@@ -402,7 +406,7 @@ cdef void block_at(const Blocks *blocks, Py_ssize_t number, Py_ssize_t *row, Py_
 
 cdef size_t choose_band(Tiling *g, Py_ssize_t rows, Py_ssize_t cols) noexcept nogil:
     """Lay out the band of blocks of `rows` x `cols` tiles; returns its bytes."""
-    g.band_row = ((cols - 1) * g.step + g.size) * g.dilation[1] * g.kernels.lanes
+    g.band_row = ((min(cols, <Py_ssize_t>BAND_TILES) - 1) * g.step + g.size) * g.dilation[1] * g.kernels.lanes
     g.run = (<Py_ssize_t>BAND_BYTES // (g.band_row * g.itemsize) - (g.size - g.step)) // g.step
     g.run = min(max(<Py_ssize_t>1, g.run), rows)
     return lines(((g.run - 1) * g.step + g.size) * g.band_row * g.itemsize)
