@@ -21,6 +21,7 @@ from fastconv.kernels.fastconv cimport FC_CACHE_LINE, FC_FIRST, FC_LAST, FC_NV_M
 from fastconv.kernels.lattice cimport Axis, Lattice, copy_taps, own_pixels, source_at
 
 cdef enum:
+    FETCHED = 8    # most cache lines of a tile in a plane: where its rows lie further apart, most would not be read
     CHAIN = 256    # rows of columns multiplied at a time; shows in the last bits, so it is a constant
     # Weights that pass over all tiles of a task, each tile from L1, before the next ones do: they stay in L2.
     PANEL_BYTES = 256 << 10
@@ -122,6 +123,8 @@ cdef void look_ahead(const Columns *all, Py_ssize_t group, Py_ssize_t pixel, Py_
     if first < 0 or first > last:
         first = last
     fetch.lines = (last - first) * job.itemsize // FC_CACHE_LINE + 1
+    if fetch.lines > FETCHED:
+        fetch.lines = 1
     fetch.at = image(job, n, group, term // job.taps) + last * job.itemsize - (fetch.lines - 1) * FC_CACHE_LINE
     fetch.row = job.x_c
     fetch.rows = max(1, min(all.chain, all.terms - term) // job.taps)
