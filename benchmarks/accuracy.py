@@ -421,6 +421,15 @@ def _problems(options: argparse.Namespace, what: str) -> Sequence[Conv]:
 PLOT_PEERS = ("torch", "torch_channels_last", "torch_autocast", "onnxruntime", "numpy_im2col")
 
 
+def choice(p: Conv, word: str, threads: int) -> str:
+    """The algorithm that is timed: for one image, of which the errors are, another may be chosen."""
+    import fastconv
+
+    with fastconv.precision(word), fastconv.threads(threads):
+        found: str = fastconv.explain("conv2d", p.x_shape, p.w_shape, **p.options).algorithm
+    return found
+
+
 def speeds(p: Conv, options: argparse.Namespace) -> dict[str, Any]:
     """{"points": [{"name", "group", "rms", "gflops"}], ...}; of the model of tile registers the errors alone."""
     from fastconv.kernels import isa
@@ -450,7 +459,10 @@ def speeds(p: Conv, options: argparse.Namespace) -> dict[str, Any]:
             for worker in taking:
                 if worker.name not in times["times"]:
                     continue
-                found = sums.peer(worker, word)
+                if worker.name == "fastconv":
+                    found = sums.fastconv(choice(p, word, options.threads))
+                else:
+                    found = sums.peer(worker, word)
                 assert found is not None
                 gflops = p.flops / times["times"][worker.name]["seconds"] / 1e9
                 points.append({**_label(worker.name, word), "rms": found["rms"], "gflops": gflops})

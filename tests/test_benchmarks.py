@@ -211,11 +211,14 @@ def test_the_plot_of_speed_against_accuracy(
     pytest.importorskip("matplotlib")
     monkeypatch.setattr(accuracy, "EFFORTS", {"quick": report.Effort(1, 0)})
     monkeypatch.setattr(accuracy, "able", lambda p, what: ["direct", "split_3"])
+    monkeypatch.setattr(accuracy, "choice", lambda p, word, threads: "winograd_2_5")
     picture, numbers = tmp_path / "plot.png", tmp_path / "plot.json"
     asked = ["--plot", str(picture), "--layer", "lenet2", "--batch", "1", "--peers", "numpy_im2col"]
     assert accuracy.main([*asked, "--json", str(numbers)]) == 0
     found = json.loads(numbers.read_text())
     names = [point["name"] for point in found["points"]]
     assert {"direct", "choice for 'highest'", "numpy_im2col"} <= set(names)
+    rms = {point["name"]: point["rms"] for point in found["points"]}
+    assert rms["choice for 'highest'"] > 1.5 * rms["direct"]  # of the algorithm that is timed
     assert ("split_3" in found["model"]) != ("split_3" in names)
     assert picture.stat().st_size > 10_000
