@@ -38,6 +38,7 @@ def test_constants_are_of_what_is_counted() -> None:
     for size, outputs, kernel, stride in (
         (9, 1, 3, 1),
         (9, 8, 3, 1),
+        (9, 40, 3, 2),
         (9, 40, 3, 3),
         (48, 8, 16, 16),
     ):
