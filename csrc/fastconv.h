@@ -31,6 +31,7 @@ enum { FC_COLUMNS = 512 };
 /* Vectors that long chains of steps, such as exponentials, take step by step together. */
 enum { FC_TOGETHER = 4 };
 
+/* Bytes. */
 enum { FC_CACHE_LINE = 64 };
 
 /* What a tile does with its sums. Without FC_FIRST it adds to the partial sums of an earlier

@@ -27,7 +27,8 @@ static inline V FC_FN(lanes)(V v, ptrdiff_t m) {
  * begin inside vectors, is of the group before. */
 static FC_INLINE void FC_FN(fetch_group)(const REAL *p) {
 #pragma GCC unroll 16
-    for (size_t end = 64; end < FC_TOGETHER * VL * sizeof(REAL) + 64; end += 64)
+    for (size_t end = FC_CACHE_LINE; end < FC_TOGETHER * VL * sizeof(REAL) + FC_CACHE_LINE;
+         end += FC_CACHE_LINE)
         FC_PREFETCH((const char *)p + end - 1);
 }
 

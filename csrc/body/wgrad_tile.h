@@ -14,7 +14,7 @@
  *     sum[i][m] += a[i][r*a_row + p] * b[m][r*b_row + p]
  */
 static FC_INLINE void FC_FN(wgrad_tile_body)(const fc_wgrad_tile *t, const int mr, const int nv) {
-    enum { LINE = 64 / sizeof(REAL) };
+    enum { LINE = FC_CACHE_LINE / sizeof(REAL) };
     V sum[FC_WGRAD_MR_MAX][FC_NV_MAX];
     const REAL *x[FC_WGRAD_MR_MAX];
     const REAL *dy = t->dy;

@@ -21,13 +21,14 @@ from fastconv.kernels.fastconv cimport FC_CACHE_LINE, FC_FIRST, FC_LAST, FC_NV_M
 from fastconv.kernels.lattice cimport Axis, Lattice, copy_taps, own_pixels, source_at
 
 cdef enum:
-    FETCHED = 8    # most cache lines of a tile in a plane: where its rows lie further apart, most would not be read
     CHAIN = 256    # rows of columns multiplied at a time; shows in the last bits, so it is a constant
     # Weights that pass over all tiles of a task, each tile from L1, before the next ones do: they stay in L2.
     PANEL_BYTES = 256 << 10
     # Of a task: their partial sums, of all its pixels, take 1 MiB (float32). With half of it columns are filled more often:
     # a layer of 2048 outputs and stride 2 took 1.07 times as long.
     OUTPUTS = 2048
+    # Most cache lines of a tile in a plane that are fetched ahead: where its rows lie further apart, most would not be read.
+    FETCHED = 8
 
 # Neighbouring pixels of one row: pixel (d, h, w) of image n, and the count - 1 after it.
 cdef struct Run:

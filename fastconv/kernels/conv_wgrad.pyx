@@ -433,11 +433,14 @@ cdef void set_pixels(Gradient *g, Py_ssize_t channels, size_t limit) noexcept:
 
 
 cdef void share_outputs(Gradient *g, Py_ssize_t others, int threads) noexcept nogil:
-    """Chunks of outputs: few, but as many tasks for each thread, of which a chunk has `others`. No sum depends on it."""
+    """Chunks of outputs: few, but as many tasks for each thread, of which a chunk has `others`. No sum depends on it.
+
+    Where even the most would leave threads without a task they are as many as that.
+    """
     cdef Py_ssize_t chunks = g.output_chunks, most = min((g.job.outputs + g.nr - 1) // g.nr, chunks + threads)
     while chunks < most and chunks * others % threads and chunks * others < 4 * threads:
         chunks += 1
-    if chunks * others % threads == 0:
+    if chunks * others % threads == 0 or chunks * others < threads:
         g.output_chunk = equal(g.job.outputs, (g.job.outputs + chunks - 1) // chunks, g.nr)
         g.output_chunks = (g.job.outputs + g.output_chunk - 1) // g.output_chunk
 

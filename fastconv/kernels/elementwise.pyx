@@ -12,7 +12,7 @@ cdef enum:
     CHUNK = 1 << 14  # elements of a task
     COLUMNS = 64     # columns of a task, and short rows, at least
     SHORT = 32       # elements of a row that is not
-    SCRATCH = 256 << 10  # most bytes of the columns that a task keeps: half of L2
+    SCRATCH = 256 << 10  # most bytes of the columns that a task keeps: they stay in any L2
 
 cdef struct Job:
     fc_map_fn map
