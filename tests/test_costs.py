@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.costs import fit
+from benchmarks.costs import KINDS, Measured, fit, losses, random_problems
+from benchmarks.problems import find
 from fastconv import algorithms, costs
 from fastconv.kernels import isa
 from fastconv.problem import Conv, conv_problem
@@ -138,3 +139,22 @@ def test_fit_finds_the_constants() -> None:
     rows = [(2 * c["a"] + 0.5 * c["b"] + 7 * c["c"], c) for c in counts]
     found = fit(rows)
     assert found == pytest.approx({"a": 2, "b": 0.5, "c": 7}, rel=1e-2)
+
+
+def test_random_problems_are_valid_and_the_same_for_a_seed() -> None:
+    found = list(random_problems(1, 10))
+    assert {p.name for p in found} == {kind.__name__ for kind, _ in KINDS}
+    assert all(min(p.x_shape + p.y_shape + p.w_shape) > 0 for p in found)
+    assert found == list(random_problems(1, 10))
+    assert found != list(random_problems(2, 10))
+
+
+def test_losses_of_the_choice() -> None:
+    """A loss is the time of what the model takes over that of the fastest."""
+    (p,) = find("resnet_3x3_56")
+    shape = costs.shape_of(problem(p.with_batch(1).x_shape, p.w_shape, 1, 1))
+    right = {"direct": 3e6, "winograd_4_3": 1e6}
+    wrong = {"direct": 1e6, "winograd_4_3": 2.5e6}
+    found = losses(Measured(p, shape, ns) for ns in (right, wrong))
+    assert [loss for loss, _ in found] == [2.5, 1]
+    assert found[0][1].startswith("winograd_4_3 instead of direct: forward, ")
