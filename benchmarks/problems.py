@@ -428,6 +428,8 @@ PROBLEMS: tuple[Conv, ...] = (
     *_conv(
         "MobileNetV2",
         8,
+        ("mobilenet_3x3_112", 32, 32, 112, 3, 1, 1, 32),
+        ("mobilenet_3x3_28", 192, 192, 28, 3, 1, 1, 192),
         ("mobilenet_3x3_14", 384, 384, 14, 3, 1, 1, 384),
         ("mobilenet_3x3s2_14", 576, 576, 14, 3, 2, 1, 576),
         ("mobilenet_3x3_7", 960, 960, 7, 3, 1, 1, 960),
@@ -544,8 +546,9 @@ SETS = {
         "lenet2 resnet_7x7s2_224 resnet_3x3_28 resnet_1x1_64_256_56 resnet_3x3s2_56 depthwise_3x3_56"
     ),
     "depthwise": _set(
-        "mobilenet_3x3_14 mobilenet_3x3s2_14 mobilenet_3x3_7 efficientnet_5x5_28 efficientnet_5x5s2_28 "
-        "efficientnet_5x5_14 efficientnet_5x5s2_14 efficientnet_5x5_7 convnext_7x7_56 convnext_7x7_14 convnext_7x7_7"
+        "mobilenet_3x3_112 mobilenet_3x3_28 mobilenet_3x3_14 mobilenet_3x3s2_14 mobilenet_3x3_7 efficientnet_5x5_28 "
+        "efficientnet_5x5s2_28 efficientnet_5x5_14 efficientnet_5x5s2_14 efficientnet_5x5_7 "
+        "convnext_7x7_56 convnext_7x7_14 convnext_7x7_7"
     ),
     "patches": _set(
         "vit_32x32s32_224 vit_16x16s16_224 vit_14x14s14_224 convnext_4x4s4_224 convnext_2x2s2_56"

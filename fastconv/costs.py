@@ -318,7 +318,32 @@ def _col2im(shape: Shape) -> Counts:
     }
 
 
+def _is_plane(shape: Shape) -> bool:
+    """Whether one channel goes to one output without a stride, see conv_pixel.is_plane."""
+    rows_follow = shape.kernel[1] == 1 or shape.dilation[1] == 1
+    one = shape.channels == shape.outputs == shape.kernel[0] == 1
+    return (
+        one and rows_follow and not shape.has_stride and shape.size[2] >= isa.lanes(shape.itemsize)
+    )
+
+
+def _plane(shape: Shape) -> Counts:
+    rows = shape.groups * shape.images * shape.size[1]
+    vectors = rows * _vectors(shape, shape.size[2])
+    return {
+        "fma": 0,
+        "pairs": vectors * shape.terms,
+        "vectors": vectors,
+        "rows": rows,
+        "maps": shape.groups * shape.images,
+        **_packing(shape, 1 / isa.lanes(shape.itemsize), joined=True),
+        "calls": 1,
+    }
+
+
 def _pixel(shape: Shape) -> Counts:
+    if _is_plane(shape):
+        return _plane(shape)
     panels = max(1, math.ceil(shape.outputs / isa.tiles(shape.itemsize)["pixel"]))
     width = shape.outputs / panels
     height, row = shape.size[1], _vectors(shape, shape.size[2])
@@ -611,14 +636,18 @@ _AVX2 = Costs(
             "lines": 6.71,
             "leaps": 80.0,
             "loads": 0.0533,
+            "maps": 30.0,
             "pack": 2.2,
             "pack far": 2.28,
+            "pairs": 0.2,
             "phased": 10.0,
             "planes": 115,
+            "rows": 2.0,
             "scatters": 2.48,
             "stores": 1.64,
             "turn": 11.5,
             "unpaired": 9.64,
+            "vectors": 1.5,
         },
         "depthwise": {
             "calls": 5050,
