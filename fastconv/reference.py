@@ -192,7 +192,7 @@ def pad_backward(dy: ArrayLike, x_shape: Sequence[int], pads: Pads, mode: str = 
 
 def _pad_source(size: int, lo: int, hi: int, mode: str) -> Indices:
     """For each cell of a padded axis, the cell of the original axis it is a copy of."""
-    limits = {"replicate": math.inf, "reflect": size - 1, "circular": size}
+    limits = {"replicate": math.inf if size else 0, "reflect": max(0, size - 1), "circular": size}
     if mode not in limits:
         raise ValueError(f"mode: got {mode!r}, expected 'zeros' or one of {sorted(limits)}")
     if not 0 <= min(lo, hi) <= max(lo, hi) <= limits[mode]:

@@ -92,6 +92,18 @@ def test_pad_limits():
             ref.pad([1, 2], ((width, 0),), mode)
 
 
+@pytest.mark.parametrize("mode", ["replicate", "reflect", "circular"])
+def test_an_empty_axis_has_nothing_to_copy(mode):
+    for images in (0, 1):
+        x = np.zeros((images, 1, 0))
+        assert ref.pad(x, ((0, 0),), mode).shape == x.shape
+        assert ref.pad_backward(x, x.shape, ((0, 0),), mode).shape == x.shape
+        with pytest.raises(ValueError, match=r"pads: got \(1, 0\), expected 0 to 0"):
+            ref.pad(x, ((1, 0),), mode)
+        with pytest.raises(ValueError, match=r"pads: got \(0, 1\), expected 0 to 0"):
+            ref.pad_backward(np.zeros((images, 1, 1)), x.shape, ((0, 1),), mode)
+
+
 @pytest.mark.parametrize("mode", PADDED)
 def test_pad_backward_is_the_adjoint(mode, rng):
     x = rng.standard_normal((2, 4, 5))
