@@ -247,12 +247,13 @@ typedef struct {
     void (*tile[FC_SPLIT_MAX + 1][3][3])(const fc_split_tile *);
 } fc_split_kernels;
 
-/* winograd_sum[nv][mr]: y[m][o] (+)= sum_t v[t*v_t + m] * w[t*NR + o], t < tiles, in chains of
- * `chain` tiles; it adds to y without FC_FIRST. */
+/* winograd_sum[nv][mr]: y[m][o] (+)= sum_t v[t*v_t + m] * w[t*NR + o] over the tiles of some
+ * chains, each summed in registers before it is added; `chain` tiles each, the first `longer` of
+ * them one more. Without FC_FIRST it adds to y. */
 typedef struct {
     const void *v, *w;
     void *y; /* y[mr][NR] */
-    ptrdiff_t v_t, tiles, chain;
+    ptrdiff_t v_t, chains, chain, longer;
     int flags;
 } fc_winograd_sum;
 

@@ -334,15 +334,15 @@ static FC_INLINE void FC_FN(winograd_sum_body)(const fc_winograd_sum *t, const i
                                                const int nv) {
     const REAL *v = t->v, *w = t->w;
     REAL *const y = t->y;
-    const ptrdiff_t v_t = t->v_t, chain = t->chain;
+    const ptrdiff_t v_t = t->v_t;
     int first = t->flags & FC_FIRST;
-    for (ptrdiff_t left = t->tiles; left > 0; left -= chain) {
+    for (ptrdiff_t c = 0; c < t->chains; c++) {
         V acc[FC_MR_MAX][FC_NV_MAX];
 #pragma GCC unroll 14
         for (int m = 0; m < mr; m++)
 #pragma GCC unroll 2
             for (int n = 0; n < nv; n++) acc[m][n] = v_zero();
-        for (ptrdiff_t i = left < chain ? left : chain; i > 0; i--) {
+        for (ptrdiff_t i = t->chain + (c < t->longer); i > 0; i--) {
             V b[FC_NV_MAX];
 #pragma GCC unroll 2
             for (int n = 0; n < nv; n++) b[n] = v_load(w + n * VL);

@@ -46,8 +46,7 @@ cnp.import_array()
 cdef enum:
     # Tiles summed in registers before the partial sums go to memory (L1): longer chains are less accurate.
     CHAIN = 16
-    # Of one panel, the tiles that are multiplied at a time: those of the X_PANELS and of one of dy stay in L1. Whole chains, so
-    # that it does not show in the bits.
+    # Of one panel, the chains that are multiplied at a time: those of the X_PANELS and of one of dy stay in L1.
     STEP_BYTES = 8 << 10
     # Tiles of a round: as many as have transforms of ROUND_BYTES, between these. Each round transforms and adds all sums once.
     TILES_MIN = 64
@@ -78,7 +77,7 @@ cdef struct Gradient:
     Py_ssize_t row, rows, col, cols
     Py_ssize_t task_rows, tasks   # rows of tiles that a task transforms, tasks of a panel
     bint add                      # to dw
-    Py_ssize_t step               # tiles that a product takes at a time: whole chains
+    Py_ssize_t step               # chains that a product takes at a time
     Py_ssize_t block[2]           # panels of a product
     Py_ssize_t sums_p             # elements of the sums from position to position
     size_t band_bytes, sums_bytes, taps_bytes
@@ -127,16 +126,17 @@ cdef void multiply(const Gradient *g, Py_ssize_t group, const Py_ssize_t *first,
     cdef const Job *job = &g.job
     cdef fc_winograd_sum tile
     cdef Py_ssize_t item = job.itemsize, channels = min(g.channels[0], last[0] * g.nr) - first[0] * g.nr
-    cdef Py_ssize_t tiles = g.rows * g.cols, p, i, t, c, o, size, at, width
+    cdef Py_ssize_t tiles = g.rows * g.cols, chains = (tiles + CHAIN - 1) // CHAIN, p, i, t, c, o, size, at, width
     cdef int nv, mr
     cdef const char *v
     cdef char *to
-    tile.chain = CHAIN
+    tile.chain = tiles // chains
     for p in range(g.positions):
-        for i in range((tiles + g.step - 1) // g.step):
-            t = i * g.step
-            tile.tiles = min(g.step, tiles - t)
-            tile.flags = FC_FIRST if t == 0 else 0
+        t = i = 0
+        while i < chains:
+            tile.chains = min(g.step, chains - i)
+            tile.longer = min(max(tiles % chains - i, 0), tile.chains)
+            tile.flags = FC_FIRST if i == 0 else 0
             for o in range(first[1], last[1]):
                 width = panel_width(g, 1, o)
                 nv = <int>(width // job.kernels.lanes)
@@ -153,6 +153,8 @@ cdef void multiply(const Gradient *g, Py_ssize_t group, const Py_ssize_t *first,
                         tile.y = to + ((c - first[0]) * g.nr + at) * width * item
                         job.kernels.winograd_sum[nv][mr](&tile)
                         at += mr
+            t += tile.chains * tile.chain + tile.longer
+            i += tile.chains
 
 
 cdef void store(const Gradient *g, Py_ssize_t group, const Py_ssize_t *first, const Py_ssize_t *last, const char *sums,
@@ -268,7 +270,7 @@ def run(int kind, Lattice lattice, x, dw, dy, Py_ssize_t groups, int threads, ma
     g.taps = r * r
     lanes = job.kernels.lanes
     g.nr = FC_NV_MAX * lanes
-    g.step = max(1, STEP_BYTES // (g.nr * job.itemsize * CHAIN)) * CHAIN
+    g.step = max(1, STEP_BYTES // (g.nr * job.itemsize * CHAIN))
     channels = 0
     for side in range(2):
         g.channels[side] = job.outputs if side else job.channels

@@ -120,7 +120,7 @@ cdef extern from "fastconv.h" nogil:
         const void *v
         const void *w
         void *y
-        Py_ssize_t v_t, tiles, chain
+        Py_ssize_t v_t, chains, chain, longer
         int flags
 
     ctypedef struct fc_winograd_dw:
