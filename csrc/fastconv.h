@@ -268,6 +268,16 @@ typedef struct {
     void (*tile[FC_SPLIT_MAX + 1][3][3])(const fc_split_tile *);
 } fc_split_kernels;
 
+/* winograd_sum[nv][mr]: y[m][o] (+)= sum_t v[t*v_t + m] * w[t*NR + o] over the tiles of some
+ * chains, each summed in registers before it is added; `chain` tiles each, the first `longer` of
+ * them one more. Without FC_FIRST it adds to y. */
+typedef struct {
+    const void *v, *w;
+    void *y; /* y[mr][NR] */
+    ptrdiff_t v_t, chains, chain, longer;
+    int flags;
+} fc_winograd_sum;
+
 /* winograd_dw: dw[channel][i*r + j] = (A^T sums A)[i][j], `lanes` output channels */
 typedef struct {
     const void *sums; /* sums[alpha*alpha][channels][...], s_p and s_c apart */
@@ -341,6 +351,7 @@ typedef void (*fc_winograd_tile_fn)(const fc_winograd_tile *);
 typedef void (*fc_winograd_output_fn)(const fc_winograd_output *);
 /* u[i*alpha + j] = (G g G^T)[i][j] for `lanes` output channels: positions u_p, taps g_t apart */
 typedef void (*fc_winograd_weight_fn)(void *u, ptrdiff_t u_p, const void *g, ptrdiff_t g_t);
+typedef void (*fc_winograd_sum_fn)(const fc_winograd_sum *);
 typedef void (*fc_winograd_dw_fn)(const fc_winograd_dw *);
 typedef void (*fc_fold_fn)(const fc_fold *);
 typedef void (*fc_pool_fn)(const fc_pool *);
@@ -359,6 +370,7 @@ typedef struct {
     int lanes;
     int conv_mr[FC_NV_MAX + 1]; /* most pixels of conv_tile[nv] */
     int gemm_mr[FC_NV_MAX + 1]; /* most rows of gemm_tile[nv] */
+    int sum_mr[FC_NV_MAX + 1];  /* most rows of winograd_sum[nv] */
     int pixel_mr;               /* most outputs of pixel_sums */
     int wgrad_mr;
     fc_conv_tile_fn conv_tile[FC_NV_MAX + 1][FC_MR_MAX + 1];
@@ -381,6 +393,7 @@ typedef struct {
     /* The weight gradient of F(m x m, r x r) is F(r x r, m x m), with the same points:
      * winograd_input serves both. */
     fc_winograd_input_fn winograd_dy[FC_WINOGRAD_COUNT];
+    fc_winograd_sum_fn winograd_sum[FC_NV_MAX + 1][FC_MR_MAX + 1]; /* up to sum_mr[nv] */
     fc_winograd_dw_fn winograd_dw[FC_WINOGRAD_COUNT];
 
     /* y[i] = x[i*step], i < n */

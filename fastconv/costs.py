@@ -30,6 +30,7 @@ DTLB, PAGE = 64, 4096
 COL2IM_BYTES, COL2IM_LIMIT, COL2IM_PIXELS = 256 << 10, 512 << 10, 128
 WINOGRAD_TILES = 32
 WGRAD_PIXELS, WGRAD_OUTPUTS, WGRAD_TERMS, WGRAD_TILES = 256, 512, 288, 512
+WGRAD_DOT_CELLS = 1 << 16
 # Tile registers, see csrc/isa/tile.h: multiply-adds of a product of two tiles, and what a tile holds.
 TILE_PRODUCTS, TILE_SIDE, TILE_TERMS = 16 * 16 * 32, 16, 32
 # A split kernel with one tile of an operand adds to half as many sums, and waits for each (52 cycles; 16 a product): it takes
@@ -513,11 +514,14 @@ def _dw_direct(shape: Shape) -> Counts:
     panels = math.ceil(shape.outputs / WGRAD_OUTPUTS)
     channels = min(shape.channels, max(1, WGRAD_TERMS // math.prod(shape.kernel)))  # of a task
     parts = math.ceil(shape.channels / max(1, channels))
-    images = max(1, WGRAD_PIXELS // max(1, pixels))  # of a block
-    blocks = math.ceil(shape.images / images) * math.ceil(pixels / WGRAD_PIXELS) * shape.groups
-    copied = panels if math.prod((*shape.kernel, *shape.step)) > 1 else 0
-    band = {name: copied * n for name, n in _band(shape, WGRAD_PIXELS, channels).items()}
+    block, images = WGRAD_PIXELS, max(1, WGRAD_PIXELS // max(1, pixels))  # of a block
     if outputs == 1:  # along the pixels
+        most = WGRAD_DOT_CELLS // max(1, channels)
+        block, images = max(block, min(block * isa.lanes(shape.itemsize), most)), 1
+    blocks = math.ceil(shape.images / images) * math.ceil(pixels / block) * shape.groups
+    copied = panels if math.prod((*shape.kernel, *shape.step)) > 1 else 0
+    band = {name: copied * n for name, n in _band(shape, block, channels).items()}
+    if outputs == 1:
         rows = shape.images * shape.size[1] * _vectors(shape, shape.size[2])
         products = {"dots": shape.groups * shape.outputs * shape.terms * rows}
         return {
@@ -550,11 +554,19 @@ def _dw_winograd(m: int, r: int, shape: Shape) -> Counts:
     positions = (m + r - 1) ** 2
     tiles = _winograd_tiles(m, shape)
     channels, outputs = _vectors(shape, shape.channels), _vectors(shape, shape.outputs)
-    sums = shape.groups * positions * shape.channels * outputs
+    slots = sum(
+        panels * max(LATENCY, nv * shape.channels)
+        for nv, panels in ((2, outputs // 2), (1, outputs % 2))
+    )
     return {
-        "fma": sums * tiles,
+        "fma": shape.groups * positions * tiles * slots,
         "input": shape.groups * positions * tiles * (channels + outputs),
-        "sums": sums * math.ceil(tiles / WGRAD_TILES),
+        "band": shape.groups * m * m * tiles * (channels + outputs),
+        "sums": shape.groups
+        * positions
+        * shape.channels
+        * outputs
+        * math.ceil(tiles / WGRAD_TILES),
         "calls": 1,
     }
 
@@ -607,9 +619,11 @@ class Costs:
 
 # One core of an AMD EPYC (Zen 3), gcc 12.2, a virtual machine: printed by `python -m benchmarks.costs`. Of the forward and input
 # gradients that each was fitted to, the model is within 10 % for 48 % of 33 (linear), 54 % of 361 (pixel), 50 % of 149
-# (depthwise), 63 % of 293 (direct), 56 % of 212 (im2col), 78 % of 128 (winograd); of the weight gradients for 100 % of 16
-# (linear), 78 % of 32 (depthwise), 61 % of 198 (direct), 81 % of 27 (winograd). "col2im" was fitted by itself, to 96 input
-# gradients: within 10 % for 53 % of them. Of its constants "adds" and "pack" were held and "transposes", which the fit puts at
+# (depthwise), 63 % of 293 (direct), 56 % of 212 (im2col), 78 % of 128 (winograd). The weight gradients were fitted later, at a
+# peak of 112, which "efficiency" allows for: within 10 % for 100 % of 16 (linear), 88 % of 32 (depthwise), 81 % of 89 (winograd)
+# and 67 % of 279 (direct), of which 60 are 3x3 and 5x5 kernels with 2 to 7 outputs. "copies" of direct was held at what suits
+# those; groups of one output, which are never chosen, would triple it. "col2im" was fitted by itself, to 96 input gradients:
+# within 10 % for 53 % of them. Of its constants "adds" and "pack" were held and "transposes", which the fit puts at
 # 6.25, lowered by hand, after the first layer of AlexNet: 12.0 % off on average instead of 11.3 %. Added by hand, and less
 # certain: "fills" of im2col, what a tile of columns costs besides its elements, 0 to 100 ns in twelve 1x1 layers of small
 # groups; its transposes; "phased" of pixel, the weights of a tap and channel of a gradient with a stride, 8 to 16 ns for
@@ -708,32 +722,35 @@ _AVX2 = Costs(
             "weights far": 0.355,
         },
         "dw linear": {
-            "calls": 9860,
-            "efficiency": 0.833,
-            "input": 0.92,
-            "stores": 1.0,
+            "calls": 6790,
+            "efficiency": 0.956,
+            "input": 1.2,
+            "stores": 1.21,
         },
         "dw depthwise": {
-            "calls": 10100,
-            "efficiency": 0.796,
-            "input": 1.46,
+            "calls": 7010,
+            "efficiency": 0.831,
+            "input": 1.43,
         },
         "dw direct": {
-            "calls": 9080,
-            "chains": 2.37,
-            "copies": 0.639,
-            "dots": 0.11,
-            "efficiency": 0.978,
-            "lines": 10.5,
-            "stores": 1.13,
-            "tiles": 2.14,
-            "transposes": 1.3,
+            "calls": 6540,
+            "chains": 1.66,
+            "copies": 0.7,
+            "dots": 0.169,
+            "efficiency": 1.02,
+            "gathers": 0.187,
+            "leaps": 31.0,
+            "lines": 9.68,
+            "stores": 0.361,
+            "tiles": 2.8,
+            "transposes": 1.35,
         },
         "dw winograd": {
-            "calls": 10600,
-            "efficiency": 0.685,
-            "input": 2.77,
-            "sums": 1.18,
+            "band": 2.99,
+            "calls": 7600,
+            "efficiency": 0.859,
+            "input": 1.25,
+            "sums": 1.98,
         },
     },
 )

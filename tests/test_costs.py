@@ -136,6 +136,25 @@ def test_a_band_holds_the_channels_of_a_task() -> None:
     assert far["copies"] < 10 * near["copies"]
 
 
+def test_few_outputs_have_large_blocks() -> None:
+    """Along the pixels a weight gradient sums those of 32x32 in few blocks, each with its chains."""
+    shape = costs.shape_of(problem((3, 32, 32, 32), (1, 32, 3, 3), 1, 1), "dw")
+    blocks = 3 * max(1, 1024 // (256 * isa.lanes(4)))
+    assert costs.count("direct", shape)["chains"] == blocks * 32 * 9
+
+
+def test_few_channels_wait_for_each_other() -> None:
+    """A tile of one channel by two vectors of outputs takes as long as one of four."""
+    fma = [
+        costs.count(
+            "winograd_4_3",
+            costs.shape_of(problem((1, c, 8, 8), (2 * isa.lanes(4), c, 3, 3), 1, 1), "dw"),
+        )["fma"]
+        for c in (1, 4, 8)
+    ]
+    assert fma == [36 * 4 * n for n in (8, 8, 16)]
+
+
 def test_fit_finds_the_constants() -> None:
     counts = [{"a": 1.0 + i, "b": 5.0 + i * i, "c": 3.0} for i in range(12)]
     rows = [(2 * c["a"] + 0.5 * c["b"] + 7 * c["c"], c) for c in counts]

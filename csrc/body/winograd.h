@@ -13,6 +13,7 @@
  * are its taps:
  *
  *   winograd_dy       W = G dy G^T  for each tile of a row
+ *   winograd_sum      M += V W      for each position: mr channels of x by NR of dy, over the tiles
  *   winograd_dw       dw = A^T M A  of M, the sums of V W over all tiles
  *
  * The 1-D transforms are written for points 0, +-p_k, infinity: each +- pair shares its even and
@@ -328,3 +329,46 @@ static FC_INLINE void FC_FN(winograd_tile_body)(const fc_winograd_tile *t, const
     }
 FC_TILES_1(FC_WINOGRAD_TILE, FC_CONV_MR_1)
 FC_TILES_2(FC_WINOGRAD_TILE, FC_CONV_MR_2)
+
+static FC_INLINE void FC_FN(winograd_sum_body)(const fc_winograd_sum *t, const int mr,
+                                               const int nv) {
+    const REAL *v = t->v, *w = t->w;
+    REAL *const y = t->y;
+    const ptrdiff_t v_t = t->v_t;
+    int first = t->flags & FC_FIRST;
+    for (ptrdiff_t c = 0; c < t->chains; c++) {
+        V acc[FC_MR_MAX][FC_NV_MAX];
+#pragma GCC unroll 14
+        for (int m = 0; m < mr; m++)
+#pragma GCC unroll 2
+            for (int n = 0; n < nv; n++) acc[m][n] = v_zero();
+        for (ptrdiff_t i = t->chain + (c < t->longer); i > 0; i--) {
+            V b[FC_NV_MAX];
+#pragma GCC unroll 2
+            for (int n = 0; n < nv; n++) b[n] = v_load(w + n * VL);
+#pragma GCC unroll 14
+            for (int m = 0; m < mr; m++) {
+                const V a = v_set1(v[m]);
+#pragma GCC unroll 2
+                for (int n = 0; n < nv; n++) acc[m][n] = v_fma(a, b[n], acc[m][n]);
+            }
+            v += v_t;
+            w += nv * VL;
+        }
+#pragma GCC unroll 14
+        for (int m = 0; m < mr; m++)
+#pragma GCC unroll 2
+            for (int n = 0; n < nv; n++) {
+                REAL *const to = y + (m * nv + n) * VL;
+                v_store(to, first ? acc[m][n] : v_add(acc[m][n], v_load(to)));
+            }
+        first = 0;
+    }
+}
+
+#define FC_WINOGRAD_SUM(mr, nv) \
+    static void FC_FN(winograd_sum_##mr##x##nv)(const fc_winograd_sum *t) { \
+        FC_FN(winograd_sum_body)(t, mr, nv); \
+    }
+FC_TILES_1(FC_WINOGRAD_SUM, FC_SUM_MR_1)
+FC_TILES_2(FC_WINOGRAD_SUM, FC_SUM_MR_2)

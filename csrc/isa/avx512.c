@@ -9,6 +9,8 @@
 #define FC_CONV_MR_2 14
 #define FC_GEMM_MR_1 14
 #define FC_GEMM_MR_2 14
+#define FC_SUM_MR_1 14
+#define FC_SUM_MR_2 14
 #define FC_PIXEL_MR 14
 #define FC_PIXEL_ACC 28
 #define FC_WGRAD_MR 7

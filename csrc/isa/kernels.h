@@ -20,6 +20,7 @@
 #define FC_ENTRY_PIXEL(mr, nv) [mr] = FC_FN(pixel_sums_##mr),
 #define FC_ENTRY_GEMM(mr, nv) [mr] = FC_FN(gemm_tile_##mr##x##nv),
 #define FC_ENTRY_WINOGRAD(mr, nv) [mr] = FC_FN(winograd_tile_##mr##x##nv),
+#define FC_ENTRY_WINOGRAD_SUM(mr, nv) [mr] = FC_FN(winograd_sum_##mr##x##nv),
 #define FC_EACH_WINOGRAD(op) \
     {[FC_WINOGRAD_4_3] = FC_FN(op##_4_3), \
      [FC_WINOGRAD_2_3] = FC_FN(op##_2_3), \
@@ -31,6 +32,7 @@ const fc_kernels FC_FN(kernels) = {
     .lanes = VL,
     .conv_mr = {0, FC_CONV_MR_1, FC_CONV_MR_2},
     .gemm_mr = {0, FC_GEMM_MR_1, FC_GEMM_MR_2},
+    .sum_mr = {0, FC_SUM_MR_1, FC_SUM_MR_2},
     .pixel_mr = FC_PIXEL_MR,
     .wgrad_mr = FC_WGRAD_MR,
     .conv_tile = {[1] = {FC_TILES_1(FC_ENTRY_CONV, FC_CONV_MR_1)},
@@ -52,6 +54,8 @@ const fc_kernels FC_FN(kernels) = {
     .winograd_output = FC_EACH_WINOGRAD(winograd_output),
     .winograd_weight = FC_EACH_WINOGRAD(winograd_weight),
     .winograd_dy = FC_EACH_WINOGRAD(winograd_dy),
+    .winograd_sum = {[1] = {FC_TILES_1(FC_ENTRY_WINOGRAD_SUM, FC_SUM_MR_1)},
+                     [2] = {FC_TILES_2(FC_ENTRY_WINOGRAD_SUM, FC_SUM_MR_2)}},
     .winograd_dw = FC_EACH_WINOGRAD(winograd_dw),
     .dot_mr = {0, FC_DOT_MR(1), FC_DOT_MR(2), FC_DOT_MR(3), FC_DOT_MR(4)},
     .dot_tile = {FC_DOT_TILES(FC_ENTRY_DOT)},
@@ -103,9 +107,11 @@ const fc_kernels FC_FN(kernels) = {
 #undef FC_ENTRY_GEMM
 #undef FC_ENTRY_WGRAD
 #undef FC_ENTRY_WINOGRAD
+#undef FC_ENTRY_WINOGRAD_SUM
 #undef FC_EACH_WINOGRAD
 #undef FC_WINOGRAD
 #undef FC_WINOGRAD_TILE
+#undef FC_WINOGRAD_SUM
 #undef FC_ENTRY_DOT
 #undef FC_DOT_TILE
 #undef FC_DOT_TILES

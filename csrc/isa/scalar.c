@@ -7,6 +7,8 @@
 #define FC_CONV_MR_2 5
 #define FC_GEMM_MR_1 7
 #define FC_GEMM_MR_2 5
+#define FC_SUM_MR_1 7
+#define FC_SUM_MR_2 5
 #define FC_PIXEL_MR 5
 #define FC_PIXEL_ACC 12
 #define FC_WGRAD_MR 5

@@ -9,13 +9,14 @@
 
 #include "fastconv.h"
 
-/* X(mr, nv) for mr = 1..limit; the limits in use are 2, 4, 5, 6, 7, 12 and 14. */
+/* X(mr, nv) for mr = 1..limit; the limits in use are 2, 4, 5, 6, 7, 8, 12 and 14. */
 #define FC_UP_TO_2(X, nv) X(1, nv) X(2, nv)
 #define FC_UP_TO_4(X, nv) FC_UP_TO_2(X, nv) X(3, nv) X(4, nv)
 #define FC_UP_TO_5(X, nv) FC_UP_TO_4(X, nv) X(5, nv)
 #define FC_UP_TO_6(X, nv) FC_UP_TO_5(X, nv) X(6, nv)
 #define FC_UP_TO_7(X, nv) FC_UP_TO_6(X, nv) X(7, nv)
-#define FC_UP_TO_12(X, nv) FC_UP_TO_7(X, nv) X(8, nv) X(9, nv) X(10, nv) X(11, nv) X(12, nv)
+#define FC_UP_TO_8(X, nv) FC_UP_TO_7(X, nv) X(8, nv)
+#define FC_UP_TO_12(X, nv) FC_UP_TO_8(X, nv) X(9, nv) X(10, nv) X(11, nv) X(12, nv)
 #define FC_UP_TO_14(X, nv) FC_UP_TO_12(X, nv) X(13, nv) X(14, nv)
 #define FC_TILES_(X, limit, nv) FC_UP_TO_##limit(X, nv)
 #define FC_TILES_1(X, limit) FC_TILES_(X, limit, 1)

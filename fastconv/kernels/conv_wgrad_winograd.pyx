@@ -30,8 +30,8 @@ from fastconv.kernels.correlate cimport Job, count_rerun, start_job
 from fastconv.kernels.fastconv cimport (
     FC_FIRST,
     FC_NV_MAX,
-    fc_gemm_tile,
     fc_winograd_dw,
+    fc_winograd_sum,
 )
 from fastconv.kernels.isa cimport cache_bytes
 from fastconv.kernels.lattice cimport Axis, Lattice, lines
@@ -44,8 +44,10 @@ from fastconv.kernels.conv_winograd import KINDS
 cnp.import_array()
 
 cdef enum:
-    # Tiles summed in registers before the partial sums go to memory (L1): longer chains are less accurate and no faster.
+    # Tiles summed in registers before the partial sums go to memory (L1): longer chains are less accurate.
     CHAIN = 16
+    # Of one panel, the chains that are multiplied at a time: those of the X_PANELS and of one of dy stay in L1.
+    STEP_BYTES = 8 << 10
     # Tiles of a round: as many as have transforms of ROUND_BYTES, between these. Each round transforms and adds all sums once.
     TILES_MIN = 64
     TILES_MAX = 2048
@@ -75,6 +77,7 @@ cdef struct Gradient:
     Py_ssize_t row, rows, col, cols
     Py_ssize_t task_rows, tasks   # rows of tiles that a task transforms, tasks of a panel
     bint add                      # to dw
+    Py_ssize_t step               # chains that a product takes at a time
     Py_ssize_t block[2]           # panels of a product
     Py_ssize_t sums_p             # elements of the sums from position to position
     size_t band_bytes, sums_bytes, taps_bytes
@@ -121,38 +124,37 @@ cdef void multiply(const Gradient *g, Py_ssize_t group, const Py_ssize_t *first,
                    char *sums) noexcept nogil:
     """sums[position][dy panel][channel][width] of the panels [first, last) of x and dy."""
     cdef const Job *job = &g.job
-    cdef fc_gemm_tile tile
+    cdef fc_winograd_sum tile
     cdef Py_ssize_t item = job.itemsize, channels = min(g.channels[0], last[0] * g.nr) - first[0] * g.nr
-    cdef Py_ssize_t tiles = g.rows * g.cols, chains = (tiles + CHAIN - 1) // CHAIN, p, i, t, c, o, j, n, size, at, width
+    cdef Py_ssize_t tiles = g.rows * g.cols, chains = (tiles + CHAIN - 1) // CHAIN, p, i, t, c, o, size, at, width
     cdef int nv, mr
     cdef const char *v
-    cdef const char *w
     cdef char *to
-    tile.panels = 1
-    tile.fetch.rows = tile.fetch.lines = 0
+    tile.chain = tiles // chains
     for p in range(g.positions):
-        for i in range(chains):
-            t = i * tiles // chains
-            tile.channels = (i + 1) * tiles // chains - t
+        t = i = 0
+        while i < chains:
+            tile.chains = min(g.step, chains - i)
+            tile.longer = min(max(tiles % chains - i, 0), tile.chains)
             tile.flags = FC_FIRST if i == 0 else 0
             for o in range(first[1], last[1]):
                 width = panel_width(g, 1, o)
                 nv = <int>(width // job.kernels.lanes)
-                w = panel_at(g, group, 1, o) + p * g.tiling[1].v_p * item
+                tile.w = panel_at(g, group, 1, o) + (p * g.tiling[1].v_p + t * width) * item
                 to = sums + (p * g.sums_p + (o - first[1]) * channels * g.nr) * item
-                tile.x = w + t * width * item
-                tile.x_c = width
                 for c in range(first[0], last[0]):
-                    v = panel_at(g, group, 0, c) + p * g.tiling[0].v_p * item
-                    tile.a_c = panel_width(g, 0, c)
+                    tile.v_t = panel_width(g, 0, c)
+                    v = panel_at(g, group, 0, c) + (p * g.tiling[0].v_p + t * tile.v_t) * item
                     size = panel_size(g, 0, c)
-                    n = (size + job.kernels.gemm_mr[nv] - 1) // job.kernels.gemm_mr[nv]
-                    for j in range(n):
-                        at = j * size // n
-                        mr = <int>((j + 1) * size // n - at)
-                        tile.a = v + (t * tile.a_c + at) * item
-                        tile.acc = to + ((c - first[0]) * g.nr + at) * width * item
-                        job.kernels.gemm_tile[nv][mr](&tile)
+                    at = 0
+                    while at < size:
+                        mr = <int>min(<Py_ssize_t>job.kernels.sum_mr[nv], size - at)
+                        tile.v = v + at * item
+                        tile.y = to + ((c - first[0]) * g.nr + at) * width * item
+                        job.kernels.winograd_sum[nv][mr](&tile)
+                        at += mr
+            t += tile.chains * tile.chain + tile.longer
+            i += tile.chains
 
 
 cdef void store(const Gradient *g, Py_ssize_t group, const Py_ssize_t *first, const Py_ssize_t *last, const char *sums,
@@ -268,6 +270,7 @@ def run(int kind, Lattice lattice, x, dw, dy, Py_ssize_t groups, int threads, ma
     g.taps = r * r
     lanes = job.kernels.lanes
     g.nr = FC_NV_MAX * lanes
+    g.step = max(1, STEP_BYTES // (g.nr * job.itemsize * CHAIN))
     channels = 0
     for side in range(2):
         g.channels[side] = job.outputs if side else job.channels

@@ -128,6 +128,13 @@ cdef extern from "fastconv.h" nogil:
         int oc, flags
         int *nonfinite
 
+    ctypedef struct fc_winograd_sum:
+        const void *v
+        const void *w
+        void *y
+        Py_ssize_t v_t, chains, chain, longer
+        int flags
+
     ctypedef struct fc_winograd_dw:
         const void *sums
         void *dw
@@ -191,6 +198,7 @@ cdef extern from "fastconv.h" nogil:
     ctypedef void (*fc_winograd_tile_fn)(const fc_winograd_tile *) noexcept nogil
     ctypedef void (*fc_winograd_output_fn)(const fc_winograd_output *) noexcept nogil
     ctypedef void (*fc_winograd_weight_fn)(void *, Py_ssize_t, const void *, Py_ssize_t) noexcept nogil
+    ctypedef void (*fc_winograd_sum_fn)(const fc_winograd_sum *) noexcept nogil
     ctypedef void (*fc_winograd_dw_fn)(const fc_winograd_dw *) noexcept nogil
     ctypedef void (*fc_fold_fn)(const fc_fold *) noexcept nogil
     ctypedef void (*fc_pool_fn)(const fc_pool *) noexcept nogil
@@ -218,6 +226,7 @@ cdef extern from "fastconv.h" nogil:
         int lanes
         int conv_mr[3]
         int gemm_mr[3]
+        int sum_mr[3]
         int pixel_mr
         int wgrad_mr
         fc_conv_tile_fn conv_tile[3][15]
@@ -235,6 +244,7 @@ cdef extern from "fastconv.h" nogil:
         fc_winograd_output_fn winograd_output[3]
         fc_winograd_weight_fn winograd_weight[3]
         fc_winograd_input_fn winograd_dy[3]
+        fc_winograd_sum_fn winograd_sum[3][15]
         fc_winograd_dw_fn winograd_dw[3]
         int dot_mr[5]
         fc_dot_tile_fn dot_tile[5][7]
