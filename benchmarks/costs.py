@@ -19,8 +19,8 @@ from benchmarks import roofline
 from benchmarks.problems import PROBLEMS, Conv
 
 # Random shapes, from a seed, and the flops between which they lie; besides them linear layers in disguise, depthwise
-# ones and small groups.
-RANDOM, LINEAR, DEPTHWISE, GROUPED, SEED = 110, 20, 40, 40, 11
+# ones, small groups and batches of small maps.
+RANDOM, LINEAR, DEPTHWISE, GROUPED, BATCHES, SEED = 110, 20, 40, 40, 40, 11
 FLOPS = (1e5, 3e8)
 # A measurement: so many turns, each of about so many seconds; a slow problem gets fewer.
 TURNS, SECONDS, LONGEST = 7, 0.001, 0.15
@@ -67,6 +67,14 @@ def problems() -> Iterator[Conv]:
         options = (kernel, 1, kernel // 2, groups)
         p = Conv("grouped", "random", 1, channels, size(2, 6), outputs, *options)
         if FLOPS[0] < p.flops < FLOPS[1]:
+            left -= 1
+            yield p
+    left = BATCHES
+    while left:
+        kernel, channels, outputs = rng.choice((1, 3, 3, 5)), size(0, 6), size(0, 6)
+        options = (kernel, 1, rng.choice((0, kernel // 2)))
+        p = Conv("batch", "random", size(3, 7), channels, size(2, 6), outputs, *options)
+        if p.size + 2 * p.padding >= kernel and FLOPS[0] < p.flops < FLOPS[1]:
             left -= 1
             yield p
 

@@ -310,6 +310,19 @@ cdef int start_job(Job *job, Lattice lattice, object x, object w, object y, Py_s
     return 0
 
 
+cdef bint has_zero_taps(const Job *job, object w, bint transposed):
+    """Whether taps on padding may be left out: of an input gradient, whose sum has no such terms, and of finite weights, which
+    make them zeros."""
+    cdef cnp.ndarray array = (<Weights>w).array if isinstance(w, Weights) else w
+    cdef Py_ssize_t i, outputs = cnp.PyArray_DIM(array, 0), row = cnp.PyArray_STRIDE(array, 0)
+    if transposed:
+        return True
+    for i in range(outputs):
+        if not job.kernels.finite(job.w + i * row, cnp.PyArray_SIZE(array) // outputs):
+            return False
+    return True
+
+
 cdef void set_phase(const Job *job, Lattice lattice, Py_ssize_t tap, Phase *phase, Py_ssize_t *off):
     """Phase `lattice`, whose taps begin at `tap`, and the offsets of its taps in the job's band."""
     cdef const Axis *axis = lattice.axis
@@ -325,6 +338,16 @@ cdef void set_phase(const Job *job, Lattice lattice, Py_ssize_t tap, Phase *phas
     shift = shift * job.band.width + axis[2].inner_shift - job.axis[2].inner_shift
     for i in range(phase.taps):
         off[tap + i] += shift
+
+
+cdef Py_ssize_t lag_of(const Axis *axis, const Py_ssize_t *off, Py_ssize_t x_row) noexcept:
+    """`lag` of fc_pixel_sums for taps at `off` in a band whose rows are x_row apart, or 0."""
+    cdef Py_ssize_t i, shift, lag = axis[2].taps if axis[0].taps == 1 and axis[1].taps > 1 else 0
+    shift = off[lag] - off[0]
+    for i in range(lag, axis[1].taps * axis[2].taps):
+        if abs(shift) != x_row or off[i] - off[i - lag] != shift:
+            return 0
+    return lag
 
 
 cdef int run_panels(Job *job, Py_ssize_t tasks, task_fn task, size_t workspace, int threads) except -1 nogil:
