@@ -26,8 +26,10 @@ cdef enum:
     BAND_LIMIT = 16 << 20
     # Below this many bytes packing is not worth waking the team.
     PACK_SERIAL = 128 << 10
-    # Channels packed for one panel after the other: as many runs of w are read at a time, and each to its end.
+    # Channels packed for one panel after the other: as many runs of w are read at a time, and each to its end; or those of a
+    # task, where they are not fewer and stay in L1.
     PACK_CHANNELS = 8
+    PACK_BYTES = 32 << 10
 
 
 # Calls that a guard has made the direct kernel do again.
@@ -188,18 +190,20 @@ cdef void pack_task(void *argument, Py_ssize_t task, char *workspace) noexcept n
     """A panel or, where w has the outputs of a channel side by side, as large a share of the channels of all panels: w is
     read in its order."""
     cdef const Job *job = <const Job *>argument
-    cdef Py_ssize_t panels = job.panel1 - job.panel0, panel, c, last
+    cdef Py_ssize_t panels = job.panel1 - job.panel0, panel, c, last, block
     cdef Py_ssize_t group = job.group0 + task // panels
     task %= panels
     if job.w_c <= job.w_o:
         pack_channels(job, group, job.panel0 + task, 0, job.channels, workspace)
         return
-    c = task * job.channels // panels
-    last = (task + 1) * job.channels // panels
+    block = max(<Py_ssize_t>PACK_CHANNELS, PACK_BYTES // (job.w_c * job.itemsize))
+    last = max(block, (job.channels + panels - 1) // panels)
+    c = task * last
+    last = min(job.channels, c + last)
     while c < last:
         for panel in range(job.panel0, job.panel1):
-            pack_channels(job, group, panel, c, min(last, c + PACK_CHANNELS), workspace)
-        c += PACK_CHANNELS
+            pack_channels(job, group, panel, c, min(last, c + block), workspace)
+        c += block
 
 
 cdef void decode(const Job *job, Py_ssize_t task, Task *t) noexcept nogil:
