@@ -22,7 +22,7 @@ enum {
     FC_WGRAD_MR_MAX = 7,
     FC_DOT_A_MAX = 4,
     FC_DOT_B_MAX = 6,
-    FC_FOLD_PLANES = 4
+    FC_FOLD_PLANES = 8
 };
 /* Products of a split product: 1, 3 or 6. */
 enum { FC_SPLIT_MAX = 6 };

@@ -635,8 +635,9 @@ class Costs:
 # gradients that each was fitted to, the model is within 10 % for 48 % of 33 (linear), 54 % of 361 (pixel), 50 % of 149
 # (depthwise), 63 % of 293 (direct), 56 % of 212 (im2col), 78 % of 128 (winograd); of the weight gradients for 100 % of 16
 # (linear), 78 % of 32 (depthwise), 61 % of 198 (direct), 81 % of 27 (winograd). "col2im" was fitted by itself, to 96 input
-# gradients: within 10 % for 53 % of them. Of its constants "adds" and "pack" were held and "transposes", which the fit puts at
-# 6.25, lowered by hand, after the first layer of AlexNet: 12.0 % off on average instead of 11.3 %. Those of "images" were set by
+# gradients: within 10 % for 53 % of them. Of its constants "adds" was held, "calls" and "pack" were lowered by hand when packing
+# became faster (on 14 layers of up to four images the model is between 0.82 and 1.36 of the time) and "transposes", which the fit
+# puts at 6.25, after the first layer of AlexNet: 12.0 % off on average instead of 11.3 %. Those of "images" were set by
 # hand: on 33 batches of small maps, in both types, the model is between 0.91 and 1.19 of the time. Added by hand, and less
 # certain: "fills" of im2col, what a tile of columns costs besides its elements, 0 to 100 ns in twelve 1x1 layers of small
 # groups; its transposes; "phased" of pixel, the weights of a tap and channel of a gradient with a stride, 8 to 16 ns for
@@ -709,12 +710,12 @@ _AVX2 = Costs(
         },
         "col2im": {
             "adds": 0.5,
-            "calls": 9510,
+            "calls": 4500,
             "copies": 0.83,
             "copies far": 2.48,
             "efficiency": 0.968,
             "lines": 6.43,
-            "pack": 8.0,
+            "pack": 2.5,
             "tiles": 14.8,
             "transposes": 4.0,
         },

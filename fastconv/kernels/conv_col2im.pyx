@@ -105,7 +105,8 @@ def run(Lattice lattice, dy, w, dx, Py_ssize_t groups, bint transposed, bias, re
     most = max(1, min(limit // column, PACKED_LIMIT // (outputs * taps * item)))  # channels at a time
     for c in range(0, channels, most):
         all.channels = min(most, channels - c)
-        start_job(job, over, dy, weights[:, c * taps:(c + all.channels) * taps], dy, groups, True, None, None, -1)
+        some = weights if all.channels == channels else weights[:, c * taps:(c + all.channels) * taps]
+        start_job(job, over, dy, some, dy, groups, True, None, None, -1)
         job.batch = images
         start_columns(product)
         product.whole = True
