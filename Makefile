@@ -39,7 +39,7 @@ bench: $(VENV)/.bench ## time the layers of known networks against the peers; re
 docs: $(VENV)/.test ## run the examples of README and docstrings
 	$(RUN) -m pytest -q --doctest-modules --doctest-glob='*.md' README.md docs fastconv
 
-SANITIZED := conv winograd col2im split prepared pool norm activation dense shape loss call bad_input hostile
+SANITIZED := conv winograd col2im images split prepared pool norm activation dense shape loss call bad_input hostile
 
 # The tests of the kernels with address and undefined-behaviour checks, in a copy so that the installed build stays. No
 # memory is recycled, so that a freed block is known as such; --capture=sys leaves the sanitizers' reports visible.

@@ -103,6 +103,13 @@ def dilated(rng: random.Random) -> Conv:
     return Conv("dilated", "random", *sizes, 3, 1, dilation, 1, dilation)
 
 
+def batches(rng: random.Random) -> Conv:
+    """Batches of small maps."""
+    kernel = rng.choice((1, 3, 3, 5))
+    sizes = size(rng, 3, 7), size(rng, 0, 6), size(rng, 2, 6), size(rng, 0, 6)
+    return Conv("batches", "random", *sizes, kernel, 1, rng.choice((0, kernel // 2)))
+
+
 # So many shapes of each kind.
 KINDS: tuple[tuple[Callable[[random.Random], Conv], int], ...] = (
     (linear, 20),
@@ -112,6 +119,7 @@ KINDS: tuple[tuple[Callable[[random.Random], Conv], int], ...] = (
     (patches, 40),
     (strided, 60),
     (dilated, 40),
+    (batches, 40),
 )
 
 

@@ -22,7 +22,7 @@ enum {
     FC_WGRAD_MR_MAX = 7,
     FC_DOT_A_MAX = 4,
     FC_DOT_B_MAX = 6,
-    FC_FOLD_PLANES = 4
+    FC_FOLD_PLANES = 8
 };
 /* Products of a split product: 1, 3 or 6. */
 enum { FC_SPLIT_MAX = 6 };
@@ -97,18 +97,19 @@ typedef struct {
 
 /*
  * pixel_sums[mr]: pixel-vectorised direct convolution of rows of a packed band.
- *   sums[m*s_m + r*s_row + p] (+)= sum_c sum_t a[(c*taps + t)*mr + m] * x[c*x_c + off[t] + r*x_row
- * + p] for p < cols rounded up to whole vectors; x and sums must have room for those. With `add`
- * the sums are added to, else they are written. A `lag` other than 0 says that off[t] - off[t -
- * lag] is x_row for all t, or -x_row for all t: tiles of two rows (mr == 1) then read x once for
- * both.
+ *   sums[m*s_m + r*s_row + p] (+)= sum_c sum_i sum_t
+ *       a[c*a_c + (i*tap_row + t)*mr + m] * x[c*x_c + off[i*tap_row + t] + r*x_row + p]
+ * for i < tap_rows, t < taps and p < cols rounded up to whole vectors; x and sums must have room
+ * for those. With `add` the sums are added to, else they are written. A `lag` other than 0 says
+ * that tap_rows is 1 and that off[t] - off[t - lag] is x_row for all t, or -x_row for all t: tiles
+ * of two rows (mr == 1) then read x once for both.
  */
 typedef struct {
     const void *x;
-    const ptrdiff_t *off; /* off[taps] */
-    const void *a;        /* a[channels][taps][mr] */
+    const ptrdiff_t *off; /* off[tap_rows][tap_row] */
+    const void *a;        /* a[channels][tap_rows][tap_row][mr], channels a_c apart */
     void *sums;
-    ptrdiff_t x_c, x_row, channels, taps, lag;
+    ptrdiff_t x_c, x_row, a_c, channels, tap_rows, tap_row, taps, lag;
     ptrdiff_t rows, cols, s_m, s_row;
     int add;
 } fc_pixel_sums;

@@ -23,6 +23,7 @@ from fastconv.kernels import (
     conv_depthwise,
     conv_direct,
     conv_im2col,
+    conv_images,
     conv_linear,
     conv_pixel,
     conv_split,
@@ -95,6 +96,12 @@ class Algorithm:
 
 def cannot_linear(shape: Shape) -> str | None:
     return None if shape.is_linear else "the kernel does not cover the whole unpadded input"
+
+
+def cannot_images(shape: Shape) -> str | None:
+    if max(shape.spread) > 1:
+        return "an input gradient with a stride is several convolutions"
+    return None
 
 
 def cannot_col2im(shape: Shape) -> str | None:
@@ -244,6 +251,14 @@ ALGORITHMS = (
         conv_depthwise.run,
         joins=True,
         band=16,  # groups, the lanes of a vector
+    ),
+    Algorithm(
+        "images",
+        "direct, vectorised over images: batches of small maps",
+        "direct",
+        conv_images.run,
+        cannot=cannot_images,
+        band=16,  # images, the lanes of a vector
     ),
     *map(_winograd, range(len(conv_winograd.KINDS))),
     *map(partial(_split, conv_split.run, conv_linear.run), SPLITS),

@@ -180,26 +180,33 @@ def _packing(
     }
 
 
-def _band(shape: Shape, pixels: int, channels: int, budget: int = BAND_BYTES) -> dict[str, float]:
-    """Vectors and rows that are copied to the bands of blocks of `pixels`, all channels and images.
+def _block(shape: Shape, pixels: int, pixel: int, budget: int) -> tuple[int, int, int, int]:
+    """Rows and columns of blocks of `pixels`, and of their bands, of which a pixel takes so many bytes.
 
     As lattice.choose_block: a band that reaches far has room for few outputs in its `budget` of bytes, and is copied often.
-    It has so many `channels` at a time.
     """
     height, width = shape.size[1:]
     down, across = (h // s for h, s in zip(shape.halo[1:], shape.step[1:], strict=True))
     deep = math.prod(shape.phases) * (1 + shape.halo[0] // shape.step[0])
-    cells = budget // max(1, shape.itemsize * channels * deep)
+    cells = budget // max(1, pixel * deep)
     cols = max(1, min(width, pixels))
     while cols > 1 and (1 + down) * (cols + across) > cells:
         cols = (cols + 1) // 2
     rows = 1
     if cols == width:
         rows = max(1, min(height, pixels // cols, cells // (cols + across) - down))
+    return rows, cols, rows + down, cols + across
+
+
+def _band(shape: Shape, pixels: int, channels: int, budget: int = BAND_BYTES) -> dict[str, float]:
+    """Vectors and rows that are copied to the bands of blocks of `pixels`, all channels and images; so many `channels` at a
+    time."""
+    height, width = shape.size[1:]
+    rows, cols, tall, wide = _block(shape, pixels, shape.itemsize * channels, budget)
     blocks = math.ceil(height / rows) * math.ceil(width / cols)
     planes = shape.groups * shape.channels * shape.images
-    lines = shape.phases[1] * blocks * (rows + down) * planes * shape.phases[2]
-    vectors = lines * _vectors(shape, cols + across)
+    lines = shape.phases[1] * blocks * tall * planes * shape.phases[2]
+    vectors = lines * _vectors(shape, wide)
     pages = min(1, math.prod(shape.source) * shape.itemsize / PAGE) * (channels > DTLB)
     return {"lines": lines, "leaps": blocks * planes * pages, **_copies(shape, vectors)}
 
@@ -393,6 +400,49 @@ def _depthwise(shape: Shape) -> Counts:
     }
 
 
+def _real_taps(shape: Shape, axis: int, unit: int = 1) -> float:
+    """Taps along an axis that are not padding for some of `unit` neighbouring outputs, on average.
+
+    As much padding as there is before the input is after it.
+    """
+    out, step, inside = shape.size[axis], shape.step[axis], shape.source[axis]
+    taps, reach = shape.kernel[axis], shape.halo[axis]
+    low = max(0, (out - 1) * step + reach + 1 - inside) // 2
+    pairs = 0
+    for k in range(taps):
+        q = low - k * (reach // max(1, taps - 1))  # of the first cell, from the tap's own
+        first, stop = max(0, -(-q // step)), min(out, -(-(q + inside) // step))
+        pairs += max(0, -(-stop // unit) - first // unit)
+    return pairs / max(1, -(-out // unit))
+
+
+def _images(shape: Shape) -> Counts:
+    panels = max(1, math.ceil(shape.outputs / isa.tiles(shape.itemsize)["pixel"]))
+    height, width = shape.size[1:]
+    planes = math.prod(shape.size[:1]) * shape.images // max(1, shape.batch)
+    vectors = shape.groups * _vectors(shape, shape.batch) * planes
+    outputs = shape.outputs / panels
+    unit = max(2, math.ceil(LATENCY / max(1, outputs)))  # as conv_images.sum_panel
+    taps = shape.kernel[0] * _real_taps(shape, 1) * _real_taps(shape, 2, unit)
+    slots = height * max(LATENCY, width * outputs)
+    pixel = shape.channels * isa.lanes(shape.itemsize) * shape.itemsize
+    rows, cols, tall, wide = _block(
+        shape, DIRECT_PIXELS, pixel, REREAD_BYTES if panels > 1 else BAND_BYTES
+    )
+    # of the source; more than once what several blocks read
+    loaded = math.prod(shape.source[1:]) * tall * wide / (rows * cols)
+    for size, reach, step in zip(shape.size[1:], shape.halo[1:], shape.step[1:], strict=True):
+        loaded *= size / max(1, size + reach // step)
+    return {
+        "fma": vectors * panels * slots * shape.channels * taps,
+        "tiles": vectors * panels * height * shape.chains,
+        "input": vectors * shape.channels * loaded,
+        "output": vectors * shape.outputs * height * width,
+        **_packing(shape, shape.outputs / isa.lanes(shape.itemsize), joined=True),
+        "calls": 1,
+    }
+
+
 def _winograd_tiles(m: int, shape: Shape) -> int:
     """Those of each phase of a dilated map."""
     axes = zip(shape.size[1:], shape.dilation[1:], strict=True)
@@ -491,6 +541,7 @@ MODELS: dict[str, Callable[[Shape], Counts]] = {
     "linear": _linear,
     "pixel": _pixel,
     "depthwise": _depthwise,
+    "images": _images,
     **{f"winograd_{m}_{r}": partial(_winograd, m, r) for m, r in conv_winograd.KINDS},
     **{f"split_{products}": partial(_split, products) for products in (6, 3, 1)},
     "direct": _direct,
@@ -700,14 +751,24 @@ _AVX2 = Costs(
         },
         "col2im": {
             "adds": 0.5,
-            "calls": 9510,
+            "calls": 4500,
             "copies": 0.83,
             "copies far": 2.48,
             "efficiency": 0.968,
             "lines": 6.43,
-            "pack": 8.0,
+            "pack": 2.5,
             "tiles": 14.8,
             "transposes": 4.0,
+        },
+        "images": {
+            "calls": 5050,
+            "efficiency": 0.92,
+            "input": 2.2,
+            "output": 1.9,
+            "pack": 2.2,
+            "pack far": 2.28,
+            "tiles": 20.0,
+            "turn": 11.5,
         },
         "winograd": {
             "band": 1.64,

@@ -292,6 +292,23 @@ def workspace(call: Callable[[], Any]) -> int:
     return stats["peak"] - stats["in_use"]
 
 
+def test_a_line_is_shared_by_the_threads() -> None:
+    """One row of dy, one channel: each has some cells of the row of dx, and their columns."""
+    x, w = zeros(1, 1, 16_000), zeros(64, 1, 10)
+    dy = zeros(1, 64, 3199)
+
+    def run() -> Any:
+        return fastconv.conv1d_backward(
+            dy, x, w, stride=5, needs=(True, False, False), algo="col2im"
+        )
+
+    found = {}
+    for threads in (1, 2):
+        with fastconv.threads(threads):
+            found[threads] = workspace(run)
+    assert found[2] > 1.5 * found[1]
+
+
 def zeros(*shape: int) -> Array:
     return np.zeros(shape, "f4")
 

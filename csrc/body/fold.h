@@ -13,7 +13,7 @@ static FC_INLINE void FC_FN(fold_planes)(const fc_fold *t, const REAL *x, REAL *
     for (ptrdiff_t i = 0; i < t->m; i += VL) {
         const ptrdiff_t here = t->m - i < VL ? t->m - i : VL;
         V acc[FC_FOLD_PLANES];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int c = 0; c < planes; c++) {
             if (!t->add)
                 acc[c] = v_zero();
@@ -26,18 +26,18 @@ static FC_INLINE void FC_FN(fold_planes)(const fc_fold *t, const REAL *x, REAL *
             const REAL *const from = x + t->tap[k] - begin;
             if (begin <= 0 && end >= VL) {
                 for (ptrdiff_t r = 0; r < rows; r++)
-#pragma GCC unroll 4
+#pragma GCC unroll 8
                     for (int c = 0; c < planes; c++)
                         acc[c] = v_add(acc[c], v_load(from + off[r] + c * x_c));
             } else {
                 const ptrdiff_t first = begin > 0 ? begin : 0, last = end < VL ? end : VL;
                 for (ptrdiff_t r = 0; r < rows; r++)
-#pragma GCC unroll 4
+#pragma GCC unroll 8
                     for (int c = 0; c < planes; c++)
                         acc[c] = v_add(acc[c], v_load_in(from + off[r] + c * x_c, first, last));
             }
         }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int c = 0; c < planes; c++) v_store_n(y + c * y_c + i, acc[c], here);
     }
 }
@@ -51,7 +51,18 @@ static void FC_FN(fold_row)(const fc_fold *t) {
         x += FC_FOLD_PLANES * t->x_c;
         y += FC_FOLD_PLANES * t->y_c;
     }
-    if (left == 3) FC_FN(fold_planes)(t, x, y, 3);
-    if (left == 2) FC_FN(fold_planes)(t, x, y, 2);
-    if (left == 1) FC_FN(fold_planes)(t, x, y, 1);
+#define FC_FOLD_CASE(n) \
+    case n: \
+        FC_FN(fold_planes)(t, x, y, n); \
+        break;
+    switch (left) {
+        FC_FOLD_CASE(1)
+        FC_FOLD_CASE(2)
+        FC_FOLD_CASE(3)
+        FC_FOLD_CASE(4)
+        FC_FOLD_CASE(5)
+        FC_FOLD_CASE(6)
+        FC_FOLD_CASE(7)
+    }
+#undef FC_FOLD_CASE
 }

@@ -2,8 +2,8 @@
 /*
  * pixel_sums: direct convolution vectorised over pixels; each weight is a scalar broadcast.
  *
- *   for c < channels: for t < taps: for m < mr:
- *     acc[m][0:NR] += a[(c*taps + t)*mr + m] * x[c*x_c + off[t] + 0:NR]
+ *   for c < channels: for i < tap_rows: for t < taps: for m < mr:
+ *     acc[m][0:NR] += a[c*a_c + (i*tap_row + t)*mr + m] * x[c*x_c + off[i*tap_row + t] + 0:NR]
  *
  * Tile: mr output channels x NR = nv*VL pixels, where the fewer outputs there are the more vectors
  * of pixels share a weight. Limits: mr*nv accumulators, min(mr, nv) operands held and 1 passing by
@@ -23,12 +23,15 @@
  * pixel_store: bias, residual and activation, to the rows of y.
  */
 static FC_INLINE void FC_FN(pixel_tile)(const fc_pixel_sums *t, const REAL *x, REAL *sums,
-                                        const int mr, const int nv) {
+                                        const int mr, const int nv, const int some) {
     enum { LINE = 64 / sizeof(REAL) };
     V acc[FC_MR_MAX][FC_PIXEL_NV_MAX];
     const REAL *a = t->a;
     const ptrdiff_t *const off = t->off;
     const ptrdiff_t taps = t->taps, x_c = t->x_c, s_m = t->s_m;
+    /* `some` taps, or all: then they are one row, which spares a loop around those of a channel */
+    const ptrdiff_t tap_row = some ? t->tap_row : taps, end = some ? t->tap_rows * tap_row : taps;
+    const ptrdiff_t a_skip = (tap_row - taps) * mr, a_next = some ? t->a_c - end * mr : 0;
     const int add = t->add;
 #pragma GCC unroll 14
     for (int m = 0; m < mr; m++)
@@ -36,38 +39,43 @@ static FC_INLINE void FC_FN(pixel_tile)(const fc_pixel_sums *t, const REAL *x, R
         for (int v = 0; v < nv; v++) acc[m][v] = v_zero();
     for (ptrdiff_t c = t->channels; c > 0; c--) {
         const ptrdiff_t next = c > 1 ? x_c : 0;
-        for (ptrdiff_t k = 0; k < taps; k++) {
-            const REAL *xs = x + off[k];
-            if (mr > 1) {
+        for (ptrdiff_t i = 0; i < end; i += tap_row, a += a_skip) {
+            for (ptrdiff_t k = i; k < i + taps; k++) {
+                const REAL *xs = x + off[k];
+                if (mr > 1) {
 #pragma GCC unroll 8
-                for (int i = LINE; i < nv * VL; i += LINE) FC_PREFETCH_READ(xs + next + i);
-                FC_PREFETCH_READ(xs + next + nv * VL - 1);
-            }
-            FC_OPAQUE(xs);
-            if (mr < nv) {
-                V w[FC_MR_MAX];
-#pragma GCC unroll 14
-                for (int m = 0; m < mr; m++) w[m] = v_set1(a[m]);
-#pragma GCC unroll 8
-                for (int v = 0; v < nv; v++) {
-                    V b = v_load(xs + v * VL);
-                    if (mr > 1) FC_HIDE(b); /* else gcc loads it mr times, as an operand of each */
-#pragma GCC unroll 14
-                    for (int m = 0; m < mr; m++) acc[m][v] = v_fma(w[m], b, acc[m][v]);
+                    for (int j = LINE; j < nv * VL; j += LINE) FC_PREFETCH_READ(xs + next + j);
+                    FC_PREFETCH_READ(xs + next + nv * VL - 1);
                 }
-            } else {
-                V b[FC_PIXEL_NV_MAX];
-#pragma GCC unroll 8
-                for (int v = 0; v < nv; v++) b[v] = v_load(xs + v * VL);
+                FC_OPAQUE(xs);
+                if (mr < nv) {
+                    V w[FC_MR_MAX];
 #pragma GCC unroll 14
-                for (int m = 0; m < mr; m++) {
-                    const V w = v_set1(a[m]);
+                    for (int m = 0; m < mr; m++) w[m] = v_set1(a[m]);
 #pragma GCC unroll 8
-                    for (int v = 0; v < nv; v++) acc[m][v] = v_fma(w, b[v], acc[m][v]);
+                    for (int v = 0; v < nv; v++) {
+                        V b = v_load(xs + v * VL);
+                        if (mr > 1)
+                            FC_HIDE(b); /* else gcc loads it mr times, as an operand of each */
+#pragma GCC unroll 14
+                        for (int m = 0; m < mr; m++) acc[m][v] = v_fma(w[m], b, acc[m][v]);
+                    }
+                } else {
+                    V b[FC_PIXEL_NV_MAX];
+#pragma GCC unroll 8
+                    for (int v = 0; v < nv; v++) b[v] = v_load(xs + v * VL);
+#pragma GCC unroll 14
+                    for (int m = 0; m < mr; m++) {
+                        const V w = v_set1(a[m]);
+#pragma GCC unroll 8
+                        for (int v = 0; v < nv; v++) acc[m][v] = v_fma(w, b[v], acc[m][v]);
+                    }
                 }
+                a += mr;
             }
-            a += mr;
+            if (!some) break;
         }
+        a += a_next;
         x += x_c;
     }
 #pragma GCC unroll 14
@@ -91,7 +99,7 @@ static FC_INLINE void FC_FN(pixel_pair)(const fc_pixel_sums *t, const REAL *lead
     const int add = t->add;
 #pragma GCC unroll 8
     for (int v = 0; v < nv; v++) acc[v] = late[v] = v_zero();
-    for (ptrdiff_t c = t->channels; c > 0; c--, a += taps, lead += t->x_c, trail += t->x_c) {
+    for (ptrdiff_t c = t->channels; c > 0; c--, a += t->a_c, lead += t->x_c, trail += t->x_c) {
         ptrdiff_t k = 0;
         for (; k < lag; k++) {
             const REAL *xs = lead + off[k];
@@ -167,7 +175,7 @@ static void FC_FN(pixel_pairs)(const fc_pixel_sums *t, ptrdiff_t r) {
 }
 
 /* All rows of a block, each in tiles of nearly equal width. */
-static FC_INLINE void FC_FN(pixel_rows)(const fc_pixel_sums *t, const int mr) {
+static FC_INLINE void FC_FN(pixel_rows)(const fc_pixel_sums *t, const int mr, const int some) {
     const int wide = FC_PIXEL_ACC / mr < FC_PIXEL_NV_MAX ? FC_PIXEL_ACC / mr : (int)FC_PIXEL_NV_MAX;
     const int operands = (mr < wide ? mr : wide) + 1; /* held and passing */
     const int most = wide * mr + operands <= FC_PIXEL_ACC + 4 ? wide : wide - 1;
@@ -181,7 +189,7 @@ static FC_INLINE void FC_FN(pixel_rows)(const fc_pixel_sums *t, const int mr) {
         ptrdiff_t left = vectors;
         for (ptrdiff_t j = tiles; j > 0; j--) {
             const int nv = (int)((left + j - 1) / j);
-            FC_PIXEL_CASES(nv, most, FC_FN(pixel_tile)(t, x, sums, mr, n))
+            FC_PIXEL_CASES(nv, most, FC_FN(pixel_tile)(t, x, sums, mr, n, some))
             x += nv * VL;
             sums += nv * VL;
             left -= nv;
@@ -190,7 +198,12 @@ static FC_INLINE void FC_FN(pixel_rows)(const fc_pixel_sums *t, const int mr) {
 }
 
 #define FC_PIXEL_SUMS(mr, nv) \
-    static void FC_FN(pixel_sums_##mr)(const fc_pixel_sums *t) { FC_FN(pixel_rows)(t, mr); }
+    static void FC_FN(pixel_sums_##mr)(const fc_pixel_sums *t) { \
+        if (t->tap_rows == 1 && t->a_c == t->taps * mr) \
+            FC_FN(pixel_rows)(t, mr, 0); \
+        else \
+            FC_FN(pixel_rows)(t, mr, 1); \
+    }
 FC_TILES_1(FC_PIXEL_SUMS, FC_PIXEL_MR)
 
 /* n values of one row from their sums; `at` is the first one's place in the row. */

@@ -333,10 +333,18 @@ def _conv_backward(
         result("db", (arrange.w.shape[0],), dtype) if flags[2] else None,
     )
     backward = _backward(problem, flags, algo, precision, max_workspace)
-    places = (place if wanted else None for place, wanted in zip(RESULTS, flags, strict=True))
     threads = None if algorithms.is_serial(problem) else runtime.get_num_threads
-    call = Call(_gradients, (backward, *OPERANDS[:3], *places, TEAM), threads, results)
-    call.apply(arrays, results)
+    if (
+        flags == (True, False, False)
+        and backward.dx is not None
+        and _is_one_run(backward.dx, arrays[0])
+    ):
+        call = Call(backward.dx.run, _dx_arguments(backward), threads, results)
+        _run_gradient(backward.dx, dtype, call.team(), lambda: call.apply(arrays, results))
+    else:
+        places = (place if wanted else None for place, wanted in zip(RESULTS, flags, strict=True))
+        call = Call(_gradients, (backward, *OPERANDS[:3], *places, TEAM), threads, results)
+        call.apply(arrays, results)
     if not arrange.last:
         calls.remember(call, backward.nbytes, *given, arrays)
     dx, dw, db = results
@@ -345,6 +353,20 @@ def _conv_backward(
     if arrange.last and dw is not None:
         dw = np.ascontiguousarray(dw.transpose(*range(2, rank + 2), 1, 0))
     return deliver_gradients((dx, dw, db), result_dtype)
+
+
+def _is_one_run(plan: algorithms.Plan, dy: Array) -> bool:
+    """Whether an input gradient is one run of its kernel, which writes all of dx."""
+    return len(plan.lattices) == 1 and plan.problem.phases_cover_input and dy.size > 0
+
+
+def _dx_arguments(how: _Backward) -> tuple[Any, ...]:
+    """Of a Call of the kernel itself, with the operands dy, x and w."""
+    assert how.dx is not None
+    dy, _, w, *_ = OPERANDS
+    return (
+        how.dx.lattices[0], dy, w, RESULTS[0], how.problem.groups, True, None, None, -1, TEAM, how.max_workspace,
+    )  # fmt: skip
 
 
 def _gradients(

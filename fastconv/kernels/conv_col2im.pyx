@@ -11,7 +11,7 @@ from fastconv.kernels.fastconv cimport FC_NV_MAX
 from fastconv.kernels.isa cimport active_kernels
 from fastconv.kernels.lattice cimport Lattice, band_pitch
 from fastconv.kernels.memory cimport address
-from fastconv.kernels.unfold cimport Fold, clear_rows, fold_rows, fold_workspace, readers, start_fold
+from fastconv.kernels.unfold cimport Fold, clear_rows, cut_rows, fold_rows, fold_workspace, readers, start_fold
 
 from fastconv.kernels.lattice import row as pixels_row
 
@@ -27,7 +27,8 @@ cdef struct Gradient:
     Fold fold
     Py_ssize_t rows, most  # of a plane of dy, and of those at a time
     Py_ssize_t pixels      # multiplied at a time
-    Py_ssize_t parts       # tasks of an image and group: each has some rows of dx
+    # Tasks of an image and group: each has some rows of dx or, where all of them read the one row of dy, some cells of each.
+    Py_ssize_t parts
     Py_ssize_t channels    # of a group, whose planes of dx are written
     char *dx
     Py_ssize_t dx_n, dx_g
@@ -36,23 +37,31 @@ cdef struct Gradient:
 
 cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
     cdef const Gradient *all = <const Gradient *>argument
-    cdef const Fold *fold = &all.fold
+    cdef Fold fold = all.fold
     cdef Columns product = all.product
-    cdef Py_ssize_t width = fold.axis[2].out, block = 0, row, rows, i, n, group, first, stop, begin, end
+    cdef Py_ssize_t size = fold.axis[2 if all.rows == 1 else 1].size, first, stop, begin, end
+    cdef Py_ssize_t block = 0, row, rows, width, pixel, i, n, group
     cdef Py_ssize_t *at = <Py_ssize_t *>workspace
     cdef char *columns = workspace + all.product_bytes
     cdef char *dx
-    first = number % all.parts * fold.axis[1].size // all.parts
-    stop = (number % all.parts + 1) * fold.axis[1].size // all.parts
+    first = number % all.parts * size // all.parts
+    stop = (number % all.parts + 1) * size // all.parts
     number //= all.parts
     n = number % product.job.batch
     group = product.job.group0 + number // product.job.batch
     dx = all.dx + (n * all.dx_n + group * all.dx_g) * fold.itemsize
+    pixel = n * all.rows * fold.axis[2].out
     product.job.y_c = fold.columns_tap
     for i in range(all.pixels):
         at[i] = i
-    clear_rows(fold, dx, all.channels, first, stop)
-    readers(fold, first, stop, &begin, &end)
+    if all.rows == 1:
+        dx += first * fold.itemsize
+        pixel += cut_rows(&fold, first, stop)
+        first = 0
+        stop = fold.axis[1].size
+    width = fold.axis[2].out
+    clear_rows(&fold, dx, all.channels, first, stop)
+    readers(&fold, first, stop, &begin, &end)
     while block < end:
         row = max(block, begin)
         rows = min(block + all.most, end) - row
@@ -62,10 +71,10 @@ cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogi
         i = 0
         while i < rows * width:
             product.job.y = columns + (i - group * product.job.outputs * fold.columns_tap) * fold.itemsize
-            multiply(&product, group, 0, product.job.panels, (n * all.rows + row) * width + i,
+            multiply(&product, group, 0, product.job.panels, pixel + row * width + i,
                      min(all.pixels, rows * width - i), workspace)
             i += all.pixels
-        fold_rows(fold, columns, row, rows, dx, all.channels, first, stop, columns + all.columns_bytes)
+        fold_rows(&fold, columns, row, rows, dx, all.channels, first, stop, columns + all.columns_bytes)
 
 
 def run(Lattice lattice, dy, w, dx, Py_ssize_t groups, bint transposed, bias, residual, int activation, int threads,
@@ -76,7 +85,8 @@ def run(Lattice lattice, dy, w, dx, Py_ssize_t groups, bint transposed, bias, re
     cdef Job *job = &product.job
     cdef Py_ssize_t channels = w.shape[1], outputs = len(w) // groups, taps = lattice.taps, item = dx.itemsize
     cdef Py_ssize_t width = lattice.axis[2].out, limit = LIMIT_BYTES, c, pixels, column, most, workspace, used = 0
-    cdef Py_ssize_t tasks = groups * len(dy), nr = FC_NV_MAX * active_kernels(item).lanes
+    cdef Py_ssize_t images = dy.size // (len(w) * lattice.outputs), tasks = groups * images
+    cdef Py_ssize_t nr = FC_NV_MAX * active_kernels(item).lanes
     over, weights = pixels_row(lattice.outputs), w.reshape(len(w), channels * taps, 1)
     if max_workspace is not None:
         limit = min(limit, max_workspace)
@@ -88,15 +98,16 @@ def run(Lattice lattice, dy, w, dx, Py_ssize_t groups, bint transposed, bias, re
     all.pixels = min(pixels, PIXELS)
     all.parts = 1
     if threads and tasks % threads and tasks < 4 * threads:
-        all.parts = min(all.fold.axis[1].size, max(2, (threads + tasks - 1) // tasks))
+        all.parts = min(all.fold.axis[2 if all.rows == 1 else 1].size, max(2, (threads + tasks - 1) // tasks))
     all.dx_g = channels * all.fold.plane
     all.dx_n = groups * all.dx_g
     column = taps * all.fold.columns_tap * item
     most = max(1, min(limit // column, PACKED_LIMIT // (outputs * taps * item)))  # channels at a time
     for c in range(0, channels, most):
         all.channels = min(most, channels - c)
-        start_job(job, over, dy, weights[:, c * taps:(c + all.channels) * taps], dy, groups, True, None, None, -1)
-        job.batch = len(dy)
+        some = weights if all.channels == channels else weights[:, c * taps:(c + all.channels) * taps]
+        start_job(job, over, dy, some, dy, groups, True, None, None, -1)
+        job.batch = images
         start_columns(product)
         product.whole = True
         product.outputs = job.outputs  # a task has all of them

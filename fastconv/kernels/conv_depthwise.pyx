@@ -42,12 +42,6 @@ cdef enum:
     PIXELS = 784  # outputs of a block: its band and its tile share L2
     SLICES = 16   # tasks worth having for a weight gradient: several for each of a few threads
 
-# How the source pixels of a block are spread over its band.
-cdef struct Spread:
-    Py_ssize_t first, pitch  # the table has columns [first, first + pitch) of each padded row
-    bint whole               # these are whole rows of the source
-    int32_t *at              # at[row][column]: elements, in the band
-
 cdef struct Depthwise:
     Job job  # the first member: tasks get its address. Its x_c and y_c lead from lane to lane
     Py_ssize_t x_plane, y_plane, y_outputs
@@ -202,17 +196,16 @@ cdef void sum_phase(const Depthwise *dw, const Task *t, const Phase *phase, cons
             c += chain
 
 
-cdef void store_tile(const Depthwise *dw, const Task *t, const Py_ssize_t *tile, Py_ssize_t group, Py_ssize_t planes,
-                     const char *sums) noexcept nogil:
-    cdef const Job *job = &dw.job
+cdef void store_tile(const Job *job, const Task *t, const Py_ssize_t *tile, Py_ssize_t plane, const char *bias,
+                     Py_ssize_t bias_plane, Py_ssize_t planes, const char *sums) noexcept nogil:
+    """The tile of a block to `planes` planes from element `plane` of y on, job.y_c elements apart."""
     cdef const Axis *axis = job.axis
     cdef fc_depthwise_store s
     cdef Py_ssize_t item = job.itemsize, rows = tile[1], d, r, at
-    cdef Py_ssize_t output = group * dw.y_outputs + t.group
     s.planes = planes
     s.y_plane = job.y_c
-    s.bias = NULL if job.bias == NULL else job.bias + output * item
-    s.bias_plane = dw.y_outputs
+    s.bias = bias
+    s.bias_plane = bias_plane
     s.relu = job.relu
     s.pixels = tile[2]
     if tile[2] == axis[2].y_size:  # the rows are one
@@ -221,7 +214,7 @@ cdef void store_tile(const Depthwise *dw, const Task *t, const Py_ssize_t *tile,
     for d in range(tile[0]):
         for r in range(rows):
             at = ((t.origin[0] * axis[0].y_step + d) * axis[1].y_size + t.origin[1] * axis[1].y_step + r) * axis[2].y_size
-            at += t.n * job.y_n + output * dw.y_plane + t.origin[2] * axis[2].y_step
+            at += plane + t.origin[2] * axis[2].y_step
             s.sums = sums + (d * tile[1] + r) * tile[2] * job.kernels.lanes * item
             s.y = job.y + at * item
             s.residual = NULL if job.residual == NULL else job.residual + at * item
@@ -233,9 +226,10 @@ cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogi
     cdef const Depthwise *dw = <const Depthwise *>argument
     cdef const Job *job = &dw.job
     cdef Task t
-    cdef Py_ssize_t group, stop, planes, width, i, size = job.itemsize * job.kernels.lanes
+    cdef Py_ssize_t group, stop, planes, width, output, i, size = job.itemsize * job.kernels.lanes
     cdef Py_ssize_t tile[3]
     cdef const char *x
+    cdef const char *bias
     cdef const char *weights
     decode(job, number, &t)
     for i in range(3):
@@ -252,7 +246,9 @@ cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogi
         load_band(job, &dw.spread, &t, x, dw.x_plane, job.x_c, planes, workspace)
         for i in range(dw.count):
             sum_phase(dw, &t, dw.phases + i, tile, weights, workspace, workspace + job.band_bytes)
-        store_tile(dw, &t, tile, group, planes, workspace + job.band_bytes)
+        output = group * dw.y_outputs + t.group
+        bias = NULL if job.bias == NULL else job.bias + output * job.itemsize
+        store_tile(job, &t, tile, t.n * job.y_n + output * dw.y_plane, bias, dw.y_outputs, planes, workspace + job.band_bytes)
         group += job.panel
         weights += job.panel * job.column
 

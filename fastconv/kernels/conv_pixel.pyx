@@ -15,6 +15,7 @@ from fastconv.kernels.correlate cimport (
     activate,
     band_budget,
     decode,
+    lag_of,
     output_at,
     packed_panel,
     packed_term,
@@ -88,7 +89,9 @@ cdef void sum_phase(const Pixel *pixel, const PixelPhase *own, const char *weigh
     cdef const Phase *phase = &own.phase
     cdef Py_ssize_t c = 0, item = job.itemsize
     sums.off = job.off + phase.tap
-    sums.taps = phase.taps
+    sums.tap_rows = 1
+    sums.taps = sums.tap_row = phase.taps
+    sums.a_c = phase.taps * width
     sums.lag = own.lag
     while c < job.channels:
         sums.channels = min(job.channel_block, job.channels - c)
@@ -247,17 +250,6 @@ cdef bint is_plane(const Job *job):
     return job.channels == job.outputs == 1 and axis[2].out >= job.kernels.lanes
 
 
-cdef Py_ssize_t lag_of(const Job *job, Lattice lattice, const Py_ssize_t *off):
-    """`lag` of fc_pixel_sums for a phase whose taps are at `off`, or 0."""
-    cdef const Axis *axis = lattice.axis
-    cdef Py_ssize_t i, shift, lag = axis[2].taps if axis[0].taps == 1 and axis[1].taps > 1 else 0
-    shift = off[lag] - off[0]
-    for i in range(lag, lattice.taps):
-        if abs(shift) != job.band.width or off[i] - off[i - lag] != shift:
-            return 0
-    return lag
-
-
 def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, residual, int activation,
         int threads, max_workspace):
     """y = act(correlation of x with w over the lattice + bias + residual); see correlate.start_job for the shapes.
@@ -313,7 +305,7 @@ def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, resi
         job.off = off
         for phase in phases or (lattice,):
             set_phase(job, phase, tap, &pixel.phases[i].phase, off)
-            pixel.phases[i].lag = lag_of(job, phase, off + tap)
+            pixel.phases[i].lag = lag_of(phase.axis, off + tap, job.band.width)
             tap += phase.taps
             i += 1
         if plane:

@@ -82,8 +82,10 @@ cdef void activate_rows(const Job *job, char *y, Py_ssize_t outputs, Py_ssize_t 
 cdef void activate(const Job *job, const Task *t) noexcept nogil
 cdef int start_job(Job *job, Lattice lattice, object x, object w, object y, Py_ssize_t groups,
                    bint transposed, object bias, object residual, int activation) except -1
+cdef bint has_zero_taps(const Job *job, object w, bint transposed)
 cdef void set_phase(const Job *job, Lattice lattice, Py_ssize_t tap, Phase *phase, Py_ssize_t *off)
 cdef void split_panels(const Job *job, Py_ssize_t split, Py_ssize_t *panel0, Py_ssize_t *panel1) noexcept nogil
+cdef Py_ssize_t lag_of(const Axis *axis, const Py_ssize_t *off, Py_ssize_t x_row) noexcept
 cdef int run_panels(Job *job, Py_ssize_t tasks, task_fn task, size_t workspace, int threads) except -1 nogil
 cdef int run_rounds(Job *job, object w, task_fn pack, size_t pack_workspace, size_t limit, Py_ssize_t tasks, task_fn task,
                     size_t workspace, int threads) except -1

@@ -26,8 +26,10 @@ cdef enum:
     BAND_LIMIT = 16 << 20
     # Below this many bytes packing is not worth waking the team.
     PACK_SERIAL = 128 << 10
-    # Channels packed for one panel after the other: as many runs of w are read at a time, and each to its end.
+    # Channels packed for one panel after the other: as many runs of w are read at a time, and each to its end; or those of a
+    # task, where they are not fewer and stay in L1.
     PACK_CHANNELS = 8
+    PACK_BYTES = 32 << 10
 
 
 # Calls that a guard has made the direct kernel do again.
@@ -188,18 +190,20 @@ cdef void pack_task(void *argument, Py_ssize_t task, char *workspace) noexcept n
     """A panel or, where w has the outputs of a channel side by side, as large a share of the channels of all panels: w is
     read in its order."""
     cdef const Job *job = <const Job *>argument
-    cdef Py_ssize_t panels = job.panel1 - job.panel0, panel, c, last
+    cdef Py_ssize_t panels = job.panel1 - job.panel0, panel, c, last, block
     cdef Py_ssize_t group = job.group0 + task // panels
     task %= panels
     if job.w_c <= job.w_o:
         pack_channels(job, group, job.panel0 + task, 0, job.channels, workspace)
         return
-    c = task * job.channels // panels
-    last = (task + 1) * job.channels // panels
+    block = max(<Py_ssize_t>PACK_CHANNELS, PACK_BYTES // (job.w_c * job.itemsize))
+    last = max(block, (job.channels + panels - 1) // panels)
+    c = task * last
+    last = min(job.channels, c + last)
     while c < last:
         for panel in range(job.panel0, job.panel1):
-            pack_channels(job, group, panel, c, min(last, c + PACK_CHANNELS), workspace)
-        c += PACK_CHANNELS
+            pack_channels(job, group, panel, c, min(last, c + block), workspace)
+        c += block
 
 
 cdef void decode(const Job *job, Py_ssize_t task, Task *t) noexcept nogil:
@@ -312,6 +316,19 @@ cdef int start_job(Job *job, Lattice lattice, object x, object w, object y, Py_s
     return 0
 
 
+cdef bint has_zero_taps(const Job *job, object w, bint transposed):
+    """Whether taps on padding may be left out: of an input gradient, whose sum has no such terms, and of finite weights, which
+    make them zeros."""
+    cdef cnp.ndarray array = (<Weights>w).array if isinstance(w, Weights) else w
+    cdef Py_ssize_t i, outputs = cnp.PyArray_DIM(array, 0), row = cnp.PyArray_STRIDE(array, 0)
+    if transposed:
+        return True
+    for i in range(outputs):
+        if not job.kernels.finite(job.w + i * row, cnp.PyArray_SIZE(array) // outputs):
+            return False
+    return True
+
+
 cdef void set_phase(const Job *job, Lattice lattice, Py_ssize_t tap, Phase *phase, Py_ssize_t *off):
     """Phase `lattice`, whose taps begin at `tap`, and the offsets of its taps in the job's band."""
     cdef const Axis *axis = lattice.axis
@@ -327,6 +344,16 @@ cdef void set_phase(const Job *job, Lattice lattice, Py_ssize_t tap, Phase *phas
     shift = shift * job.band.width + axis[2].inner_shift - job.axis[2].inner_shift
     for i in range(phase.taps):
         off[tap + i] += shift
+
+
+cdef Py_ssize_t lag_of(const Axis *axis, const Py_ssize_t *off, Py_ssize_t x_row) noexcept:
+    """`lag` of fc_pixel_sums for taps at `off` in a band whose rows are x_row apart, or 0."""
+    cdef Py_ssize_t i, shift, lag = axis[2].taps if axis[0].taps == 1 and axis[1].taps > 1 else 0
+    shift = off[lag] - off[0]
+    for i in range(lag, axis[1].taps * axis[2].taps):
+        if abs(shift) != x_row or off[i] - off[i - lag] != shift:
+            return 0
+    return lag
 
 
 cdef int run_panels(Job *job, Py_ssize_t tasks, task_fn task, size_t workspace, int threads) except -1 nogil:

@@ -51,7 +51,7 @@ cdef extern from "fastconv.h" nogil:
         const Py_ssize_t *off
         const void *a
         void *sums
-        Py_ssize_t x_c, x_row, channels, taps, lag
+        Py_ssize_t x_c, x_row, a_c, channels, tap_rows, tap_row, taps, lag
         Py_ssize_t rows, cols, s_m, s_row
         int add
 

@@ -57,6 +57,8 @@ cdef inline Py_ssize_t first_at(Py_ssize_t q, Py_ssize_t step, Py_ssize_t bound,
         return 0
     return min(count, bound - q if step == 1 else (bound - q + step - 1) // step)
 
+cdef void real_taps(const Axis *axis, Py_ssize_t first, Py_ssize_t last, Py_ssize_t *begin,
+                    Py_ssize_t *stop) noexcept nogil
 cdef bint own_pixels(const Axis *axis) noexcept nogil
 cdef bint apart(const Axis *axis, Py_ssize_t itemsize, const Py_ssize_t *at, Py_ssize_t taps) noexcept nogil
 cdef void copy_taps(const Axis *axis, Py_ssize_t itemsize, char *to, Py_ssize_t to_tap, Py_ssize_t to_row, const char *x,

@@ -160,6 +160,21 @@ cdef void band_offsets(const Axis *axis, const Band *band, Py_ssize_t *off) noex
                 i += 1
 
 
+cdef void real_taps(const Axis *axis, Py_ssize_t first, Py_ssize_t last, Py_ssize_t *begin,
+                    Py_ssize_t *stop) noexcept nogil:
+    """Taps [begin, stop) have all with which outputs [first, last] read other than zeros; none: begin = stop = 0."""
+    cdef Py_ssize_t k, low = axis.inner_start - last * axis.step, high = axis.inner_stop - first * axis.step
+    begin[0] = stop[0] = 0
+    if axis.source != NULL:  # padding that copies pixels
+        stop[0] = axis.taps
+        return
+    for k in range(axis.taps):
+        if low <= axis.offset[k] < high:
+            if stop[0] == 0:
+                begin[0] = k
+            stop[0] = k + 1
+
+
 cdef bint own_pixels(const Axis *axis) noexcept nogil:
     """Whether every output reads the pixel at its own place and nothing else."""
     cdef Py_ssize_t i

@@ -81,7 +81,8 @@ cdef void start_fold(Fold *fold, Lattice lattice, Py_ssize_t itemsize, Py_ssize_
         fold.axis[i] = lattice.axis[i]
     fold.itemsize = itemsize
     fold.taps = lattice.taps
-    fold.plane = fold.axis[0].size * fold.axis[1].size * row.size
+    fold.row = row.size
+    fold.plane = fold.axis[0].size * fold.axis[1].size * fold.row
     fold.columns_tap = columns_tap
     fold.line = row.out + row.shift_max if row.step > 1 else 0
 
@@ -127,11 +128,27 @@ cdef void readers(const Fold *fold, Py_ssize_t first, Py_ssize_t stop, Py_ssize_
     end[0] = (fold.axis[0].out - 1) * axis.out + readers_stop(axis, stop - 1)
 
 
+cdef Py_ssize_t cut_rows(Fold *fold, Py_ssize_t first, Py_ssize_t stop) noexcept nogil:
+    """Leave cells [first, stop) of each row, and the outputs of a row that read them: the first of those."""
+    cdef Axis *axis = &fold.axis[2]
+    cdef Py_ssize_t begin = first_reader(axis, first)
+    axis.out = max(0, readers_stop(axis, stop - 1) - begin)
+    axis.size = stop - first
+    axis.inner_shift += begin * axis.step - first
+    if fold.line:
+        fold.line = axis.out + axis.shift_max
+    return begin
+
+
 cdef void clear_rows(const Fold *fold, char *x, Py_ssize_t planes, Py_ssize_t first, Py_ssize_t stop) noexcept nogil:
     """Rows [first, stop) of some planes become zero."""
-    cdef Py_ssize_t i, row = fold.axis[2].size * fold.itemsize
+    cdef Py_ssize_t rows = stop - first, cells = fold.axis[2].size, i, j
+    if cells == fold.row:  # they are one stretch
+        cells *= rows
+        rows = 1
     for i in range(planes * fold.axis[0].size):
-        memset(x + (i * fold.axis[1].size + first) * row, 0, (stop - first) * row)
+        for j in range(rows):
+            memset(x + (i * fold.axis[1].size + first + j) * fold.row * fold.itemsize, 0, cells * fold.itemsize)
 
 
 cdef void fold_row(const Fold *fold, fc_fold *row, char *x, Py_ssize_t *tap, Py_ssize_t *shift, char *lines) noexcept nogil:
@@ -219,7 +236,7 @@ cdef void fold_rows(const Fold *fold, const char *columns, Py_ssize_t row, Py_ss
                                           + (d * high.out + h - row) * wide.out)
                         line.rows += 1
             if line.rows:
-                fold_row(fold, &line, x + (at_d * high.size + at_h) * wide.size * fold.itemsize, tap, shift, lines)
+                fold_row(fold, &line, x + (at_d * high.size + at_h) * fold.row * fold.itemsize, tap, shift, lines)
 
 
 cdef void fold_task(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
