@@ -45,6 +45,21 @@ static void FC_FN(copy_rows)(void *vy, ptrdiff_t y_row, const void *vx, ptrdiff_
     } else if (left + right == 0 && step == 1 && n < VL && y_row == n && x_row >= n) {
         /* its weights: whole vectors, as long as the rest of the rows overwrites what they spill */
         for (; (rows - r) * n >= VL; r++, y += y_row, x += x_row) v_store(y, v_load(x));
+    } else if (left + right > 0 && step == 1 && left + n + right >= VL) {
+        /* padded rows: whole vectors, masked where x ends in them; the last one overlaps */
+        const ptrdiff_t all = left + n + right;
+        for (; r < rows; r++, y += y_row, x += x_row)
+            for (ptrdiff_t i = 0; i < all; i += VL) {
+                if (i > all - VL) i = all - VL;
+                const ptrdiff_t begin = left - i, end = begin + n; /* lanes of x */
+                if (begin <= 0 && end >= VL) {
+                    v_store(y + i, v_load(x - begin));
+                    continue;
+                }
+                const ptrdiff_t first = begin < 0 ? 0 : begin < VL ? begin : VL;
+                const ptrdiff_t last = end < 0 ? 0 : end < VL ? end : VL;
+                v_store(y + i, v_load_in(x - begin, first, last));
+            }
     }
     for (; r < rows; r++, y += y_row, x += x_row) {
         for (ptrdiff_t i = 0; i < left; i++) y[i] = 0;

@@ -43,9 +43,11 @@ static FC_INLINE void FC_FN(pixel_tile)(const fc_pixel_sums *t, const REAL *x, R
             for (ptrdiff_t k = i; k < i + taps; k++) {
                 const REAL *xs = x + off[k];
                 if (mr > 1) {
+                    const REAL *ahead = xs + next;
+                    FC_OPAQUE(ahead); /* else each line has a register for its distance */
 #pragma GCC unroll 8
-                    for (int j = LINE; j < nv * VL; j += LINE) FC_PREFETCH_READ(xs + next + j);
-                    FC_PREFETCH_READ(xs + next + nv * VL - 1);
+                    for (int j = LINE; j < nv * VL; j += LINE) FC_PREFETCH_READ(ahead + j);
+                    FC_PREFETCH_READ(ahead + nv * VL - 1);
                 }
                 FC_OPAQUE(xs);
                 if (mr < nv) {
