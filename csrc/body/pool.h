@@ -448,6 +448,14 @@ static void FC_FN(pool_fill)(const fc_pool *p, int op, ptrdiff_t rows) {
     FC_OVER_COLUMNS(rows * p->width, v_store_n((REAL *)p->row + c, neutral, m);)
 }
 
+/* Asks for the next block while this one, which was read first, is computed. */
+static FC_INLINE void FC_FN(pool_ask)(const REAL *x, const REAL *x_end, const REAL *y,
+                                      const REAL *y_end) {
+    const ptrdiff_t line = FC_CACHE_LINE / (ptrdiff_t)sizeof(REAL);
+    for (; x < x_end; x += line) FC_PREFETCH_READ(x);
+    for (; y < y_end; y += line) FC_PREFETCH(y);
+}
+
 /* One plane; op is POOL_MAX, POOL_SUM or POOL_SHARES. */
 static FC_INLINE void FC_FN(pool_plane)(const fc_pool *p, int op, const REAL *plane, REAL *y,
                                         const REAL *end) {
@@ -464,6 +472,9 @@ static FC_INLINE void FC_FN(pool_plane)(const fc_pool *p, int op, const REAL *pl
                 plain = FC_FN(pool_plain)(plane + d * D + h * W, n * W, NULL);
             for (ptrdiff_t d = d0; op == POOL_SHARES && p->rows && d < d1; d++)
                 FC_FN(pool_shares)(p, plane + d * D + h * W, shares + (d - d0) * n * W, d, h, n);
+            const ptrdiff_t results = (last - oh) * p->out[2];
+            if (end - y > 2 * results)
+                FC_FN(pool_ask)(x + n * W, x + 2 * n * W, y + results, y + 2 * results);
             if (op == POOL_SUM) {
                 FC_FN(pool_block_sum)(p, x, D, h, od, oh, last, y, end);
             } else if (op == POOL_SHARES && p->rows) {
@@ -478,7 +489,7 @@ static FC_INLINE void FC_FN(pool_plane)(const fc_pool *p, int op, const REAL *pl
                     if (y[i] != y[i] || y[i] == 0)
                         y[i] = FC_FN(pool_winner)(p, plane, od, oh + i / out, i % out, y[i]);
             }
-            y += (last - oh) * p->out[2];
+            y += results;
         }
 }
 
