@@ -21,7 +21,7 @@ ctypedef fused real:
 cdef enum:
     TASK = 1 << 14        # elements that a task reads and writes, or one plane
     EXACT = 1 << 24       # integers below are exact as float
-    BLOCK = 1 << 9        # elements of a block of rows of windows, or one row: short turns of reading and of writing
+    BLOCK = 1 << 9        # elements of a block of rows, or one row: short turns of reading and writing
     TURNED = 1 << 11      # the same where windows are no lattice
     ROWS = 1 << 18        # elements of the rows that it reaches over, at most
     SMALL = 1 << 7        # elements of such a block in each lane
@@ -169,7 +169,7 @@ cdef class Windows:
     cdef void set_blocks(self, fc_pool *pool) noexcept:
         """Clipped by the padding, dilated windows need not begin in the order of their rows: a block is one of those."""
         cdef Py_ssize_t i, last, depth = 0
-        pool.block = max(<Py_ssize_t>1, (BLOCK if pool.stride else TURNED) // pool.width) if pool.step[1] == 1 else 1
+        pool.block = max(<Py_ssize_t>1, (BLOCK if pool.stride else TURNED) // max(pool.width, pool.out[2])) if pool.step[1] == 1 else 1
         pool.block = min(pool.block, pool.out[1])
         pool.rows = 1
         for i in range(pool.out[0]):
