@@ -169,8 +169,10 @@ cdef class Windows:
     cdef void set_blocks(self, fc_pool *pool) noexcept:
         """Clipped by the padding, dilated windows need not begin in the order of their rows: a block is one of those."""
         cdef Py_ssize_t i, last, depth = 0
-        pool.block = max(<Py_ssize_t>1, (BLOCK if pool.stride else TURNED) // max(pool.width, pool.out[2])) if pool.step[1] == 1 else 1
-        pool.block = min(pool.block, pool.out[1])
+        pool.block = 1
+        if pool.step[1] == 1:
+            pool.block = (BLOCK if pool.stride else TURNED) // max(pool.width, pool.out[2])
+            pool.block = max(<Py_ssize_t>1, min(pool.block, pool.out[1]))
         pool.rows = 1
         for i in range(pool.out[0]):
             depth = max(depth, pool.stop[0][i] - pool.start[0][i])
