@@ -28,6 +28,8 @@ enum {
 enum { FC_SPLIT_MAX = 6 };
 /* Most columns of a column kernel: whole vectors of any row. */
 enum { FC_COLUMNS = 512 };
+/* Of the widest vector. */
+enum { FC_LANES_MAX = 16 };
 /* Vectors that long chains of steps, such as exponentials, take step by step together. */
 enum { FC_TOGETHER = 4 };
 
@@ -309,7 +311,7 @@ typedef struct {
     int add;
 } fc_fold;
 
-/* pool_max / pool_avg: one plane x[d][h][w] -> y[od][oh][ow]. Axis k (0 = d, 1 = h, 2 = w) of
+/* pool_max / pool_avg: planes x[d][h][w] -> y[od][oh][ow]. Axis k (0 = d, 1 = h, 2 = w) of
  * window o holds the cells start[k][o], start[k][o] + step[k], ... < stop[k][o], all inside the
  * plane. pool_avg_backward: x is dy, y is dx, and the tables hold the windows each cell lies in. */
 typedef struct {
@@ -325,14 +327,28 @@ typedef struct {
      * plane or not; stride is 1 or 2, and no window is empty. Or stride is 0: only the tables
      * count. */
     ptrdiff_t stride, pad, taps;
-    /* Scratch: rows of `width` REALs, in which an input row begins at `left`. With an index there
-     * are as many as `block` rows of windows (and a d) reach over, else one. */
+    /* A row of scratch has `width` REALs; an input row begins at `left`. `block` rows of windows
+     * are computed together, which reach over `rows` input rows (of all d); 0: too many for the
+     * scratch. That has room for so many rows of each, and for 4 vectors. */
     void *row;
     ptrdiff_t width, left, rows, block;
-    /* Or several planes, one after the other in memory and at most `lanes`, are pooled together; 0:
-     * one is. Then scratch is `lanes` times the cells and the windows of a plane, and as many as
-     * the larger of its windows and its row of cells. */
-    ptrdiff_t planes;
+    ptrdiff_t planes; /* one after the other in memory */
+    /* Where windows along w are no lattice: whether rows of them lie in the lanes on the way. Then
+     * the scratch has room for a vector for each cell of a row and of a row of results, too. */
+    int lanes;
+    /* Whether small planes do. Then the scratch has room for a vector for each cell of a block of
+     * rows, of a plane and of its results. With an index it is twice the results and no rows. */
+    int together;
+    /* Or, where each cell has a window that holds it, planes of one d are an array, so many of them
+     * at a time; else 0. The window of a cell reaches from the before[k]-th cell before it over
+     * reach[k] of them, k = 0 along h and 1 along w, or over less. `inside` has a row of cells +
+     * FC_LANES_MAX REALs for the divisors, which begin again behind the last cell, and one for
+     * each of the reach[0] and then reach[1] cells: whether the window of a cell has it, 1 or 0.
+     * Then the scratch has room for two such arrays, reach[0] rows and reach[1] cells beside each,
+     * and 4 vectors. */
+    ptrdiff_t flat;
+    ptrdiff_t before[2], reach[2];
+    const void *inside;
 } fc_pool;
 
 typedef void (*fc_conv_tile_fn)(const fc_conv_tile *);

@@ -258,8 +258,15 @@ def test_planes_together_and_rows_in_blocks(isa_row, dtype, options, size):
             same_bytes(F.max_pool2d(x[n : n + 1, c : c + 1], **options), y[n : n + 1, c : c + 1])
 
 
-@pytest.mark.parametrize("size", [7, 14, 16], ids=str)
-@pytest.mark.parametrize("options", AVG_OPTIONS, ids=str)
+SAME = [
+    {"kernel_size": 3, "stride": 1, "padding": 1},
+    {"kernel_size": (5, 3), "stride": 1, "padding": (2, 1), "count_include_pad": False},
+    {"kernel_size": (1, 7), "stride": 1, "padding": (0, 3)},
+]
+
+
+@pytest.mark.parametrize("size", [5, 7, 14, 16, 22, 23, 30], ids=str)
+@pytest.mark.parametrize("options", [*AVG_OPTIONS, *SAME], ids=str)
 def test_average_planes_together(isa_row, dtype, options, size):
     """Each plane as if it were alone, forward and backward."""
     x = reals(rng(6), (3, 7, size, size), dtype)
@@ -274,6 +281,40 @@ def test_average_planes_together(isa_row, dtype, options, size):
         one = (slice(n, n + 1), slice(c, c + 1))
         same_bytes(F.avg_pool2d(x[one], **options), y[one])
         same_bytes(F.avg_pool2d_backward(dy[one], x[one].shape, **options), dx[one])
+
+
+@pytest.mark.parametrize("size", [(1, 9), (5, 5), (7, 6), (17, 17)], ids=str)
+@pytest.mark.parametrize("special", [np.nan, np.inf, -np.inf, -0.0])
+def test_no_window_reaches_into_the_next_plane(isa_row, dtype, size, special):
+    """Windows of small planes with an output for each cell: what lies behind an edge is another plane."""
+    x = reals(rng(6), (2, 5, *size), dtype)
+    x[0, 2] = x[1, 1] = special
+    for options in SAME:
+        if options["kernel_size"] != 3 and size[0] == 1:
+            continue
+        window = {k: v for k, v in options.items() if k != "count_include_pad"}
+        same_bytes(F.max_pool2d(x, **window), ref.max_pool2d(x, **window).astype(dtype))
+        y = F.avg_pool2d(x, **options)
+        dx = F.avg_pool2d_backward(x, x.shape, **options)
+        for n, c in ((0, 1), (0, 3), (1, 0), (1, 2)):
+            one = (slice(n, n + 1), slice(c, c + 1))
+            same_bytes(F.avg_pool2d(x[one], **options), y[one])
+            same_bytes(F.avg_pool2d_backward(x[one], x[one].shape, **options), dx[one])
+            assert np.isfinite(y[one]).all()
+            assert np.isfinite(dx[one]).all()
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_average_gradients_add_in_one_order(isa_row, dtype, kernel):
+    """Whatever the size of the plane: small ones go other ways than large ones."""
+    options = {"kernel_size": kernel, "stride": 1, "padding": kernel // 2}
+    dy = reals(rng(6), (1, 2, 40, 40), dtype)
+    whole = F.avg_pool2d_backward(dy, dy.shape, **options)
+    for size in (9, 14, 20, 33):
+        part = np.ascontiguousarray(dy[..., :size, :size])
+        dx = F.avg_pool2d_backward(part, part.shape, **options)
+        inner = (..., slice(size - kernel // 2), slice(size - kernel // 2))
+        same_bytes(np.ascontiguousarray(dx[inner]), np.ascontiguousarray(whole[inner]))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 3), (7, 7), (4, 8), (32, 32), (25, 41)], ids=str)

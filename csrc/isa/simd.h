@@ -108,6 +108,9 @@
 #ifndef FC_INLINE
 #define FC_INLINE inline __attribute__((always_inline))
 #endif
+#ifndef FC_NOINLINE
+#define FC_NOINLINE __attribute__((noinline))
+#endif
 
 #ifndef FC_PREFETCH
 #if defined(__GNUC__)

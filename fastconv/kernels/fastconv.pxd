@@ -6,7 +6,7 @@ from libc.stdint cimport int32_t, int64_t, uint32_t
 cdef extern from "fastconv.h" nogil:
     enum:
         FC_MR_MAX, FC_NV_MAX, FC_PIXEL_NV_MAX, FC_WGRAD_MR_MAX, FC_DOT_A_MAX, FC_DOT_B_MAX
-        FC_COLUMNS, FC_TOGETHER, FC_CACHE_LINE
+        FC_COLUMNS, FC_LANES_MAX, FC_TOGETHER, FC_CACHE_LINE
         FC_FIRST, FC_LAST, FC_RELU
         FC_ACT_RELU, FC_ACT_TANH, FC_ACT_SIGMOID, FC_ACT_COUNT
 
@@ -170,6 +170,11 @@ cdef extern from "fastconv.h" nogil:
         Py_ssize_t stride, pad, taps
         void *row
         Py_ssize_t width, left, rows, block, planes
+        bint lanes, together
+        Py_ssize_t flat
+        Py_ssize_t before[2]
+        Py_ssize_t reach[2]
+        const void *inside
 
     ctypedef void (*fc_conv_tile_fn)(const fc_conv_tile *) noexcept nogil
     ctypedef void (*fc_conv_store_fn)(const fc_conv_store *) noexcept nogil

@@ -7,7 +7,7 @@ cimport numpy as cnp
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 
-from fastconv.kernels.fastconv cimport fc_kernels, fc_pool, fc_pool_fn
+from fastconv.kernels.fastconv cimport FC_LANES_MAX, fc_kernels, fc_pool, fc_pool_fn
 from fastconv.kernels.isa cimport active_kernels
 from fastconv.kernels.memory cimport address
 from fastconv.kernels.team cimport run_tasks
@@ -20,10 +20,15 @@ ctypedef fused real:
 
 cdef enum:
     TASK = 1 << 14        # elements that a task reads and writes, or one plane
-    LANES = 16            # of the widest vector; rows are padded for it
     EXACT = 1 << 24       # integers below are exact as float
-    BLOCK = 8             # rows of windows whose rows are copied together, at most
-    ROWS = 1 << 18        # elements of scratch for these, at most
+    BLOCK = 1 << 9        # elements of a block of rows, or one row: short turns of reading and writing
+    TURNED = 1 << 11      # the same where windows are no lattice
+    ROWS = 1 << 18        # elements of the rows that it reaches over, at most
+    SMALL = 1 << 7        # elements of such a block in each lane
+    FLAT = 1 << 10        # elements of planes that are one array, or one plane
+    FLAT_CELLS = 1 << 9   # of such a plane, at most
+    FLAT_REACH = 7        # of a window, at most
+    LANED = 1 << 11       # cells of rows that lie in the lanes, at most
     WHOLE = 1 << 10       # cells of a plane that is one window, of which the lanes add up all
     TOGETHER = 1 << 8     # cells, and windows, of a plane that is small: a lane adds up so many
 
@@ -31,29 +36,34 @@ cdef struct Job:
     fc_pool pool
     fc_pool_fn run
     Py_ssize_t planes, group, plane_in, plane_out, itemsize
-    Py_ssize_t together   # planes of a call
-    bint mean             # pool_mean or its adjoint runs
     bint bad_index        # scatter met an index outside its plane
 
 
 cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
     cdef const Job *job = <const Job *>argument
     cdef fc_pool pool = job.pool
-    cdef Py_ssize_t at = number * job.group, last = min(at + job.group, job.planes)
+    cdef Py_ssize_t at = number * job.group
     pool.row = workspace
-    while at < last:
-        pool.x = <const char *>job.pool.x + at * job.plane_in * job.itemsize
-        pool.y = <char *>job.pool.y + at * job.plane_out * job.itemsize
-        if pool.index != NULL:
-            pool.index = job.pool.index + at * job.plane_out
-        if pool.planes:
-            pool.planes = min(job.together, last - at)
-        job.run(&pool)
-        at += job.together
+    pool.x = <const char *>job.pool.x + at * job.plane_in * job.itemsize
+    pool.y = <char *>job.pool.y + at * job.plane_out * job.itemsize
+    if pool.index != NULL:
+        pool.index = job.pool.index + at * job.plane_out
+    pool.planes = min(job.group, job.planes - at)
+    job.run(&pool)
 
 
 cdef Py_ssize_t ceil_div(Py_ssize_t a, Py_ssize_t b) noexcept:
     return (a + b - 1) // b
+
+
+cdef Py_ssize_t padded(const fc_pool *pool, bint adjoint, Py_ssize_t lanes) noexcept:
+    """A row with what its windows reach over, where results come in vectors of so many lanes."""
+    cdef Py_ssize_t out
+    if adjoint:
+        out = ceil_div(ceil_div(pool.out[2], pool.stride), lanes) * lanes
+        return pool.left + max(pool.inp[2], out + pool.pad + 1)
+    out = ceil_div(pool.out[2], lanes) * lanes
+    return max(pool.left + pool.inp[2], out * pool.stride + (pool.taps - 1) * pool.step[2])
 
 
 cdef object found_lattice(start, stop, step):
@@ -78,6 +88,7 @@ cdef class Windows:
     cdef bint whole       # whether a plane is one row, and one window of which the lanes add up all cells
     cdef list arrays
     cdef dict divisor_w   # itemsize: divisors along w in that type
+    cdef dict inside      # itemsize: fc_pool.inside, of the forward pass and of its adjoint
     cdef readonly Py_ssize_t cells
     cdef readonly Py_ssize_t windows
 
@@ -95,9 +106,8 @@ cdef class Windows:
             self.pool.out[i] = len(start)
             self.cells *= sizes[i]
             self.windows *= len(start)
-        self.pool.rows = self.pool.block = 1
         self.pool.width = sizes[2]
-        self.pool.stride = self.pool.planes = 0
+        self.pool.stride = 0
         if lattice is None:
             lattice = found_lattice(start, stop, steps[2])
         if lattice is not None and not empty:
@@ -106,6 +116,8 @@ cdef class Windows:
                       and self.cells <= WHOLE)
         self.set_scanned()
         self.set_divisors(divisors)
+        self.inside = {4: [None, None], 8: [None, None]}
+        self.set_flat(&self.pool, False)
 
     @property
     def nbytes(self):
@@ -113,6 +125,8 @@ cdef class Windows:
         cdef Py_ssize_t cells = 0
         for i in range(3):
             cells += 16 * self.pool.inp[i] + 36 * self.pool.out[i]
+        if self.pool.flat:
+            cells += 24 * (self.cells + FC_LANES_MAX) * (1 + self.pool.reach[0] + self.pool.reach[1])
         return 4096 + cells
 
     cdef tuple set_axis(self, fc_pool *pool, int axis, starts, stops):
@@ -125,12 +139,13 @@ cdef class Windows:
 
     cdef set_lattice(self, stride, padding, taps):
         """Rows are padded for all windows, unless that makes them far longer than the input."""
-        size, out = self.pool.inp[2], ceil_div(self.pool.out[2], LANES) * LANES
-        width = max(padding + size, out * stride + (taps - 1) * self.pool.step[2])
-        if stride not in (1, 2) or width > 2 * size + 1024:
+        cdef fc_pool pool = self.pool
+        if stride not in (1, 2):
             return
-        self.pool.stride, self.pool.pad, self.pool.taps = stride, padding, taps
-        self.pool.left, self.pool.width = padding, width
+        pool.stride, pool.pad, pool.taps, pool.left = stride, padding, taps, padding
+        pool.width = padded(&pool, False, FC_LANES_MAX)
+        if pool.width <= 2 * pool.inp[2] + 1024:
+            self.pool = pool
 
     cdef set_divisors(self, divisors):
         cdef cnp.ndarray d, h, w
@@ -141,22 +156,58 @@ cdef class Windows:
         self.pool.divisor[1] = <const double *>cnp.PyArray_DATA(h)
 
     cdef set_scanned(self):
-        """The vector kernel keeps the offset of a maximum in a float, and copies the rows of a block of windows.
+        """The vector kernel keeps the offset of a maximum in a float, and copies the rows of a block of windows."""
+        cdef Py_ssize_t reach = self.pool.inp[2] + self.pool.taps
+        reach += self.extent(0) * self.pool.inp[1] * self.pool.inp[2] + self.extent(1) * self.pool.inp[2]
+        self.set_blocks(&self.pool)
+        self.scanned = self.pool.stride == 0 or self.pool.step[2] != 1 or reach >= EXACT or self.pool.rows == 0
 
-        Clipped by the padding, dilated windows need not begin in the order of their rows: a block is one of those.
-        """
-        cdef Py_ssize_t reach = self.pool.inp[2] + self.pool.taps, rows = ROWS
-        cdef Py_ssize_t block = 2 * (BLOCK if self.pool.step[1] == 1 else 1)
-        depth = (self.arrays[1] - self.arrays[0]).max()
-        start, stop = self.arrays[2], self.arrays[3]
-        reach += depth * self.pool.inp[1] * self.pool.inp[2] + (stop - start).max() * self.pool.inp[2]
-        while block > 1 and rows * self.pool.width > ROWS:
-            block //= 2
-            last = np.minimum(np.arange(0, len(start), block) + block, len(start)) - 1
-            rows = depth * (stop[last] - start[::block]).max()
-        self.pool.rows, self.pool.block = rows, block
-        self.scanned = (self.pool.stride == 0 or self.pool.step[2] != 1 or reach >= EXACT
-                        or rows * self.pool.width > ROWS)
+    cdef Py_ssize_t extent(self, int axis):
+        """Of the longest window, from its first to its last cell."""
+        return (self.arrays[2 * axis + 1] - self.arrays[2 * axis]).max()
+
+    cdef void set_blocks(self, fc_pool *pool) noexcept:
+        """Clipped by the padding, dilated windows need not begin in the order of their rows: a block is one of those."""
+        cdef Py_ssize_t i, last, depth = 0
+        pool.block = 1
+        if pool.step[1] == 1:
+            pool.block = (BLOCK if pool.stride else TURNED) // max(pool.width, pool.out[2])
+            pool.block = max(<Py_ssize_t>1, min(pool.block, pool.out[1]))
+        pool.rows = 1
+        for i in range(pool.out[0]):
+            depth = max(depth, pool.stop[0][i] - pool.start[0][i])
+        for i in range(0, pool.out[1], pool.block):
+            last = min(i + pool.block, pool.out[1]) - 1
+            pool.rows = max(pool.rows, depth * (pool.stop[1][last] - pool.start[1][i]))
+        if pool.rows > ROWS // pool.width:
+            pool.rows = 0
+
+    cdef set_flat(self, fc_pool *pool, bint adjoint):
+        """Where each cell of a small plane has a window that holds it: the tables of fc_pool.inside."""
+        pool.flat = 0
+        if pool.inp[0] != 1 or pool.out[0] != 1 or self.cells > FLAT_CELLS or self.windows == 1:
+            return
+        held = []
+        for i in range(1, 3):
+            cells = np.arange(pool.inp[i])
+            start, stop = self.arrays[8 * adjoint + 2 * i], self.arrays[8 * adjoint + 2 * i + 1]
+            if pool.out[i] != pool.inp[i] or pool.step[i] != 1 or (start > cells).any() or (stop <= cells).any():
+                return
+            pool.before[i - 1] = (cells - start).max()
+            pool.reach[i - 1] = pool.before[i - 1] + (stop - cells).max()
+            if pool.reach[i - 1] > FLAT_REACH:
+                return
+            taps = cells + np.arange(pool.reach[i - 1])[:, None] - pool.before[i - 1]
+            held.append((start <= taps) & (taps < stop))
+        shape = pool.inp[1], pool.inp[2]
+        for itemsize, w in self.divisor_w.items():
+            d, h = self.arrays[6], self.arrays[7]
+            rows = [(d * h).astype(w.dtype)[:, None] * w]
+            rows += [np.broadcast_to(row[:, None], shape) for row in held[0]]
+            rows += [np.broadcast_to(row, shape) for row in held[1]]
+            table = np.stack([np.resize(row, self.cells + FC_LANES_MAX) for row in rows])
+            self.inside[itemsize][adjoint] = table.astype(w.dtype)
+        pool.flat = max(<Py_ssize_t>1, FLAT // self.cells)
 
     cdef fc_pool backward(self):
         """For each cell the windows it lies in: pooling dy over them is the adjoint, as windows are monotone and dense."""
@@ -170,40 +221,65 @@ cdef class Windows:
                 pool.inp[i], pool.out[i], pool.step[i] = self.pool.out[i], self.pool.inp[i], 1
             pool.left, pool.width = 0, pool.inp[2]
             if pool.stride:
-                cells_of_phase = ceil_div(ceil_div(pool.out[2], pool.stride), LANES) * LANES
                 pool.left = pool.taps
-                pool.width = pool.taps + max(pool.inp[2], cells_of_phase + pool.pad + 1)
+                pool.width = padded(&pool, True, FC_LANES_MAX)
+            self.set_blocks(&pool)
+            self.set_flat(&pool, True)
             self.adjoint = pool
         return pool
 
 
-cdef run(Job *job, Windows windows, fc_pool pool, object x, object y, Py_ssize_t planes, int threads):
-    cdef Py_ssize_t rows = pool.rows if pool.index != NULL and pool.stride else 1
-    cdef Py_ssize_t scratch = rows * pool.width, lanes
+cdef run(Job *job, Windows windows, fc_pool pool, bint adjoint, object x, object y, Py_ssize_t planes, int threads):
+    cdef Py_ssize_t scratch, lanes, cells
     job.itemsize = x.itemsize
     job.plane_in = pool.inp[0] * pool.inp[1] * pool.inp[2]
     job.plane_out = pool.out[0] * pool.out[1] * pool.out[2]
-    job.together = 1
     lanes = active_kernels(job.itemsize).lanes
     # Rows of results of a vector or less, or of two where they need no indices, but for a single window, whose cells fill
     # vectors.
-    if (pool.out[2] <= (lanes if pool.index != NULL else 2 * lanes) and 1 < job.plane_out <= TOGETHER
-            and job.plane_in <= TOGETHER):
-        pool.planes = job.together = lanes
-        scratch = lanes * (job.plane_in + job.plane_out + max(job.plane_out, pool.inp[2]))
-    set_group(job, planes)
-    if job.mean:
-        pool.planes = job.together = job.group
+    if pool.index != NULL or lanes == 1:
+        pool.flat = 0
+    pool.together = (1 < lanes and not pool.flat and pool.out[2] <= (lanes if pool.index != NULL else 2 * lanes)
+                     and 1 < job.plane_out <= TOGETHER and job.plane_in <= TOGETHER)
+    # A long window fills vectors by itself, and so do the many cells that have the same.
+    pool.lanes = (pool.stride == 0 and 1 < lanes and pool.inp[2] <= LANED and pool.out[2] < lanes * pool.inp[2]
+                  and (pool.step[2] != 1 or longest(&pool) < lanes))
+    set_group(job, planes, lanes if pool.together else 1)
+    if pool.together:
+        if adjoint and pool.taps <= pool.stride:  # no window reaches over another: nothing is added
+            pool.stride = pool.left = 0
+        if pool.stride:
+            pool.width = padded(&pool, adjoint, 1)
+        if pool.step[1] == 1:
+            pool.block = max(<Py_ssize_t>1, SMALL // pool.width)
+    scratch = (pool.rows + pool.block) * pool.width + 4 * lanes
+    if pool.lanes:
+        scratch += lanes * (pool.inp[2] + pool.out[2])
+    if pool.together:
+        scratch = max(scratch, lanes * (pool.block * pool.width + job.plane_in + 2 * job.plane_out))
+    if pool.flat:
+        cells = pool.flat * windows.cells + pool.reach[0] * pool.inp[2] + pool.reach[1]
+        scratch = max(scratch, 2 * cells + 4 * lanes)
+    if windows.whole and pool.index == NULL:
         scratch = 0
     job.pool = pool
     job.pool.x, job.pool.y = address(x), address(y)
     job.pool.divisor_w = address(windows.divisor_w[job.itemsize])
+    job.pool.inside = address(windows.inside[job.itemsize][adjoint]) if pool.flat else NULL
     run_tasks(task, job, ceil_div(planes, job.group), scratch * job.itemsize, threads)
 
 
-cdef void set_group(Job *job, Py_ssize_t planes) noexcept:
+cdef Py_ssize_t longest(const fc_pool *pool) noexcept:
+    """Cells of the longest window along the last axis."""
+    cdef Py_ssize_t i, cells = 0
+    for i in range(pool.out[2]):
+        cells = max(cells, pool.stop[2][i] - pool.start[2][i])
+    return cells
+
+
+cdef void set_group(Job *job, Py_ssize_t planes, Py_ssize_t together) noexcept:
     job.planes = planes
-    job.group = ceil_div(max(<Py_ssize_t>1, TASK // (job.plane_in + job.plane_out)), job.together) * job.together
+    job.group = ceil_div(max(<Py_ssize_t>1, TASK // (job.plane_in + job.plane_out)), together) * together
 
 
 def max_pool(Windows windows, x, y, index, Py_ssize_t planes, int threads):
@@ -213,16 +289,16 @@ def max_pool(Windows windows, x, y, index, Py_ssize_t planes, int threads):
     pool.index = <int64_t *>address(index)
     if pool.index != NULL and windows.scanned:
         pool.stride = 0
-    job.run, job.mean = active_kernels(x.itemsize).pool_max, False
-    run(&job, windows, pool, x, y, planes, threads)
+    job.run = active_kernels(x.itemsize).pool_max
+    run(&job, windows, pool, False, x, y, planes, threads)
 
 
 def avg_pool(Windows windows, x, y, Py_ssize_t planes, int threads):
     """y[plane][window] = the sum of the window / its divisor."""
     cdef Job job
     cdef const fc_kernels *kernels = active_kernels(x.itemsize)
-    job.run, job.mean = kernels.pool_mean if windows.whole else kernels.pool_avg, windows.whole
-    run(&job, windows, windows.pool, x, y, planes, threads)
+    job.run = kernels.pool_mean if windows.whole else kernels.pool_avg
+    run(&job, windows, windows.pool, False, x, y, planes, threads)
 
 
 def avg_pool_backward(Windows windows, dy, dx, Py_ssize_t planes, int threads):
@@ -230,8 +306,7 @@ def avg_pool_backward(Windows windows, dy, dx, Py_ssize_t planes, int threads):
     cdef Job job
     cdef const fc_kernels *kernels = active_kernels(dy.itemsize)
     job.run = kernels.pool_mean_backward if windows.whole else kernels.pool_avg_backward
-    job.mean = windows.whole
-    run(&job, windows, windows.backward(), dy, dx, planes, threads)
+    run(&job, windows, windows.backward(), True, dy, dx, planes, threads)
 
 
 cdef bint scatter(real *dx, const real *dy, const int64_t *index, Py_ssize_t cells, Py_ssize_t windows) noexcept nogil:
@@ -268,7 +343,7 @@ def max_pool_backward(dy, index, dx, Py_ssize_t planes, Py_ssize_t windows, Py_s
     cdef Job job
     job.itemsize = dy.itemsize
     job.pool.x, job.pool.y, job.pool.index = address(dy), address(dx), <int64_t *>address(index)
-    job.plane_in, job.plane_out, job.together, job.bad_index = windows, cells, 1, False
-    set_group(&job, planes)
+    job.plane_in, job.plane_out, job.bad_index = windows, cells, False
+    set_group(&job, planes, 1)
     run_tasks(scatter_task, &job, ceil_div(planes, job.group), 0, threads)
     return not job.bad_index
