@@ -117,27 +117,6 @@ typedef struct {
 } fc_pixel_sums;
 
 /*
- * pixel_plane: the sums of one channel and one output, from x straight to the rows of y.
- *   y[r*y_row + p] = act(sum_i sum_k a[i*across + k] * band[(r + i)*band_row + off[k] + p] + bias +
- *   residual[r*y_row + p])   r < rows, p < cols, i < down, k < across
- * On the way rows of x go to the band: band[(first + i)*band_row + left + c] = x[i*x_row + c] for
- * i < in_rows, c < in_cols. The rest of the band is zero, and it is readable to the end of the last
- * whole vector of a row.
- */
-typedef struct {
-    const void *x;
-    void *band;
-    const ptrdiff_t *off; /* off[across] */
-    const void *a;        /* a[down][across] */
-    void *y;
-    const void *bias;     /* one, or NULL */
-    const void *residual; /* same strides as y, or NULL */
-    ptrdiff_t x_row, in_rows, in_cols, first, left, band_row;
-    ptrdiff_t down, across, rows, cols, y_row;
-    int relu;
-} fc_pixel_plane;
-
-/*
  * pixel_store: y[m*y_m + r*y_row + p*y_px] = act(sums[m*s_m + r*s_row + p] + bias[m] + residual)
  * With `odd`, the sums of the odd places of rows whose y_px is 2; odd_cols is cols or cols - 1.
  */
@@ -355,7 +334,6 @@ typedef void (*fc_conv_tile_fn)(const fc_conv_tile *);
 typedef void (*fc_conv_store_fn)(const fc_conv_store *);
 typedef void (*fc_gemm_tile_fn)(const fc_gemm_tile *);
 typedef void (*fc_pixel_sums_fn)(const fc_pixel_sums *);
-typedef void (*fc_pixel_plane_fn)(const fc_pixel_plane *);
 typedef void (*fc_pixel_store_fn)(const fc_pixel_store *);
 typedef void (*fc_depthwise_load_fn)(void *y, const int32_t *at, const void *x, ptrdiff_t x_plane,
                                      ptrdiff_t pixels, ptrdiff_t planes);
@@ -394,7 +372,6 @@ typedef struct {
     fc_conv_store_fn conv_store;
     fc_gemm_tile_fn gemm_tile[FC_NV_MAX + 1][FC_MR_MAX + 1];
     fc_pixel_sums_fn pixel_sums[FC_MR_MAX + 1];
-    fc_pixel_plane_fn pixel_plane;
     fc_pixel_store_fn pixel_store;
     fc_depthwise_load_fn depthwise_load;
     fc_depthwise_sums_fn depthwise_sums;

@@ -326,32 +326,7 @@ def _col2im(shape: Shape) -> Counts:
     }
 
 
-def _is_plane(shape: Shape) -> bool:
-    """Whether one channel goes to one output without a stride, see conv_pixel.is_plane."""
-    rows_follow = shape.kernel[1] == 1 or shape.dilation[1] == 1
-    one = shape.channels == shape.outputs == shape.kernel[0] == 1
-    return (
-        one and rows_follow and not shape.has_stride and shape.size[2] >= isa.lanes(shape.itemsize)
-    )
-
-
-def _plane(shape: Shape) -> Counts:
-    rows = shape.groups * shape.images * shape.size[1]
-    vectors = rows * _vectors(shape, shape.size[2])
-    return {
-        "fma": 0,
-        "pairs": vectors * shape.terms,
-        "vectors": vectors,
-        "rows": rows,
-        "maps": shape.groups * shape.images,
-        **_packing(shape, 1 / isa.lanes(shape.itemsize), joined=True),
-        "calls": 1,
-    }
-
-
 def _pixel(shape: Shape) -> Counts:
-    if _is_plane(shape):
-        return _plane(shape)
     panels = max(1, math.ceil(shape.outputs / isa.tiles(shape.itemsize)["pixel"]))
     width = shape.outputs / panels
     height, row = shape.size[1], _vectors(shape, shape.size[2])
@@ -669,13 +644,15 @@ class Costs:
 
 
 # One core of an AMD EPYC (Zen 3), gcc 12.2, a virtual machine: printed by `python -m benchmarks.costs`. Of the forward and input
-# gradients that each was fitted to, the model is within 10 % for 48 % of 33 (linear), 54 % of 361 (pixel), 50 % of 149
+# gradients that each was fitted to, the model is within 10 % for 68 % of 19 (linear), 54 % of 361 (pixel), 50 % of 149
 # (depthwise), 63 % of 293 (direct), 56 % of 212 (im2col), 78 % of 128 (winograd). The weight gradients were fitted later, at a
 # peak of 112, which "efficiency" allows for: within 10 % for 100 % of 16 (linear), 88 % of 32 (depthwise), 81 % of 89 (winograd)
 # and 67 % of 279 (direct), of which 60 are 3x3 and 5x5 kernels with 2 to 7 outputs. "copies" of direct was held at what suits
 # those; groups of one output, which are never chosen, would triple it. "col2im" was fitted by itself, to 96 input gradients:
-# within 10 % for 53 % of them. Of its constants "adds" and "pack" were held and "transposes", which the fit puts at
-# 6.25, lowered by hand, after the first layer of AlexNet: 12.0 % off on average instead of 11.3 %. Added by hand, and less
+# within 10 % for 53 % of them. Of its constants "adds" was held, "calls" and "pack" were lowered when packing became faster
+# ("pack" to what a later fit to 151 gradients gives) and "transposes", which the fits put at 6.25 and 7.7, after the first layer
+# of AlexNet. Those of "images" were set by hand: on 33 batches of small maps, in both types, the model is between 0.91 and 1.19
+# of the time, and a fit to 96 gives much the same. Added by hand, and less
 # certain: "fills" of im2col, what a tile of columns costs besides its elements, 0 to 100 ns in twelve 1x1 layers of small
 # groups; its transposes; "phased" of pixel, the weights of a tap and channel of a gradient with a stride, 8 to 16 ns for
 # four layers of patches; and its "leaps", what it takes to go on to the next of many channels of a band where that is on
@@ -685,12 +662,11 @@ _AVX2 = Costs(
     bandwidth=21,
     ns={
         "linear": {
-            "calls": 2720,
-            "efficiency": 0.785,
-            "input": 1.78,
-            "pack": 1.64,
-            "pack far": 0.471,
-            "turn": 5.79,
+            "calls": 5240,
+            "efficiency": 0.715,
+            "input": 0.441,
+            "pack": 1.11,
+            "pack far": 1.18,
         },
         "pixel": {
             "calls": 4220,
@@ -701,18 +677,14 @@ _AVX2 = Costs(
             "lines": 6.71,
             "leaps": 80.0,
             "loads": 0.0533,
-            "maps": 30.0,
             "pack": 2.2,
             "pack far": 2.28,
-            "pairs": 0.2,
             "phased": 10.0,
             "planes": 115,
-            "rows": 2.0,
             "scatters": 2.48,
             "stores": 1.64,
             "turn": 11.5,
             "unpaired": 9.64,
-            "vectors": 1.5,
         },
         "depthwise": {
             "calls": 5050,
@@ -756,7 +728,7 @@ _AVX2 = Costs(
             "copies far": 2.48,
             "efficiency": 0.968,
             "lines": 6.43,
-            "pack": 2.5,
+            "pack": 4.0,
             "tiles": 14.8,
             "transposes": 4.0,
         },

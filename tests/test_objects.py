@@ -22,15 +22,7 @@ pytestmark = pytest.mark.skipif(OBJDUMP is None, reason="objdump (binutils) is n
 
 ROWS = [row["name"] for row in isa.rows()]
 # Tiles whose accumulators must stay in registers, and the loops in which they would be spilled.
-TILES = (
-    "conv_tile",
-    "gemm_tile",
-    "wgrad_tile",
-    "winograd_tile",
-    "pixel_sums",
-    "pixel_plane",
-    "dot_tile",
-)
+TILES = ("conv_tile", "gemm_tile", "wgrad_tile", "winograd_tile", "pixel_sums", "dot_tile")
 MEMORY_READ = re.compile(r"(?:mov|vmov|vbroadcast|vfn?madd)\S*\s+[^%$]*\([^)]*\)")
 VECTOR_STORE = re.compile(r"vmov[a-z0-9]+\s+%[xyz]mm\d+,[-0-9a-fx]*\(%r[sb]p")
 

@@ -12,14 +12,6 @@
  * from beyond L2, and its channels are too far apart for the hardware to see them coming (3 of 64
  * channels, 3x3: 69 -> 91 % of the peak).
  *
- * pixel_plane: one channel to one output, from x straight to the rows of y.
- *
- *   for pairs of rows: for tiles of nv vectors: for i < down: for k < across:
- *     acc[r][0:nv] += a[i*across + k] * x[(r+i)*x_row + off[k] + 0:nv]
- *
- * Tile: 2 rows x nv vectors of pixels, two weights and one vector of x passing by, which serves
- * both rows. Sums, their order and so their bits are those of pixel_sums.
- *
  * pixel_store: bias, residual and activation, to the rows of y.
  */
 static FC_INLINE void FC_FN(pixel_tile)(const fc_pixel_sums *t, const REAL *x, REAL *sums,
@@ -209,137 +201,11 @@ static FC_INLINE void FC_FN(pixel_rows)(const fc_pixel_sums *t, const int mr, co
 FC_TILES_1(FC_PIXEL_SUMS, FC_PIXEL_MR)
 
 /* n values of one row from their sums; `at` is the first one's place in the row. */
-static inline V FC_FN(pixel_act)(int relu, V s, const REAL *bias, const REAL *residual,
-                                 ptrdiff_t at, ptrdiff_t n) {
+static inline V FC_FN(pixel_act)(const fc_pixel_store *t, V s, const REAL *bias,
+                                 const REAL *residual, ptrdiff_t at, ptrdiff_t n) {
     if (bias) s = v_add(s, v_set1(*bias));
     if (residual) s = v_add(s, n == VL ? v_load(residual + at) : v_load_n(residual + at, n));
-    return relu ? v_max(v_zero(), s) : s;
-}
-
-/* Vectors of a tile of two rows: sums enough for the latency of a multiply-add. */
-#define FC_PLANE_NV 4
-
-/* Taps [i0, i1) of a tile of two rows, for rows lo to hi; the last vector begins at `last`. */
-static FC_INLINE void FC_FN(plane_taps)(const fc_pixel_plane *t, V acc[2][FC_PLANE_NV],
-                                        const REAL *x, ptrdiff_t i0, ptrdiff_t i1, const int lo,
-                                        const int hi, ptrdiff_t last, const int across,
-                                        const int nv) {
-    const ptrdiff_t row = across ? across : t->across;
-    const REAL *a = (const REAL *)t->a + i0 * row;
-    x += i0 * t->band_row;
-    for (ptrdiff_t i = i0; i < i1; i++, a += row, x += t->band_row) {
-        FC_OPAQUE(a); /* or the weights of the row before are kept, and sums spilled */
-#pragma GCC unroll 3
-        for (ptrdiff_t k = 0; k < row; k++) {
-            const REAL *const xs = x + t->off[k];
-            V w[2];
-#pragma GCC unroll 2
-            for (int r = lo; r <= hi; r++) w[r] = v_set1(a[k - r * row]);
-#pragma GCC unroll 8
-            for (int v = 0; v < nv; v++) {
-                V b = v_load(v < nv - 1 ? xs + v * VL : xs + last);
-                FC_HIDE(b); /* as in pixel_tile */
-#pragma GCC unroll 2
-                for (int r = lo; r <= hi; r++) acc[r][v] = v_fma(w[r], b, acc[r][v]);
-            }
-        }
-    }
-}
-
-/* nv vectors of one or two rows, from pixel p on. */
-static FC_INLINE void FC_FN(plane_tile)(const fc_pixel_plane *t, ptrdiff_t r0, ptrdiff_t p,
-                                        const int across, const int rows, const int nv) {
-    V acc[2][FC_PLANE_NV];
-    const ptrdiff_t left = t->cols - p, n = left < VL ? left : VL, down = t->down;
-    const ptrdiff_t last = left < VL ? 0 : (left < nv * VL ? left - VL : (nv - 1) * VL);
-    const REAL *const x = (const REAL *)t->band + r0 * t->band_row + p;
-#pragma GCC unroll 2
-    for (int r = 0; r < rows; r++)
-#pragma GCC unroll 8
-        for (int v = 0; v < nv; v++) acc[r][v] = v_zero();
-    if (rows == 1) {
-        FC_FN(plane_taps)(t, acc, x, 0, down, 0, 0, last, across, nv);
-    } else {
-        FC_FN(plane_taps)(t, acc, x, 0, 1, 0, 0, last, across, nv);
-        FC_FN(plane_taps)(t, acc, x, 1, down, 0, 1, last, across, nv);
-        FC_FN(plane_taps)(t, acc, x, down, down + 1, 1, 1, last, across, nv);
-    }
-#pragma GCC unroll 2
-    for (int r = 0; r < rows; r++) {
-        REAL *const y = (REAL *)t->y + (r0 + r) * t->y_row + p;
-#pragma GCC unroll 4
-        for (int v = 0; v < nv - 1; v++) v_store(y + v * VL, acc[r][v]);
-        if (n == VL)
-            v_store(y + last, acc[r][nv - 1]);
-        else
-            v_store_n(y, acc[r][nv - 1], n);
-    }
-}
-
-/* Bias, residual and activation of the sums in rows of y. */
-static void FC_FN(plane_act)(const fc_pixel_plane *t) {
-    for (ptrdiff_t r = 0; r < t->rows; r++) {
-        REAL *const y = (REAL *)t->y + r * t->y_row;
-        const REAL *const residual = t->residual ? (const REAL *)t->residual + r * t->y_row : NULL;
-        for (ptrdiff_t p = 0; p < t->cols; p += VL) {
-            const ptrdiff_t n = t->cols - p < VL ? t->cols - p : VL;
-            const V s = n == VL ? v_load(y + p) : v_load_n(y + p, n);
-            v_store_n(y + p, FC_FN(pixel_act)(t->relu, s, t->bias, residual, p, n), n);
-        }
-    }
-}
-
-/* One or two rows, in tiles of nv vectors, of which the first `wider` have one more. */
-static FC_INLINE void FC_FN(plane_rows)(const fc_pixel_plane *t, ptrdiff_t r, ptrdiff_t tiles,
-                                        ptrdiff_t wider, ptrdiff_t nv, const int across,
-                                        const int rows) {
-    ptrdiff_t p = 0;
-    for (ptrdiff_t j = 0; j < tiles; j++) {
-        const ptrdiff_t here = nv + (j < wider);
-        FC_PIXEL_CASES(here, FC_PLANE_NV, FC_FN(plane_tile)(t, r, p, across, rows, n))
-        p += here * VL;
-    }
-}
-
-/* `across`: as many as t has, or 0 for any number. */
-static FC_INLINE void FC_FN(plane_of)(const fc_pixel_plane *given, const int across) {
-    /* Rows are copied for two pairs at a time, since loads of what was just stored wait for it; and
-     * asked for eight rows before, about as long as memory takes to answer. */
-    enum { LINE = 64 / sizeof(REAL), COPIED = 4, AHEAD = 8 };
-    ptrdiff_t off[3];
-    fc_pixel_plane t = *given; /* which stores to y cannot change */
-    const ptrdiff_t vectors = (t.cols + VL - 1) / VL,
-                    tiles = (vectors + FC_PLANE_NV - 1) / FC_PLANE_NV;
-    const ptrdiff_t nv = vectors / (tiles + !tiles), wider = vectors - nv * tiles;
-    const REAL *x = t.x, *const y = t.y;
-    REAL *to = (REAL *)t.band + t.first * t.band_row + t.left;
-    ptrdiff_t ready = 0;
-    for (int k = 0; k < across; k++) off[k] = t.off[k];
-    if (across) t.off = off;
-    for (ptrdiff_t r = 0; r < t.rows; r += 2) {
-        const ptrdiff_t reach = r + 1 + t.down - t.first;
-        if (ready < reach && ready < t.in_rows) {
-            const ptrdiff_t stop = ready + COPIED > reach ? ready + COPIED : reach;
-            for (; ready < stop && ready < t.in_rows; ready++, x += t.x_row, to += t.band_row) {
-                for (ptrdiff_t i = 0; i < t.in_cols; i += LINE)
-                    FC_PREFETCH_READ(x + AHEAD * t.x_row + i);
-                FC_FN(copy)(to, x, t.in_cols, 1);
-            }
-        }
-        for (ptrdiff_t i = 0; i < 2 * t.y_row; i += LINE) FC_PREFETCH(y + r * t.y_row + i);
-        if (r + 2 <= t.rows)
-            FC_FN(plane_rows)(&t, r, tiles, wider, nv, across, 2);
-        else
-            FC_FN(plane_rows)(&t, r, tiles, wider, nv, 0, 1);
-    }
-    if (t.bias || t.residual || t.relu) FC_FN(plane_act)(&t);
-}
-
-static void FC_FN(pixel_plane)(const fc_pixel_plane *t) {
-    if (t->across == 3)
-        FC_FN(plane_of)(t, 3);
-    else
-        FC_FN(plane_of)(t, 0);
+    return t->relu ? v_max(v_zero(), s) : s;
 }
 
 static inline void FC_FN(pixel_scatter)(const fc_pixel_store *t, const REAL *s, REAL *y,
@@ -369,9 +235,9 @@ static void FC_FN(pixel_store)(const fc_pixel_store *t) {
                 for (; p + VL <= t->odd_cols; p += VL) {
                     V lo, hi;
                     v_zip(v_load(s + p), v_load(odd + p), &lo, &hi);
-                    v_store(y + 2 * p, FC_FN(pixel_act)(t->relu, lo, bias, residual, 2 * p, VL));
+                    v_store(y + 2 * p, FC_FN(pixel_act)(t, lo, bias, residual, 2 * p, VL));
                     v_store(y + 2 * p + VL,
-                            FC_FN(pixel_act)(t->relu, hi, bias, residual, 2 * p + VL, VL));
+                            FC_FN(pixel_act)(t, hi, bias, residual, 2 * p + VL, VL));
                 }
                 FC_FN(pixel_scatter)(t, s, y, bias, residual, p, cols);
                 FC_FN(pixel_scatter)(t, odd, y + 1, bias, residual ? residual + 1 : NULL, p,
@@ -379,11 +245,11 @@ static void FC_FN(pixel_store)(const fc_pixel_store *t) {
             } else if (step != 1) {
                 FC_FN(pixel_scatter)(t, s, y, bias, residual, 0, cols);
             } else if (cols < VL) {
-                v_store_n(y, FC_FN(pixel_act)(t->relu, v_load(s), bias, residual, 0, cols), cols);
+                v_store_n(y, FC_FN(pixel_act)(t, v_load(s), bias, residual, 0, cols), cols);
             } else {
                 for (ptrdiff_t p = 0; p < cols; p += VL) {
                     if (p > cols - VL) p = cols - VL; /* the last vector overlaps its neighbour */
-                    v_store(y + p, FC_FN(pixel_act)(t->relu, v_load(s + p), bias, residual, p, VL));
+                    v_store(y + p, FC_FN(pixel_act)(t, v_load(s + p), bias, residual, p, VL));
                 }
             }
         }

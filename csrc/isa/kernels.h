@@ -4,11 +4,11 @@
 
 #include "body/conv_tile.h"
 #include "body/gemm_tile.h"
-#include "body/pack.h"
 #include "body/pixel_sums.h"
 #include "body/depthwise.h"
 #include "body/wgrad_tile.h"
 #include "body/winograd.h"
+#include "body/pack.h"
 #include "body/fold.h"
 #include "body/elementwise.h"
 #include "body/softmax.h"
@@ -41,7 +41,6 @@ const fc_kernels FC_FN(kernels) = {
     .gemm_tile = {[1] = {FC_TILES_1(FC_ENTRY_GEMM, FC_GEMM_MR_1)},
                   [2] = {FC_TILES_2(FC_ENTRY_GEMM, FC_GEMM_MR_2)}},
     .pixel_sums = {FC_TILES_1(FC_ENTRY_PIXEL, FC_PIXEL_MR)},
-    .pixel_plane = FC_FN(pixel_plane),
     .pixel_store = FC_FN(pixel_store),
     .depthwise_load = FC_FN(depthwise_load),
     .depthwise_sums = FC_FN(depthwise_sums),
@@ -97,7 +96,6 @@ const fc_kernels FC_FN(kernels) = {
 #undef FC_PIXEL_SUMS
 #undef FC_PIXEL_CASE
 #undef FC_PIXEL_CASES
-#undef FC_PLANE_NV
 #undef FC_DEPTHWISE_TILES
 #undef FC_DEPTHWISE_TILE
 #undef FC_ENTRY_DEPTHWISE

@@ -6,8 +6,6 @@ wastes nothing where output channels are few. The sums of a block go to the work
 phases of an input gradient share one band and one visit to the rows of y.
 """
 
-from libc.string cimport memcpy, memset
-
 from fastconv.kernels.correlate cimport (
     Job,
     Phase,
@@ -16,7 +14,6 @@ from fastconv.kernels.correlate cimport (
     band_budget,
     decode,
     lag_of,
-    output_at,
     packed_panel,
     packed_term,
     panel_bounds,
@@ -25,7 +22,7 @@ from fastconv.kernels.correlate cimport (
     source_plane,
     start_job,
 )
-from fastconv.kernels.fastconv cimport FC_PIXEL_NV_MAX, fc_pixel_plane, fc_pixel_store, fc_pixel_sums
+from fastconv.kernels.fastconv cimport FC_PIXEL_NV_MAX, fc_pixel_store, fc_pixel_sums
 from fastconv.kernels.isa cimport cache_bytes
 from fastconv.kernels.lattice cimport (
     Axis,
@@ -33,7 +30,6 @@ from fastconv.kernels.lattice cimport (
     band_layout,
     choose_block,
     fill_band,
-    first_at,
 )
 from fastconv.kernels.memory cimport block_alloc, block_free
 
@@ -41,10 +37,7 @@ cdef enum:
     # Terms summed in registers before the partial sums go to memory; a constant, because it shows in the last bits.
     CHAIN = 256
     PIXELS = 4096  # outputs of a block: long rows for the vectors; the band's own budget bounds the memory
-    PLANE_PIXELS = 2048  # of one channel and output: its band, rows of x and of y stay in L1
-    # multiply-adds worth a task: small planes go several groups at a time, and more where a plane takes little else
-    TERMS = 1 << 14
-    PLANE_TERMS = 1 << 17
+    TERMS = 1 << 14  # multiply-adds worth a task: small planes go several groups at a time
     # Sums that must be under way to cover the latency of a multiply-add: a narrower tile takes as long as one of these.
     LATENCY = 8
     PAIR = 2  # rows of more vectors than this are worked on two by two where the kernel allows it
@@ -57,7 +50,6 @@ cdef struct Pixel:
     Job job  # the first member: tasks get its address
     PixelPhase *phases
     Py_ssize_t count
-    bint backwards        # of pixel_plane: the taps come from the last to the first
     bint paired           # stride 2: phases 2i and 2i + 1 are the even and the odd places of the same rows
 
 
@@ -165,89 +157,21 @@ cdef void run_phase(const Pixel *pixel, const Task *t, const PixelPhase *own, ch
             weights += job.packed_group
 
 
-cdef void activate_groups(const Job *job, Task *t) noexcept nogil:
-    cdef Py_ssize_t stop = t.group + t.groups
-    while t.group < stop:
-        activate(job, t)
-        t.group += 1
-
-
 cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
     cdef const Pixel *pixel = <const Pixel *>argument
     cdef const Job *job = &pixel.job
     cdef Task t
-    cdef Py_ssize_t i = 0
+    cdef Py_ssize_t i = 0, stop
     decode(job, number, &t)
     fill_band(job.axis, &job.band, job.itemsize, t.origin, t.count, source_plane(job, &t), job.x_c,
               job.channels * t.groups, workspace)
     while i < pixel.count:
         run_phase(pixel, &t, pixel.phases + i, workspace)
         i += 2 if pixel.paired else 1
-    activate_groups(job, &t)
-
-
-cdef void plane_task(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
-    """One channel to one output, of several groups. The padding of their bands is the same."""
-    cdef const Pixel *pixel = <const Pixel *>argument
-    cdef const Job *job = &pixel.job
-    cdef const Axis *axis = job.axis
-    cdef Task t
-    cdef fc_pixel_plane plane
-    cdef Py_ssize_t g, d, i, row, col, from_x, to_y, rows, item = job.itemsize
-    cdef char *reversed_weights = workspace + job.band_bytes
-    decode(job, number, &t)
-    plane.band = workspace
-    plane.band_row = job.band.width
-    plane.off = job.off
-    plane.down = axis[1].taps
-    plane.across = axis[2].taps
-    plane.rows = t.count[1]
-    plane.cols = t.count[2]
-    plane.x_row = axis[2].size
-    plane.y_row = axis[2].y_size
-    plane.relu = job.relu
-    row = axis[1].residue[0] + t.origin[1]
-    col = axis[2].residue[0] + t.origin[2]
-    rows = t.count[1] + axis[1].shift_max
-    plane.first = first_at(row, 1, axis[1].inner_start, rows)
-    plane.in_rows = first_at(row, 1, axis[1].inner_stop, rows) - plane.first
-    plane.left = first_at(col, 1, axis[2].inner_start, job.band.width)
-    plane.in_cols = first_at(col, 1, axis[2].inner_stop, t.count[2] + axis[2].shift_max) - plane.left
-    if plane.in_cols <= 0:
-        plane.in_rows = 0
-    from_x = (row + plane.first + axis[1].inner_shift) * axis[2].size + col + plane.left + axis[2].inner_shift
-    to_y = t.n * job.y_n + output_at(job, t.origin[0], t.origin[1], t.origin[2])
-    memset(workspace, 0, rows * job.band.width * item)
-    for g in range(t.group, t.group + t.groups):
-        plane.a = packed_panel(job, g, 0)
-        if pixel.backwards:
-            for i in range(job.taps):
-                memcpy(reversed_weights + i * item, <const char *>plane.a + (job.taps - 1 - i) * item, item)
-            plane.a = reversed_weights
-        plane.bias = NULL if job.bias == NULL else job.bias + g * item
-        for d in range(t.count[0]):
-            i = g * job.y_c + d * axis[1].y_size * axis[2].y_size + to_y
-            plane.y = job.y + i * item
-            plane.residual = NULL if job.residual == NULL else job.residual + i * item
-            i = t.n * job.x_n + g * job.x_c + (t.origin[0] + d) * axis[1].size * axis[2].size + from_x
-            plane.x = job.x + i * item
-            job.kernels.pixel_plane(&plane)
-    activate_groups(job, &t)
-
-
-cdef bint is_plane(const Job *job):
-    """Whether pixel_plane can run it: neighbours are neighbours, in x and in y, rows fill vectors, and padding is zero."""
-    cdef const Axis *axis = job.axis
-    cdef Py_ssize_t i
-    for i in range(3):
-        if axis[i].step != 1 or axis[i].y_step != 1 or axis[i].source != NULL:
-            return False
-    for i in range(1, axis[1].taps):
-        if abs(axis[1].shift[i] - axis[1].shift[i - 1]) != 1:
-            return False
-    if axis[0].taps > 1 or axis[0].out != axis[0].size or axis[0].offset[0] + axis[0].inner_shift != 0:
-        return False
-    return job.channels == job.outputs == 1 and axis[2].out >= job.kernels.lanes
+    stop = t.group + t.groups
+    while t.group < stop:
+        activate(job, &t)
+        t.group += 1
 
 
 def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, residual, int activation,
@@ -260,7 +184,6 @@ def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, resi
     cdef Job *job = &pixel.job
     cdef Lattice phase
     cdef tuple phases = lattice.phases
-    cdef bint plane
     cdef Py_ssize_t few_taps[64]  # small calls need no allocation for these
     cdef PixelPhase few_phases[4]
     cdef Py_ssize_t *off = few_taps
@@ -271,18 +194,17 @@ def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, resi
     job.panels = (job.outputs + job.kernels.pixel_mr - 1) // job.kernels.pixel_mr
     job.panel = (job.outputs + job.panels - 1) // job.panels
     pixel.count = len(phases) or 1
-    plane = is_plane(job) and not phases
     budget = band_budget(max_workspace)
     if job.panels * pixel.count > 1:  # each reads the band again, from L2
         budget = min(budget, <Py_ssize_t>(cache_bytes(2) // 2))
-    choose_block(job.axis, job.channels, job.itemsize, budget, PLANE_PIXELS if plane else PIXELS, block)
+    choose_block(job.axis, job.channels, job.itemsize, budget, PIXELS, block)
     band_layout(job.axis, block, job.itemsize, &job.band)
     if phases:
         most = max([phase.taps for phase in phases])
     pixel.paired = job.axis[2].y_step == 2 and [phase.starts[2] for phase in phases[:2]] == [0, 1]
     job.channel_block = max(1, CHAIN // most)
     terms = job.channels * job.outputs * job.taps * block[0] * block[1] * block[2]
-    job.group_step = min((PLANE_TERMS if plane else TERMS) // max(1, terms), groups)
+    job.group_step = min(TERMS // max(1, terms), groups)
     job.group_step = min(job.group_step, budget // (job.channels * job.band.channel * job.itemsize))
     job.group_step = max(1, min(job.group_step, groups * job.batch // (4 * max(1, threads))))
     # whole vectors are read and written: up to one tile of them beyond the last row
@@ -290,8 +212,6 @@ def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, resi
     job.band_bytes = ((job.band.channel * job.channels * job.group_step + slack) * job.itemsize + 63) // 64 * 64
     workspace = job.band_bytes + (2 if pixel.paired else 1) * job.panel * job.itemsize * (
         block[1] * max(job.band.width, whole(job, block[2])) + slack)
-    if plane:
-        workspace = job.band_bytes + job.taps * job.itemsize
     if threads == 0:
         return workspace
     pixel.phases = few_phases
@@ -308,14 +228,7 @@ def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, resi
             pixel.phases[i].lag = lag_of(phase.axis, off + tap, job.band.width)
             tap += phase.taps
             i += 1
-        if plane:
-            pixel.backwards = off[job.taps - 1] < off[0]
-            if pixel.backwards:
-                for i in range(job.taps // 2):
-                    off[i], off[job.taps - 1 - i] = off[job.taps - 1 - i], off[i]
-            run_job(job, w, plane_task, workspace, threads)
-        else:
-            run_job(job, w, task, workspace, threads)
+        run_job(job, w, task, workspace, threads)
     finally:
         if off != few_taps:
             block_free(off)

@@ -261,8 +261,6 @@ cdef void activate_rows(const Job *job, char *y, Py_ssize_t outputs, Py_ssize_t 
 cdef void activate(const Job *job, const Task *t) noexcept nogil:
     """activate_rows of a finished block."""
     cdef Py_ssize_t start, size, width, last, d, at
-    if job.activation < 0:
-        return
     panel_bounds(job, t.panel0, &start, &size, &width)
     panel_bounds(job, t.panel1 - 1, &last, &size, &width)
     for d in range(t.count[0]):

@@ -55,18 +55,6 @@ cdef extern from "fastconv.h" nogil:
         Py_ssize_t rows, cols, s_m, s_row
         int add
 
-    ctypedef struct fc_pixel_plane:
-        const void *x
-        void *band
-        const Py_ssize_t *off
-        const void *a
-        void *y
-        const void *bias
-        const void *residual
-        Py_ssize_t x_row, in_rows, in_cols, first, left, band_row
-        Py_ssize_t down, across, rows, cols, y_row
-        int relu
-
     ctypedef struct fc_pixel_store:
         const void *sums
         const void *odd
@@ -180,7 +168,6 @@ cdef extern from "fastconv.h" nogil:
     ctypedef void (*fc_conv_store_fn)(const fc_conv_store *) noexcept nogil
     ctypedef void (*fc_gemm_tile_fn)(const fc_gemm_tile *) noexcept nogil
     ctypedef void (*fc_pixel_sums_fn)(const fc_pixel_sums *) noexcept nogil
-    ctypedef void (*fc_pixel_plane_fn)(const fc_pixel_plane *) noexcept nogil
     ctypedef void (*fc_pixel_store_fn)(const fc_pixel_store *) noexcept nogil
     ctypedef void (*fc_depthwise_load_fn)(void *, const int32_t *, const void *, Py_ssize_t, Py_ssize_t,
                                           Py_ssize_t) noexcept nogil
@@ -238,7 +225,6 @@ cdef extern from "fastconv.h" nogil:
         fc_conv_store_fn conv_store
         fc_gemm_tile_fn gemm_tile[3][15]
         fc_pixel_sums_fn pixel_sums[15]
-        fc_pixel_plane_fn pixel_plane
         fc_pixel_store_fn pixel_store
         fc_depthwise_load_fn depthwise_load
         fc_depthwise_sums_fn depthwise_sums
