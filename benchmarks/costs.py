@@ -34,8 +34,10 @@ FLOPS = (1e5, 3e8)
 TURNS, SECONDS, LONGEST = 7, 0.001, 0.15
 # Bytes at this share of the time or more say nothing about the rest.
 MEMORY_SHARE = 0.6
-# What takes so many times as long as the fastest is never chosen: the model need not fit it.
+# What takes so many times as long as the fastest is never chosen: the model need not fit it, and it is not timed again.
 HOPELESS = 3
+# Several algorithms of less than float32's precision can be faster still: "highest" never takes them.
+COARSE = ("split_3", "split_1")
 
 Row = tuple[float, costs.Counts]  # nanoseconds, and what was done in them
 
@@ -134,21 +136,29 @@ def random_problems(seed: int, one_in: int = 1) -> Iterator[Conv]:
                 yield p
 
 
+def timed(call: Callable[[], Any], count: int = 1) -> float:
+    """Seconds of one of so many calls."""
+    start = time.perf_counter()
+    for _ in range(count):
+        call()
+    return (time.perf_counter() - start) / count
+
+
 def turns(calls: dict[str, Callable[[], Any]]) -> dict[str, float]:
     """The least time of each call in nanoseconds: others on the machine only add to it."""
     repeat, times = {}, {name: list[float]() for name in calls}
-    for name, call in calls.items():
+    for call in calls.values():
         call()
-        start = time.perf_counter()
-        call()
-        repeat[name] = max(1, int(SECONDS / (time.perf_counter() - start)))
+    first = {name: timed(call) for name, call in calls.items()}
+    least = min(first.values())
+    for name in calls:
+        if first[name] < 2 * HOPELESS * least:
+            repeat[name] = max(1, int(SECONDS / first[name]))
+        times[name].append(first[name])
     begin = time.perf_counter()
     for turn in range(TURNS):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            for _ in range(repeat[name]):
-                call()
-            times[name].append((time.perf_counter() - start) / repeat[name])
+        for name, count in repeat.items():
+            times[name].append(timed(calls[name], count))
         if turn >= 2 and time.perf_counter() - begin > LONGEST:
             break
     return {name: 1e9 * min(found) for name, found in times.items()}
@@ -178,7 +188,9 @@ def families(measured: Iterator[Measured], bandwidth: float) -> dict[str, list[R
     rows: dict[str, list[Row]] = {}
     for m in measured:
         for name, ns in m.ns.items():
-            hopeless = ns > HOPELESS * min(m.ns.values())
+            hopeless = ns > HOPELESS * min(
+                other for peer, other in m.ns.items() if peer == name or peer not in COARSE
+            )
             if m.shape.bytes / bandwidth < MEMORY_SHARE * ns and not hopeless:
                 row = ns, costs.count(name, m.shape)
                 rows.setdefault(costs.family(name, m.shape.what), []).append(row)
@@ -228,10 +240,11 @@ def losses(measured: Iterator[Measured]) -> list[tuple[float, str]]:
     """How many times as long as the fastest algorithm the chosen one takes, and of what, the dearest first."""
     found = []
     for m in measured:
-        chosen = min(m.ns, key=lambda name, shape=m.shape: costs.seconds(name, shape))
-        fastest, p = min(m.ns, key=m.ns.__getitem__), m.problem
+        ns, p = {name: t for name, t in m.ns.items() if name not in COARSE}, m.problem
+        chosen = min(ns, key=lambda name, shape=m.shape: costs.seconds(name, shape))
+        fastest = min(ns, key=ns.__getitem__)
         text = f"{chosen} instead of {fastest}: {m.shape.what}, {p.label}, padding {p.padding}"
-        found.append((m.ns[chosen] / m.ns[fastest], text))
+        found.append((ns[chosen] / ns[fastest], text))
     return sorted(found, reverse=True)
 
 

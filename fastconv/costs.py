@@ -38,6 +38,8 @@ TILE_PRODUCTS, TILE_SIDE, TILE_TERMS = 16 * 16 * 32, 16, 32
 SINGLE = 1.6
 # Up to so many channels the taps share the terms of a tile, see conv_split.pyx.
 TILE_FEW = 15
+# Blocks of the split drivers, see conv_split.pyx and conv_wgrad.pyx; tiles of parts that stay in L1 together.
+SPLIT_PIXELS, SPLIT_OUTPUTS, SPLIT_STEPS = 784, 128, 15
 # Of so many bytes half is taken to leave the caches before it is used.
 FAR = 8 << 20
 
@@ -474,30 +476,49 @@ def _split_gemm(products: int, m: int, n: int, k: int) -> Counts:
 
 def _split(products: int, shape: Shape) -> Counts:
     if shape.is_linear:
-        return _split_gemm(products, shape.images, shape.outputs, round(shape.terms))
-    height, width = shape.size[1:]
+        outputs = shape.outputs * shape.runs
+        return _split_gemm(products, shape.images, outputs, round(shape.terms))
+    planes = shape.images * shape.size[0]
+    side, parts = _side(shape.outputs), _parts(products)
     runs = shape.groups * shape.runs
     stored = runs * shape.outputs * shape.pixels
-    if shape.channels <= TILE_FEW or (math.prod(shape.kernel) == 1 and not shape.has_stride):
+    pointwise = math.prod(shape.kernel) == 1 and not shape.has_stride
+    if pointwise or shape.channels <= TILE_FEW:
         # columns of pixels; not transposed
-        blocks: float = _tiles(shape.terms, TILE_TERMS)
-        steps = runs * _tiles(shape.pixels) * blocks
-        read = runs * shape.terms * shape.pixels
-        moved = stored / 2
+        steps: float = _tiles(shape.terms, TILE_TERMS)
+        pixels = BAND_BYTES // max(1, 2 * parts * TILE_TERMS * round(steps))
+        pixels = max(TILE_SIDE, min(SPLIT_PIXELS, pixels))
+        tasks: float = max(1, shape.pixels / pixels)
+        tiles = _tiles(shape.pixels)
+        read, lines = runs * shape.terms * shape.pixels, 0.0
+        band = {} if pointwise else _band(shape, pixels, shape.channels)
+        if not pointwise:
+            lines = runs * shape.terms * planes * shape.size[1]
     else:
-        row = width + shape.halo[2] // shape.step[2]
-        tiles = min(height * _tiles(width), _tiles((height - 1) * row + width))
-        blocks = _tiles(shape.channels, TILE_TERMS) * shape.taps
-        steps = runs * shape.images * tiles * blocks
-        lines = (height + shape.halo[1] // shape.step[1]) * row * math.prod(shape.phases)
-        read = shape.groups * shape.images * lines * _tiles(shape.channels, TILE_TERMS) * TILE_TERMS
-        moved = read + stored
-    weights = runs * _tiles(shape.outputs) * TILE_SIDE * blocks * TILE_TERMS
+        blocks = _tiles(shape.channels, TILE_TERMS)
+        steps = blocks * shape.taps
+        pixel = 2 * TILE_TERMS * blocks * parts
+        rows, cols, tall, wide = _block(shape, SPLIT_PIXELS, pixel, BAND_BYTES)
+        tasks = planes * math.ceil(shape.size[1] / rows) * math.ceil(shape.size[2] / cols)
+        tiles = round(tasks) * min(rows * _tiles(cols), _tiles((rows - 1) * wide + cols))
+        lines = tasks * tall * math.prod(shape.phases)
+        read = shape.groups * lines * wide * blocks * TILE_TERMS
+        lines *= shape.groups * shape.channels
+        band = {"turned": read, **_copies(shape, lines * _vectors(shape, wide))}
+    weights = parts * runs * _tiles(shape.outputs) * TILE_SIDE * steps * TILE_TERMS
     return {
-        "fma": products * steps * _side(shape.outputs) * TILE_PRODUCTS / isa.lanes(4),
-        "elements": moved,
-        "parts": _parts(products) * read,
-        "pack": 0 if shape.prepared else weights,
+        "fma": products * runs * tiles * steps * side * TILE_PRODUCTS / isa.lanes(4),
+        "lines": lines,
+        **band,
+        "parts": parts * read,
+        "stores": stored,
+        # of tiles of sums: loaded and stored for each group of steps that stays in L1
+        "sums": runs * tiles * side * max(1, steps * parts / SPLIT_STEPS),
+        "weights": weights * tasks,
+        "weights far": weights * tasks * _far(2 * weights),
+        "tasks": shape.groups * tasks,
+        "pack": 0 if shape.prepared else weights / parts,
+        "pack parts": 0 if shape.prepared else weights,
         "calls": 1,
     }
 
@@ -505,7 +526,7 @@ def _split(products: int, shape: Shape) -> Counts:
 def _linear(shape: Shape) -> Counts:
     outputs = _vectors(shape, shape.outputs)
     return {
-        "fma": shape.images * outputs * shape.terms,
+        "fma": shape.images * outputs * shape.terms * shape.runs,
         **_packing(shape, outputs),
         "input": shape.images * shape.terms / isa.lanes(shape.itemsize),
         "calls": 1,
@@ -600,16 +621,28 @@ def _dw_winograd(m: int, r: int, shape: Shape) -> Counts:
 def _dw_split(products: int, shape: Shape) -> Counts:
     if shape.is_linear:
         return _split_gemm(products, shape.outputs, round(shape.terms), shape.images)
-    height, width = shape.size[1:]
-    row = width + shape.halo[2] // shape.step[2]
-    tiles = shape.images * _tiles(height * row, TILE_TERMS) * shape.taps
-    tiles *= _side(shape.channels) * _side(shape.outputs)
-    read = TILE_SIDE * (_tiles(shape.channels) + _tiles(shape.outputs))
-    read *= shape.groups * shape.images * height * row
+    taps, channels = round(shape.taps), _tiles(shape.channels) * TILE_SIDE
+    chunk = min(channels, max(2 * TILE_SIDE, WGRAD_TERMS // taps // 32 * 32))
+    parts = _parts(products)
+    rows, cols, tall, wide = _block(shape, WGRAD_PIXELS, shape.itemsize * chunk, BAND_BYTES)
+    blocks = math.ceil(shape.size[1] / rows) * math.ceil(shape.size[2] / cols)
+    blocks *= shape.groups * shape.images * shape.size[0]
+    steps = _tiles((rows - 1) * wide + cols, TILE_TERMS)
+    most = SPLIT_OUTPUTS if 2 * rows * cols > WGRAD_PIXELS else 2 * SPLIT_OUTPUTS
+    panels, parts_x = math.ceil(shape.outputs / most), math.ceil(channels / chunk)
+    lines = panels * blocks * channels * tall * math.prod(shape.phases)
+    turned = parts_x * blocks * _tiles(shape.outputs) * TILE_SIDE * steps * TILE_TERMS
+    sides = _side(shape.channels) * _side(shape.outputs) * taps
     return {
-        "fma": products * shape.groups * tiles * TILE_PRODUCTS / isa.lanes(4),
-        "elements": read,
-        "parts": _parts(products) * read,
+        "fma": products * blocks * steps * sides * TILE_PRODUCTS / isa.lanes(4),
+        "lines": lines,
+        "elements": lines * wide,
+        "parts": parts * lines * wide,
+        "transposes": turned,
+        "pairs": parts * turned,
+        "sums": blocks * sides,
+        "stores": shape.groups * shape.outputs * shape.terms,
+        "calls": 1,
     }
 
 
@@ -625,7 +658,7 @@ DW_MODELS: dict[str, Callable[[Shape], Counts]] = {
 def family(name: str, what: Pass = "forward") -> str:
     """The key of COSTS: one kernel serves every F(m, r), and tile registers every pass."""
     kind = name.partition("_")[0]
-    return f"dw {kind}" if what == "dw" and kind != "split" else kind
+    return f"dw {kind}" if what == "dw" else kind
 
 
 def count(name: str, shape: Shape) -> Counts:
@@ -790,30 +823,163 @@ _AVX2 = Costs(
 # The other rows were not measured. The model counts vectors, so the same constants stand for as many times more or fewer elements
 # as the lanes of the row: twice on avx512; the plain C of `scalar` has one. The software model of tile registers in `scalar` only
 # has to be never the fastest.
-_SPLIT_MODEL = {"calls": 5000, "efficiency": 0.1, "elements": 50, "pack": 50}
+_SPLIT_MODEL = dict.fromkeys(("split", "dw split"), {"calls": 5000, "efficiency": 0.1, "parts": 50})
 # Vectors of one lane gain nothing from having a group in each: as fast as "pixel" at best, and 4 to 17 times as long as "linear".
 _DEPTHWISE_SCALAR = {**_AVX2.ns["depthwise"], "efficiency": 0.2}
-# Of amx: prototypes on one core of an Intel Xeon with tile registers reached 214 GFLOP/s of multiply-adds and read 15 GB/s of
-# memory; those of the split kernels took 6.4 ns a tile product (16 cycles are 5.3), for 3x3 kernels of 64 channels at 56x56 to
-# 256 at 14x14. The rest is predicted, from the vector instructions of 16 floats at 3 GHz and a fifth more: 10 cycles to copy or
-# transpose and store them, 2.5 for each part.
-_AMX_PEAK = 214
+_AVX512 = Costs(
+    peak=214,
+    bandwidth=14,
+    ns={
+        "linear": {
+            "calls": 3840,
+            "efficiency": 0.616,
+            "pack": 2.68,
+            "pack far": 5.76,
+        },
+        "pixel": {
+            "calls": 4340,
+            "chains": 1.64,
+            "efficiency": 0.792,
+            "gathers": 5.37,
+            "leaps": 5.29,
+            "lines": 0.0982,
+            "loads": 0.43,
+            "pack": 2.83,
+            "phased": 8.74,
+            "planes": 66.8,
+            "scatters": 4.21,
+            "stores": 2.31,
+            "turn": 61.6,
+            "unpaired": 9.89,
+        },
+        "depthwise": {
+            "calls": 1850,
+            "efficiency": 0.39,
+            "input": 3.53,
+            "output": 5.74,
+            "turn": 0.0956,
+        },
+        "direct": {
+            "calls": 2700,
+            "efficiency": 0.68,
+            "gathers": 2.69,
+            "lines": 3.83,
+            "pack": 5.29,
+            "pack far": 17.9,
+            "stores": 2.57,
+            "tiles": 25.8,
+            "turn": 5.03,
+        },
+        "im2col": {
+            "calls": 5010,
+            "copies": 1.98,
+            "efficiency": 0.805,
+            "fills": 22.4,
+            "gathers": 6.29,
+            "lines": 4.32,
+            "pack": 3.92,
+            "pack far": 5.69,
+            "scatters": 3.66,
+            "tiles": 54.1,
+            "transposes": 4.74,
+        },
+        "col2im": {
+            "calls": 3450,
+            "copies": 2.59,
+            "copies far": 0.968,
+            "efficiency": 0.779,
+            "lines": 2.77,
+            "pack": 5.6,
+            "tiles": 67.4,
+            "transposes": 13.9,
+        },
+        "images": {
+            "calls": 2300,
+            "efficiency": 0.76,
+            "input": 6.15,
+            "output": 4.84,
+            "pack": 8.89,
+            "pack far": 0.207,
+            "tiles": 7.17,
+            "turn": 93.3,
+        },
+        "winograd": {
+            "band": 11,
+            "calls": 3590,
+            "efficiency": 0.485,
+            "input": 0.762,
+            "output": 0.967,
+            "pack": 1.05,
+            "stores": 3.6,
+            "turn": 40.7,
+            "weights far": 5.79,
+        },
+        "dw linear": {
+            "calls": 6460,
+            "efficiency": 0.665,
+        },
+        "dw depthwise": {
+            "calls": 4580,
+            "efficiency": 0.417,
+            "input": 2.69,
+        },
+        "dw direct": {
+            "calls": 5450,
+            "chains": 2.13,
+            "copies": 1.93,
+            "dots": 0.383,
+            "efficiency": 0.715,
+            "gathers": 1.8,
+            "leaps": 268,
+            "lines": 5.21,
+            "stores": 3.29,
+            "tiles": 1.95,
+            "transposes": 2.4,
+        },
+        "dw winograd": {
+            "band": 1.88,
+            "calls": 3670,
+            "efficiency": 0.375,
+            "input": 2.88,
+        },
+    },
+)
 _SPLIT_AMX = {
-    "calls": 5000,
-    "efficiency": 2 * TILE_PRODUCTS / 6.4 / _AMX_PEAK,
-    "elements": 0.25,
-    "parts": 0.06,
-    "pack": 0.55,
+    "split": {
+        "calls": 5570,
+        "copies": 1.26,
+        "efficiency": 12,
+        "elements": 0.118,
+        "gathers": 3.05,
+        "lines": 4.58,
+        "pack": 0.481,
+        "pack parts": 0.118,
+        "parts": 0.143,
+        "stores": 0.626,
+        "tasks": 75,
+        "weights far": 0.349,
+    },
+    "dw split": {
+        "calls": 5960,
+        "efficiency": 12,
+        "elements": 0.173,
+        "lines": 3.84,
+        "pairs": 0.0777,
+        "parts": 0.099,
+        "stores": 0.622,
+        "sums": 0.375,
+        "transposes": 0.251,
+    },
 }
 COSTS = {
     "scalar": replace(
         _AVX2,
         peak=_AVX2.peak / 8,
-        ns={**_AVX2.ns, "depthwise": _DEPTHWISE_SCALAR, "split": _SPLIT_MODEL},
+        ns={**_AVX2.ns, "depthwise": _DEPTHWISE_SCALAR, **_SPLIT_MODEL},
     ),
     "avx2": _AVX2,
-    "avx512": replace(_AVX2, peak=2 * _AVX2.peak),
-    "amx": Costs(peak=_AMX_PEAK, bandwidth=15, ns={**_AVX2.ns, "split": _SPLIT_AMX}),
+    "avx512": _AVX512,
+    "amx": replace(_AVX512, ns={**_AVX512.ns, **_SPLIT_AMX}),
 }
 
 

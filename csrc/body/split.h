@@ -126,10 +126,7 @@ static FC_INLINE uint32_t FC_SPLIT(pairs_of)(uint16_t *to, ptrdiff_t part, const
         const ptrdiff_t here = n - i < 16 ? n - i : 16;
         F e = f_load_n(even + i, here), o = f_load_n(odd ? odd + i : even, odd ? here : 0);
         least = l_least(l_least(least, e), o);
-        for (int p = 0; p < parts; p++) {
-            const H h = f_part(&e);
-            u_store_n(to + p * part + 2 * i, h_pair(h, f_part(&o)), here);
-        }
+        for (int p = 0; p < parts; p++) u_store_n(to + p * part + 2 * i, u_part(&e, &o), here);
     }
     return l_get(least);
 }

@@ -14,8 +14,8 @@
  *   F, H, U                  16 floats, 16 bfloat16, 16 words of two bfloat16
  *   f_load_n(p, n)           the first n floats, the rest zero; 0 <= n <= 16
  *   f_part(&x)               H: x rounded to bfloat16; x becomes what is left of it
+ *   u_part(&even, &odd)      U: the same of two, even in the low halves
  *   h_store_n(p, h, n), u_store_n(p, u, n)
- *   h_pair(even, odd)        U: even in the low halves
  *   L, l_all(), l_least(l, x), l_get(l)   the least |x| that is not zero, as its bits minus 1; all ones without any
  */
 /* clang-format on */
@@ -62,8 +62,17 @@ static inline H f_part(F *x) {
 static inline void h_store_n(uint16_t *p, H h, ptrdiff_t n) {
     _mm256_mask_storeu_epi16(p, f_mask(n), h);
 }
-static inline U h_pair(H even, H odd) {
-    return _mm512_or_si512(h_words(even), _mm512_slli_epi32(h_words(odd), 16));
+static inline U u_part(F *even, F *odd) {
+    /* words 0, 16, 1, 17, ... of those of even and then of odd */
+    const __m512i order = _mm512_add_epi32(
+        _mm512_mullo_epi32(_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
+                           _mm512_set1_epi32(0x00010001)),
+        _mm512_set1_epi32(0x00100000));
+    const U u = _mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(*odd, *even));
+    *even = _mm512_sub_ps(*even, _mm512_castsi512_ps(_mm512_slli_epi32(u, 16)));
+    *odd = _mm512_sub_ps(
+        *odd, _mm512_castsi512_ps(_mm512_and_si512(u, _mm512_set1_epi32((int)0xffff0000))));
+    return u;
 }
 static inline void u_store_n(uint16_t *p, U u, ptrdiff_t n) {
     _mm512_mask_storeu_epi32(p, f_mask(n), u);
@@ -166,11 +175,12 @@ static inline H f_part(F *x) {
     return h;
 }
 static inline void h_store_n(uint16_t *p, H h, ptrdiff_t n) { memcpy(p, h.h, (size_t)n * 2); }
-static inline U h_pair(H even, H odd) {
+static inline U u_part(F *even, F *odd) {
+    const H e = f_part(even), o = f_part(odd);
     U u;
     for (int i = 0; i < 16; i++) {
-        u.h[2 * i] = even.h[i];
-        u.h[2 * i + 1] = odd.h[i];
+        u.h[2 * i] = e.h[i];
+        u.h[2 * i + 1] = o.h[i];
     }
     return u;
 }

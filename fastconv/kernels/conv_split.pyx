@@ -10,10 +10,10 @@ Where there are few channels, which would leave most of a tile empty, and for a 
 a matrix product instead: of the weights with columns of (channel, tap) terms, in pairs, one column for each pixel. Its sums
 come out as planes.
 
-The tiles of a panel's weights stay in L1 for as many steps, (32 channels, tap) pairs, as fit there beside the pixels of a
-tile; then the sums go to memory, as they are, and back. Weights that take more than half of L2 come from beyond it for each
-task: small images then share a task, so that the output channels are outside and the images inside. Neither shows in the
-bits.
+The sums of a tile stay in registers for all of its terms: weights and pixels come from L2 in time, and keeping the weights of
+some terms in L1 while the sums go to memory and back takes longer. Weights that take more than half of L2 come from beyond it
+for each task: small images then share a task, so that the output channels are outside and the images inside. That does not
+show in the bits.
 
 Tile products count denormals as zero, and the parts of very large and very small floats are no longer exact. Two guards find
 the calls that this may touch, and the direct kernel does those again: a sum that is not finite, and a pair of the least input
@@ -60,7 +60,6 @@ from fastconv.kernels.split cimport (
     lost,
     parts_of,
     split_a,
-    steps_in_l1,
     whole,
     whole_terms,
 )
@@ -92,7 +91,6 @@ cdef struct Split:
     Py_ssize_t together         # phases that are stored together: 2 where they are the even and the odd places of the same rows
     Py_ssize_t batch, images    # all, and those of a task
     Py_ssize_t blocks           # of TERMS channels
-    Py_ssize_t steps            # at a time
     Py_ssize_t used, positions  # pixels of a band, and of those of a task with what the last tile reads beyond
     Py_ssize_t sums_m           # elements from output to output of the sums
     size_t source_bytes         # of the parts of a task's band, or of floats where the taps are gathered from it
@@ -222,21 +220,39 @@ cdef uint32_t split_band(const Split *g, const Task *t, Py_ssize_t images, char 
     return least
 
 
+cdef inline Py_ssize_t whole_panels(Py_ssize_t pixels) noexcept nogil:
+    """`pixels` rounded up to whole panels."""
+    return (pixels + PANEL - 1) // PANEL * PANEL
+
+
+cdef uint32_t pair_row(const Split *g, const float *even, const float *odd, Py_ssize_t first, Py_ssize_t cols,
+                       Py_ssize_t block, char *to) noexcept nogil:
+    """Pixels from `first` on of a pair of terms, to panels that are `block` bytes apart; the least magnitude."""
+    cdef Py_ssize_t count, i = 0
+    cdef uint32_t least = NOTHING
+    while i < cols:
+        count = min(PANEL - (first + i) % PANEL, cols - i)
+        least = min(least, g.kernels.pairs(to + (first + i) // PANEL * block + 4 * ((first + i) % PANEL), TERMS * PANEL,
+                                           even + i, NULL if odd == NULL else odd + i, count, g.parts))
+        i += count
+    return least
+
+
 cdef uint32_t pair_columns(const Split *g, const Task *t, const Visit *v, const Phase *phase, const char *band,
                            char *to) noexcept nogil:
-    """to[block of terms][part][pair of terms][whole(v.pixels)][2] of one phase; the least magnitude.
+    """to[panel of pixels][block of terms][part][pair of terms][PANEL][2] of one phase; the least magnitude.
 
     From bands of floats, one after another for the images; or from the input where that has the columns as they are.
     """
     cdef const Job *job = &g.job
     cdef const Axis *axis = job.axis
-    cdef Py_ssize_t terms = job.channels * phase.taps, pair = 2 * whole(v.pixels), k, image, d, r, x_n, x_c, x_d, x_row
-    cdef Py_ssize_t depths = v.count[0], rows = v.count[1], cols = v.count[2]
+    cdef Py_ssize_t terms = job.channels * phase.taps, k, image, d, r, i, at, x_n, x_c, x_d, x_row
+    cdef Py_ssize_t depths = v.count[0], rows = v.count[1], cols = v.count[2], part = 2 * TERMS * PANEL
+    cdef Py_ssize_t block = whole_terms(terms) // TERMS * g.parts * part
     cdef uint32_t least = NOTHING
     cdef const float *even
     cdef const float *odd
     cdef const Py_ssize_t *off = job.off + phase.tap
-    cdef char *at
     cdef char *start
     if g.pointwise:
         band = source_plane(job, t) + 4 * ((t.origin[0] * axis[1].size + t.origin[1]) * axis[2].size + t.origin[2])
@@ -250,20 +266,20 @@ cdef uint32_t pair_columns(const Split *g, const Task *t, const Visit *v, const 
     x_row = job.band.width
     x_d = job.band.rows * x_row
     for k in range(0, whole_terms(terms), 2):
-        start = to + 2 * pair * (k // TERMS * SIDE * g.parts + k % TERMS // 2)
+        start = to + k // TERMS * g.parts * part + k % TERMS * 2 * PANEL
         if k >= terms:
-            for d in range(g.parts):
-                memset(start + 2 * d * SIDE * pair, 0, 2 * pair)
+            for i in range(whole_panels(v.pixels) // PANEL * g.parts):
+                memset(start + i // g.parts * block + i % g.parts * part, 0, 4 * PANEL)
             continue
-        at = start
+        at = 0
         for image in range(v.images):
             for d in range(depths):
                 for r in range(rows):
                     even = <const float *>band + image * x_n + d * x_d + r * x_row
                     odd = NULL if k + 1 == terms else even + (k + 1) // phase.taps * x_c + off[(k + 1) % phase.taps]
                     even += k // phase.taps * x_c + off[k % phase.taps]
-                    least = min(least, g.kernels.pairs(at, SIDE * pair, even, odd, cols, g.parts))
-                    at += 4 * cols
+                    least = min(least, pair_row(g, even, odd, at, cols, block, start))
+                    at += cols
     return least
 
 
@@ -272,9 +288,10 @@ cdef void sum_band(const Split *g, const Visit *v, const SplitPhase *own, const 
     """acc[image][d][row][pixel][width]: the sums of one phase and a panel of `width` outputs."""
     cdef const Job *job = &g.job
     cdef fc_split_tile tile
-    cdef Py_ssize_t c = 0, tap, image, d, r, first, at, taps = own.phase.taps, calls = (taps + g.steps - 1) // g.steps
-    cdef Py_ssize_t tap_block = (taps + calls - 1) // max(<Py_ssize_t>1, calls), channel_block = max(1, g.steps // max(1, taps))
-    cdef char *to
+    cdef Py_ssize_t image, d, r, first, at
+    tile.taps = own.phase.taps
+    tile.channels = g.blocks
+    tile.off = job.off + own.phase.tap
     tile.a_part = g.positions * TERMS
     tile.a_tile = SIDE * TERMS
     tile.a_row = TERMS
@@ -283,58 +300,46 @@ cdef void sum_band(const Split *g, const Visit *v, const SplitPhase *own, const 
     tile.b_tile = 2 * SIDE
     tile.b_row = 2 * width
     tile.b_k = tile.b_part * g.parts
+    tile.b = weights + 2 * tile.b_k * own.first
     tile.acc_row = width
-    while c < g.blocks:
-        tile.channels = min(channel_block, g.blocks - c)
-        tap = 0
-        while tap < taps:
-            tile.taps = min(tap_block, taps - tap)
-            tile.off = job.off + own.phase.tap + tap
-            tile.flags = FC_FIRST if c == tap == 0 else 0
-            tile.b = weights + 2 * tile.b_k * (own.first + c * taps + tap)
-            to = acc
-            for image in range(v.images):
-                for d in range(v.count[0]):
-                    for r in range(v.rows):
-                        first = 0
-                        while first < v.run:
-                            at = image * g.used + (d * job.band.rows + r) * job.band.width + first
-                            tile.a = planes + 2 * (c * tile.a_c + at * TERMS)
-                            tile.acc = to + 4 * width * first
-                            g.kernels.tile[g.products][1 if v.run - first <= SIDE else 2][width // SIDE](&tile)
-                            first += 2 * SIDE
-                        to += 4 * width * v.pitch
-            tap += tap_block
-        c += channel_block
+    tile.flags = FC_FIRST
+    for image in range(v.images):
+        for d in range(v.count[0]):
+            for r in range(v.rows):
+                first = 0
+                while first < v.run:
+                    at = image * g.used + (d * job.band.rows + r) * job.band.width + first
+                    tile.a = planes + 2 * at * TERMS
+                    tile.acc = acc + 4 * width * first
+                    g.kernels.tile[g.products][1 if v.run - first <= SIDE else 2][width // SIDE](&tile)
+                    first += 2 * SIDE
+                acc += 4 * width * v.pitch
 
 
 cdef void sum_columns(const Split *g, const Visit *v, const SplitPhase *own, const char *weights, Py_ssize_t width,
                       const char *columns, char *sums) noexcept nogil:
-    """sums[output][whole(v.pixels)] of one phase and a panel of `width` outputs."""
+    """sums[output][whole_panels(v.pixels)] of one phase and a panel of `width` outputs."""
     cdef fc_split_tile tile
-    cdef Py_ssize_t zero = 0, c = 0, first, blocks = whole_terms(g.job.channels * own.phase.taps) // TERMS
+    cdef Py_ssize_t zero = 0, first = 0
     tile.off = &zero
     tile.taps = 1
+    tile.channels = whole_terms(g.job.channels * own.phase.taps) // TERMS
     tile.a_part = width * TERMS
     tile.a_tile = SIDE * TERMS
     tile.a_row = TERMS
     tile.a_c = tile.a_part * g.parts
-    tile.b_row = 2 * whole(v.pixels)
+    tile.a = weights + 2 * tile.a_c * own.first
+    tile.b_row = 2 * PANEL
     tile.b_part = SIDE * tile.b_row
     tile.b_tile = 2 * SIDE
     tile.b_k = tile.b_part * g.parts
-    tile.acc_row = whole(v.pixels)
-    while c < blocks:
-        tile.channels = min(g.steps, blocks - c)
-        tile.flags = FC_FIRST if c == 0 else 0
-        tile.a = weights + 2 * tile.a_c * (own.first + c)
-        first = 0
-        while first < v.pixels:
-            tile.b = columns + 2 * (c * tile.b_k + 2 * first)
-            tile.acc = sums + 4 * first
-            g.kernels.tile[g.products][width // SIDE][1 if v.pixels - first <= SIDE else 2](&tile)
-            first += 2 * SIDE
-        c += g.steps
+    tile.acc_row = whole_panels(v.pixels)
+    tile.flags = FC_FIRST
+    while first < v.pixels:
+        tile.b = columns + 2 * first // PANEL * tile.b_k * tile.channels
+        tile.acc = sums + 4 * first
+        g.kernels.tile[g.products][width // SIDE][1 if v.pixels - first <= SIDE else 2](&tile)
+        first += PANEL
 
 
 cdef bint finite(const Split *g, const fc_pixel_store *store, const void *sums, Py_ssize_t cols) noexcept nogil:
@@ -414,7 +419,10 @@ cdef bint run_phase(const Split *g, const Task *t, const SplitPhase *own, Py_ssi
     store.s_row = v.pitch
     joined = (v.rows - 1) * job.band.width + v.run
     if g.columns:
-        store.s_m = whole(v.pixels)
+        store.s_m = whole_panels(v.pixels)
+        if store.y_row == v.run:  # the rows are one
+            store.cols *= store.rows
+            store.rows = 1
         for i in range(phases):
             least = min(least, pair_columns(g, t, &v, &own[i].phase, source, work + i * g.work_bytes))
     elif whole(joined) <= v.rows * v.pitch:
@@ -502,7 +510,7 @@ cdef void set_tasks(Split *g, size_t budget, int threads) noexcept:
         g.images = max(1, (g.batch + i - 1) // max(1, i))
         job.batch = (g.batch + g.images - 1) // g.images
     if g.columns:
-        most = whole(most * g.images)
+        most = whole_panels(most * g.images)
         g.sums_m = most + SIDE
         g.source_bytes = 0 if g.pointwise else g.images * job.channels * job.band.channel * 4
         g.work_bytes = 2 * g.parts * whole_terms(job.channels * taps) * most
@@ -535,7 +543,6 @@ def run(int products, Lattice lattice, x, w, y, Py_ssize_t groups, bint transpos
     g.blocks = whole_terms(job.channels) // TERMS
     g.pointwise = job.w_taps == 1 and own_pixels(job.axis)  # one tap of several, as in a strided gradient, is none
     g.columns = g.pointwise or job.channels <= FEW
-    g.steps = steps_in_l1(g.parts, g.columns)
     g.count = len(phases)
     g.together = 1
     if job.axis[2].y_step == 2 and [phase.starts[2] for phase in phases[:2]] == [0, 1]:

@@ -49,7 +49,14 @@ cdef enum:
     DOT_CELLS = 1 << 16  # (channel, output) pairs of a block where a chain is one of the lanes: its band is 256 KiB
     TERMS = 288         # (channel, tap) pairs of a task: the band of a 1x1 kernel is TERMS * PIXELS floats = 288 KiB
     OUTPUTS = 512       # output channels of a task, for each of which a block's band is read once
-    SPLIT_OUTPUTS = 128  # the same for split products, which keep the parts of all of a block's dy
+    # Split products. To split an element takes as long as some 100 products of it: so twice the channels, and as many outputs as
+    # leave the parts of a block's x and dy, and its sums, in 2 MiB of L2; as many pixels as that allows, for the sums are read and
+    # written once a block.
+    SPLIT_TASK_TERMS = 2 * TERMS
+    SPLIT_OUTPUTS = 256
+    SPLIT_BYTES = 1 << 20
+    SPLIT_PIXELS_MIN = 128
+    SPLIT_PIXELS_MAX = 1024
     SUMS = 2 << 20      # most bytes of the sums of a task, if it has more than one panel
     SUMS_LIMIT = 24 << 20  # bytes of partial sums: larger ones are of fewer slices
     BAND_LIMIT = 1 << 20   # bytes of a block's band; a constant, because the blocks show in the bits
@@ -252,19 +259,24 @@ cdef void add_block_dot(const Gradient *g, const Part *part, const Block *block,
 
 
 cdef uint32_t pair_dy(const Gradient *g, const Part *part, const Block *block, char *pixels, char *to) noexcept nogil:
-    """to[panel][d][block of pixels][part][pair of pixels][width][2]: dy as it lies over the band, zero between its rows."""
+    """to[panel][d][block of pixels][part][pair of pixels][width][2]: dy as it lies over the bands, zero between its rows."""
     cdef const Job *job = &g.job
     cdef const char *dy = dy_at(g, part, block)
-    cdef Py_ssize_t o = 0, d
+    cdef Py_ssize_t o = 0, d, i
     cdef Operand operand
     cdef uint32_t least = NOTHING
+    cdef Py_ssize_t filled = 0  # pixels without a gap
+    if block.count[2] == job.band.width:
+        filled = block.count[1] * block.count[2] * (block.images if block.count[1] * block.count[2] == job.band.size else 1)
     operand.kernels, operand.split, operand.parts, operand.row = job.kernels, g.split, g.parts, 1
     while o < part.outputs:
         operand.col = panel_width(g, part.outputs - o)
         for d in range(block.count[0]):
-            memset(pixels, 0, g.terms * operand.col * 4)
-            transpose_plane(g, block, dy + (o * job.y_c + d * job.axis[1].out * job.axis[2].out) * 4,
-                            min(g.nr, part.outputs - o), operand.col, job.band.width, pixels)
+            memset(pixels + filled * operand.col * 4, 0, (g.terms - filled) * operand.col * 4)
+            for i in range(block.images):
+                transpose_plane(g, block, dy + (i * job.y_n + o * job.y_c + d * job.axis[1].out * job.axis[2].out) * 4,
+                                min(g.nr, part.outputs - o), operand.col, job.band.width,
+                                pixels + i * job.band.size * operand.col * 4)
             least = min(least, split_b(&operand, pixels, operand.col, g.terms, NULL, to))
             to += 2 * operand.col * g.terms * g.parts
         o += g.nr
@@ -280,7 +292,8 @@ cdef void add_block_split(const Gradient *g, const Part *part, const Block *bloc
     cdef int na
     tile.off = &zero
     tile.taps = 1
-    tile.channels = ((block.count[1] - 1) * job.band.width + block.count[2] + SPLIT_TERMS - 1) // SPLIT_TERMS
+    tile.channels = (block.images - 1) * job.band.size + (block.count[1] - 1) * job.band.width + block.count[2]
+    tile.channels = (tile.channels + SPLIT_TERMS - 1) // SPLIT_TERMS
     tile.a_part = g.band_bytes // 4
     tile.a_row = job.band.channel
     tile.a_tile = SIDE * tile.a_row
@@ -409,14 +422,20 @@ cdef inline Py_ssize_t equal(Py_ssize_t count, Py_ssize_t most, Py_ssize_t unit)
 cdef void set_pixels(Gradient *g, Py_ssize_t channels, size_t limit) noexcept:
     """Blocks of at most `limit` bytes for so many channels: several images where one has few pixels."""
     cdef Job *job = &g.job
+    cdef bint joins
     cdef Py_ssize_t pixels = PIXELS, each
+    if g.products:
+        pixels = SPLIT_BYTES // (2 * g.parts * (channels + min(g.job.outputs, <Py_ssize_t>SPLIT_OUTPUTS)))
+        pixels = max(<Py_ssize_t>SPLIT_PIXELS_MIN, min(pixels, <Py_ssize_t>SPLIT_PIXELS_MAX))
     if g.dot:
         pixels = max(pixels, min(pixels * job.kernels.lanes, DOT_CELLS // channels))
     choose_block(job.axis, channels, job.itemsize, limit, pixels, job.band.block)
     band_layout(job.axis, job.band.block, job.itemsize, &job.band)
     g.blocks = set_blocks(job)
     g.images = 1
-    if g.blocks == job.batch > 1 and job.axis[0].out == 1 and not g.dot and not g.products:
+    # what lies between the images is multiplied too: six products of it take longer than reading the sums again
+    joins = job.axis[0].out == 1 and (g.products < 6 or job.band.size == job.axis[1].out * job.axis[2].out)
+    if g.blocks == job.batch > 1 and joins and not g.dot:
         each = channels * job.band.size * job.itemsize
         g.images = max(1, min(pixels // (job.axis[1].out * job.axis[2].out), <Py_ssize_t>limit // each))
         g.blocks = (job.batch + g.images - 1) // g.images
@@ -461,17 +480,15 @@ def run(int products, Lattice lattice, x, dw, dy, Py_ssize_t groups, int threads
     g.split = active_split()
     g.nr = 2 * SIDE if products else FC_NV_MAX * job.kernels.lanes
     g.dot = not products and job.outputs <= job.kernels.lanes
-    g.channel_chunk = min(job.channels, max(1, TERMS // job.taps))
     if products:
-        g.channel_chunk = min(job.channels, max(2 * SIDE, g.channel_chunk // (2 * SIDE) * 2 * SIDE))
+        g.channel_chunk = equal(job.channels, max(2 * SIDE, SPLIT_TASK_TERMS // job.taps // (2 * SIDE) * 2 * SIDE), 2 * SIDE)
     else:
-        g.channel_chunk = equal(job.channels, g.channel_chunk, 1)
+        g.channel_chunk = equal(job.channels, max(1, TERMS // job.taps), 1)
     g.channel_chunks = (job.channels + g.channel_chunk - 1) // g.channel_chunk
     set_pixels(&g, g.channel_chunk, BAND_LIMIT)
-    most = SUMS // (g.channel_chunk * job.taps * job.itemsize) // g.nr * g.nr
-    if products:  # all of a block's dy is packed; few pixels leave room for twice as many
-        i = job.band.block[0] * job.band.block[1] * job.band.block[2]
-        most = SPLIT_OUTPUTS if 2 * i > PIXELS else 2 * SPLIT_OUTPUTS
+    most = SPLIT_OUTPUTS  # all of a block's dy is packed
+    if not products:
+        most = SUMS // (g.channel_chunk * job.taps * job.itemsize) // g.nr * g.nr
     g.output_chunk = equal(job.outputs, max(g.nr, min(<Py_ssize_t>OUTPUTS, most)), g.nr)
     g.output_chunks = (job.outputs + g.output_chunk - 1) // g.output_chunk
     parts = groups * g.output_chunks * g.channel_chunks
@@ -492,7 +509,7 @@ def run(int products, Lattice lattice, x, dw, dy, Py_ssize_t groups, int threads
     if products:
         pairs = whole(g.channel_chunk) * job.taps
         g.band_bytes = whole(g.channel_chunk) * job.band.channel * 4
-        g.terms = (job.band.block[1] - 1) * job.band.width + job.band.block[2]
+        g.terms = (g.images - 1) * job.band.size + (job.band.block[1] - 1) * job.band.width + job.band.block[2]
         g.terms = (g.terms + SPLIT_TERMS - 1) // SPLIT_TERMS * SPLIT_TERMS
         # the band in parts, dy in parts, and dy of one panel and depth before
         g.x_bytes = g.band_bytes // 2 * g.parts + 2 * SPLIT_TERMS  # the last tile reads beyond the last row

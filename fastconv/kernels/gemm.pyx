@@ -37,7 +37,6 @@ from fastconv.kernels.split cimport (
     parts_of,
     split_a,
     split_b,
-    steps_in_l1,
     whole,
     whole_terms,
 )
@@ -217,27 +216,27 @@ cdef void split_operand(void *argument, Py_ssize_t number, char *workspace) noex
                 job.b_least + number * job.chains)
 
 
-cdef void multiply_split(const Job *job, Py_ssize_t rows, Py_ssize_t n, Py_ssize_t columns, Py_ssize_t k, Py_ssize_t terms,
-                         const char *a, char *acc) noexcept nogil:
-    """acc[row][whole(columns)] (+)= a b for columns n.. and terms k.. of this round, as split_operand leaves them."""
+cdef void multiply_split(const Job *job, Py_ssize_t rows, Py_ssize_t n, Py_ssize_t columns, const char *a,
+                         char *acc) noexcept nogil:
+    """acc[row][whole(columns)] (+)= a b for columns n.. and the terms of this round, as split_operand leaves them."""
     cdef fc_split_tile tile
     cdef Py_ssize_t zero = 0, m, column = 0, pitch = whole(columns), width, panel
     cdef const char *b = job.b_parts
-    cdef Py_ssize_t size = unit(job, job.panel, job.terms), first = k
+    cdef Py_ssize_t size = unit(job, job.panel, job.terms), first = 0
     if job.kept != NULL:
         b = job.kept
         size = unit(job, job.panel, job.k)
-        first += job.k0
+        first = job.k0
     tile.off = &zero
     tile.taps = 1
-    tile.channels = whole_terms(terms) // TERMS
+    tile.channels = whole_terms(job.terms) // TERMS
     tile.a_part = whole(rows) * TERMS
     tile.a_tile = SIDE * TERMS
     tile.a_row = TERMS
     tile.a_c = tile.a_part * job.parts
     tile.b_tile = 2 * SIDE
     tile.acc_row = pitch
-    tile.flags = FC_FIRST if job.k0 == k == 0 else 0
+    tile.flags = FC_FIRST if job.k0 == 0 else 0
     while column < columns:
         panel = (n + column) // job.panel
         width = whole(min(job.panel, columns - column))
@@ -247,7 +246,7 @@ cdef void multiply_split(const Job *job, Py_ssize_t rows, Py_ssize_t n, Py_ssize
         tile.b = b + panel * size + unit(job, width, first)
         m = 0
         while m < rows:
-            tile.a = a + unit(job, rows, k) + 2 * m * TERMS
+            tile.a = a + 2 * m * TERMS
             tile.acc = acc + 4 * (m * pitch + column)
             job.split.tile[job.products][1 if rows - m <= SIDE else 2][width // SIDE](&tile)
             m += 2 * SIDE
@@ -267,7 +266,7 @@ cdef uint32_t least_of(const Job *job, Py_ssize_t n, Py_ssize_t columns) noexcep
 cdef void split_task(void *argument, Py_ssize_t number, char *acc) noexcept nogil:
     """One block of c, for the terms of this round; c holds the sums of the rounds before."""
     cdef Job *job = <Job *>argument
-    cdef Py_ssize_t m = number // job.n_blocks, n = number % job.n_blocks * job.n_block, k = 0, count, i
+    cdef Py_ssize_t m = number // job.n_blocks, n = number % job.n_blocks * job.n_block, i
     cdef Py_ssize_t rows = min(job.m_block, job.m - m * job.m_block), columns = min(job.n_block, job.n - n)
     cdef const char *a = job.a_parts + m * unit(job, job.m_block, job.terms)
     cdef char *c = job.c + (m * job.m_block * job.c_row + n) * 4
@@ -278,10 +277,7 @@ cdef void split_task(void *argument, Py_ssize_t number, char *acc) noexcept nogi
     if job.k0:
         job.kernels.copy_rows(acc, whole(columns), c, job.c_row, rows, 0, columns, 0, 1)
     job.split.begin()
-    while k < job.terms:
-        count = min(steps_in_l1(job.parts, True) * TERMS, job.terms - k)
-        multiply_split(job, rows, n, columns, k, count, a, acc)
-        k += count
+    multiply_split(job, rows, n, columns, a, acc)
     job.split.end()
     for i in range(rows):
         job.kernels.copy_strided(c, acc + i * whole(columns) * 4, columns, 1)

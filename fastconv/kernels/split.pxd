@@ -5,7 +5,6 @@ from libc.stdint cimport uint32_t
 from libc.string cimport memset
 
 from fastconv.kernels.fastconv cimport fc_kernels, fc_split_kernels
-from fastconv.kernels.isa cimport cache_bytes
 
 cdef enum:
     SIDE = 16    # rows of a tile, and floats in one
@@ -21,15 +20,6 @@ cdef inline Py_ssize_t whole(Py_ssize_t count) noexcept nogil:
 cdef inline Py_ssize_t whole_terms(Py_ssize_t count) noexcept nogil:
     """`count` rounded up to whole blocks of terms."""
     return (count + TERMS - 1) // TERMS * TERMS
-
-
-cdef inline Py_ssize_t steps_in_l1(int parts, bint columns) noexcept nogil:
-    """Tile products whose tiles of one operand, two for each part, stay in L1 while those of the other pass by.
-
-    Beside four tiles of sums: of `columns` as many pass as stay, of pixels at neighbouring taps a third as many.
-    """
-    cdef Py_ssize_t tile = 2 * SIDE * TERMS, room = cache_bytes(1) - 4 * tile
-    return max(1, (room // 2 if columns else room * 3 // 4) // (2 * tile * parts))
 
 
 cdef inline int parts_of(int products) noexcept nogil:
