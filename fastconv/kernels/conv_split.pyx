@@ -75,6 +75,7 @@ cdef enum:
     FEW = 15
     PIXELS = 784     # outputs of a block
     CHUNK = 64       # pixels converted at a time: 8 KiB of floats, in L1
+    TURNED = 256     # weights of an output transposed at a time: of a panel 32 KiB of floats, in L1
 
 cdef struct SplitPhase:
     Phase phase
@@ -164,33 +165,46 @@ cdef void pack_rows(void *argument, Py_ssize_t task, char *workspace) noexcept n
     set_least(job, to, width, least)
 
 
+cdef inline Py_ssize_t turned_channels(const Job *job) noexcept nogil:
+    """Channels, an even number, whose weights pack_pairs transposes at a time: two at least, and about TURNED values of a row."""
+    return max(<Py_ssize_t>2, min(<Py_ssize_t>TERMS, TURNED // max(<Py_ssize_t>1, job.w_taps) // 2 * 2))
+
+
 cdef void pack_pairs(void *argument, Py_ssize_t task, char *workspace) noexcept nogil:
     """One panel as [phase][channel block][tap][part][pair of channels][width][2], and the least magnitude of its weights."""
     cdef const Split *g = <const Split *>argument
     cdef const Job *job = &g.job
     cdef const SplitPhase *own
-    cdef Py_ssize_t size, width, c, i, f, k
+    cdef Py_ssize_t size, width, c, i, f, k, first = 0, last, together = turned_channels(job), plane
     cdef uint32_t least = NOTHING
     cdef const char *w
     cdef const float *even
     cdef const float *odd
     cdef char *at
     cdef char *to = find_panel(job, task, &size, &width, &w)
-    for c in range(0, g.blocks * TERMS, 2):
-        for i in range(min(<Py_ssize_t>2, job.channels - c)):
-            job.kernels.transpose(workspace + i * job.w_taps * width * 4, width, w + (c + i) * job.w_c * 4, job.w_o, size,
-                                  job.w_taps, width)
-        for f in range(g.count):
-            own = g.phases + f
-            for k in range(own.phase.taps):
-                at = to + step_bytes(g, width) * (own.first + c // TERMS * own.phase.taps + k) + 2 * width * (c % TERMS)
-                if c >= job.channels:
-                    for i in range(g.parts):
-                        memset(at + i * 2 * width * TERMS, 0, 4 * width)
-                    continue
-                even = <const float *>workspace + job.tap_index[own.phase.tap + k] * width
-                odd = NULL if c + 1 == job.channels else even + job.w_taps * width
-                least = min(least, g.kernels.pairs(at, TERMS * width, even, odd, width, g.parts))
+    plane = job.w_taps * width
+    while first < g.blocks * TERMS:
+        last = min(first + together, job.channels)
+        # the channels of a row are one row, but in an input gradient
+        if job.w_c == job.w_taps and first < last:
+            job.kernels.transpose(workspace, width, w + first * job.w_c * 4, job.w_o, size, (last - first) * job.w_taps, width)
+        else:
+            for c in range(first, last):
+                job.kernels.transpose(workspace + (c - first) * plane * 4, width, w + c * job.w_c * 4, job.w_o, size,
+                                      job.w_taps, width)
+        for c in range(first, min(first + together, g.blocks * TERMS), 2):
+            for f in range(g.count):
+                own = g.phases + f
+                for k in range(own.phase.taps):
+                    at = to + step_bytes(g, width) * (own.first + c // TERMS * own.phase.taps + k) + 2 * width * (c % TERMS)
+                    if c >= job.channels:
+                        for i in range(g.parts):
+                            memset(at + i * 2 * width * TERMS, 0, 4 * width)
+                        continue
+                    even = <const float *>workspace + (c - first) * plane + job.tap_index[own.phase.tap + k] * width
+                    odd = NULL if c + 1 == job.channels else even + plane
+                    least = min(least, g.kernels.pairs(at, TERMS * width, even, odd, width, g.parts))
+        first += together
     set_least(job, to, width, least)
 
 
@@ -579,8 +593,8 @@ def run(int products, Lattice lattice, x, w, y, Py_ssize_t groups, bint transpos
         tasks = set_blocks(job)
         # two functions, because kept weights are told apart by the one that packed them
         run_rounds(job, w, pack_rows if g.columns else pack_pairs,
-                   max(2 * job.w_taps, job.channels * most + TERMS if g.columns else 0) * PANEL * 4, PACKED_LIMIT, tasks, task,
-                   workspace, threads)
+                   max(turned_channels(job) * job.w_taps, job.channels * most + TERMS if g.columns else 0) * PANEL * 4,
+                   PACKED_LIMIT, tasks, task, workspace, threads)
     finally:
         block_free(off)
         block_free(g.phases)
