@@ -823,7 +823,8 @@ _AVX2 = Costs(
 # The other rows were not measured. The model counts vectors, so the same constants stand for as many times more or fewer elements
 # as the lanes of the row: twice on avx512; the plain C of `scalar` has one. The software model of tile registers in `scalar` only
 # has to be never the fastest.
-_SPLIT_MODEL = dict.fromkeys(("split", "dw split"), {"calls": 5000, "efficiency": 0.1, "parts": 50})
+_SPLIT_SLOW = {"calls": 5000, "efficiency": 0.1, "parts": 50}
+_SPLIT_MODEL = {"split": _SPLIT_SLOW, "dw split": _SPLIT_SLOW}
 # Vectors of one lane gain nothing from having a group in each: as fast as "pixel" at best, and 4 to 17 times as long as "linear".
 _DEPTHWISE_SCALAR = {**_AVX2.ns["depthwise"], "efficiency": 0.2}
 _AVX512 = Costs(

@@ -196,7 +196,8 @@ cdef void pack_pairs(void *argument, Py_ssize_t task, char *workspace) noexcept 
             for f in range(g.count):
                 own = g.phases + f
                 for k in range(own.phase.taps):
-                    at = to + step_bytes(g, width) * (own.first + c // TERMS * own.phase.taps + k) + 2 * width * (c % TERMS)
+                    at = to + step_bytes(g, width) * (own.first + c // TERMS * own.phase.taps + k)
+                    at += 2 * width * (c % TERMS)
                     if c >= job.channels:
                         for i in range(g.parts):
                             memset(at + i * 2 * width * TERMS, 0, 4 * width)

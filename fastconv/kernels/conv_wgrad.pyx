@@ -49,9 +49,9 @@ cdef enum:
     DOT_CELLS = 1 << 16  # (channel, output) pairs of a block where a chain is one of the lanes: its band is 256 KiB
     TERMS = 288         # (channel, tap) pairs of a task: the band of a 1x1 kernel is TERMS * PIXELS floats = 288 KiB
     OUTPUTS = 512       # output channels of a task, for each of which a block's band is read once
-    # Split products. To split an element takes as long as some 100 products of it: so twice the channels, and as many outputs as
-    # leave the parts of a block's x and dy, and its sums, in 2 MiB of L2; as many pixels as that allows, for the sums are read and
-    # written once a block.
+    # Split products. To split an element takes as long as some 100 products of it: so twice the channels, and as many outputs
+    # as leave the parts of a block's x and dy, and its sums, in 2 MiB of L2; as many pixels as that allows, for the sums are
+    # read and written once a block.
     SPLIT_TASK_TERMS = 2 * TERMS
     SPLIT_OUTPUTS = 256
     SPLIT_BYTES = 1 << 20
