@@ -48,20 +48,20 @@ typedef struct {
 
 /*
  * conv_tile[nv][mr]: oc-vectorised direct convolution of mr neighbouring pixels.
- *   sums[p*s_px + o] (+)= sum_c sum_t x[c*x_c + off[t] + p] * w[(c*taps + t)*NR + o]
+ *   sums[p*s_px + o] (+)= sum_t x[off[t] + p] * w[t*NR + o]
  * NR = nv*lanes; with `add` the sums are added to, else they are written. The pixels p >= mr/2 are
  * x_jump and s_jump further on: on the next row, or 0.
  *
  * conv_store: y[o*y_oc + r*y_row + p] = act(sums[r*s_row + p*s_px + o] + bias[o] + residual)
  */
 typedef struct {
-    const void *x;        /* x[channels][...]: the tile's first pixel inside a packed band */
-    const ptrdiff_t *off; /* off[taps] */
-    const void *w;        /* w[channels][taps][NR], 64-byte aligned */
+    const void *x;        /* the tile's first pixel inside a packed band */
+    const ptrdiff_t *off; /* off[terms]: the taps of each channel */
+    const void *w;        /* w[terms][NR], 64-byte aligned */
     void *sums;
     const void *next; /* next_bytes of weights that later tiles will read: to be fetched */
     ptrdiff_t next_bytes;
-    ptrdiff_t x_c, channels, taps, s_px, x_jump, s_jump;
+    ptrdiff_t terms, s_px, x_jump, s_jump;
     int add;
 } fc_conv_tile;
 

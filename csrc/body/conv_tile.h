@@ -2,8 +2,11 @@
 /*
  * conv_tile: direct convolution, vectorised over output channels; each pixel is a scalar broadcast.
  *
- *   for c < channels: for t < taps: for p < mr:
- *     acc[p][0:NR] += x[c*x_c + off[t] + p] * w[c][t][0:NR]
+ *   for t < terms: for p < mr:
+ *     acc[p][0:NR] += x[off[t] + p] * w[t][0:NR]
+ *
+ * A term is one tap of one channel: a single loop, as the short one of a channel's taps delays the
+ * next channel's loads (avx512, 3x3: 170 -> 180 GF/s, 1x1 from L2: 130 -> 160).
  *
  * Where rows are short, the second half of a tile lies on the next row: a few accumulators alone
  * would wait for their own latency.
@@ -69,10 +72,9 @@ static __attribute__((noinline)) void FC_FN(conv_store)(const fc_conv_store *t) 
 
 static FC_INLINE void FC_FN(conv_tile_body)(const fc_conv_tile *t, const int mr, const int nv) {
     V acc[FC_MR_MAX][FC_NV_MAX];
-    const REAL *x = t->x, *w = t->w;
+    const REAL *const x = t->x, *const jumped = x + t->x_jump, *w = t->w;
     const ptrdiff_t *const off = t->off;
-    const ptrdiff_t taps = t->taps, x_c = t->x_c, s_px = t->s_px;
-    const ptrdiff_t x_jump = t->x_jump, s_jump = t->s_jump;
+    const ptrdiff_t terms = t->terms, s_px = t->s_px, s_jump = t->s_jump;
     const int add = t->add;
     REAL *const sums = t->sums;
     for (ptrdiff_t i = 0; i < t->next_bytes; i += FC_CACHE_LINE)
@@ -81,23 +83,20 @@ static FC_INLINE void FC_FN(conv_tile_body)(const fc_conv_tile *t, const int mr,
     for (int p = 0; p < mr; p++)
 #pragma GCC unroll 2
         for (int v = 0; v < nv; v++) acc[p][v] = v_zero();
-    for (ptrdiff_t c = t->channels; c > 0; c--) {
-        for (ptrdiff_t k = 0; k < taps; k++) {
-            const REAL *xs = x + off[k], *next = xs + x_jump;
-            FC_OPAQUE(xs);
-            FC_OPAQUE(next);
-            V b[FC_NV_MAX];
 #pragma GCC unroll 2
-            for (int v = 0; v < nv; v++) b[v] = v_load(w + v * VL);
+    for (ptrdiff_t k = 0; k < terms; k++) {
+        ptrdiff_t o = off[k];
+        FC_OPAQUE(o);
+        V b[FC_NV_MAX];
+#pragma GCC unroll 2
+        for (int v = 0; v < nv; v++) b[v] = v_load(w + v * VL);
 #pragma GCC unroll 14
-            for (int p = 0; p < mr; p++) {
-                const V a = v_set1(p < mr / 2 ? xs[p] : next[p]);
+        for (int p = 0; p < mr; p++) {
+            const V a = v_set1((p < mr / 2 ? x : jumped)[o + p]);
 #pragma GCC unroll 2
-                for (int v = 0; v < nv; v++) acc[p][v] = v_fma(a, b[v], acc[p][v]);
-            }
-            w += nv * VL;
+            for (int v = 0; v < nv; v++) acc[p][v] = v_fma(a, b[v], acc[p][v]);
         }
-        x += x_c;
+        w += nv * VL;
     }
 #pragma GCC unroll 14
     for (int p = 0; p < mr; p++)

@@ -52,6 +52,7 @@ cdef struct Direct:
     Py_ssize_t spread    # places in the rows of sums for each output of a phase: the stride, or 1 of one too large for that
     Py_ssize_t s_px      # of neighbours in the rows of sums
     Py_ssize_t sums_bytes, panels  # of the sums of one panel; panels that are summed together
+    Py_ssize_t off_bytes   # of the offsets of a chain's terms, with which the workspace begins
 
 
 cdef void run_tiles(const Job *job, fc_conv_tile *tile, int nv, const char *x, char *sums, Py_ssize_t cols,
@@ -68,26 +69,28 @@ cdef void run_tiles(const Job *job, fc_conv_tile *tile, int nv, const char *x, c
 
 
 cdef void sum_phase(const Direct *direct, const Phase *phase, const Py_ssize_t *count, Py_ssize_t group,
-                    Py_ssize_t panel0, Py_ssize_t panel1, const char *band, char *sums) noexcept nogil:
+                    Py_ssize_t panel0, Py_ssize_t panel1, Py_ssize_t *off, const char *band, char *sums) noexcept nogil:
     """Some panels of the `count` outputs of a phase, to their places in the rows of y."""
     cdef const Job *job = &direct.job
     cdef fc_conv_tile tile
     cdef Py_ssize_t item = job.itemsize, step = direct.spread * direct.s_px
     cdef Py_ssize_t row = job.band.block[2] * step, rows = count[1], cols = count[2]
-    cdef Py_ssize_t block = max(1, CHAIN // phase.taps), c = 0, d, r, most, half, rest, pairs, tiles, panel, start, size, width
+    cdef Py_ssize_t block = max(1, CHAIN // phase.taps), c, d, r, most, half, rest, pairs, tiles, panel, start, size, width
     cdef const char *x
     cdef char *to
     cdef int nv
     if cols == job.band.width:  # no halo: rows follow one another in the band as well
         cols *= rows
         rows = 1
-    tile.off = job.off + phase.tap
-    tile.taps = phase.taps
-    tile.x_c = job.band.channel
+    for c in range(min(block, job.channels)):
+        for r in range(phase.taps):
+            off[c * phase.taps + r] = c * job.band.channel + job.off[phase.tap + r]
+    c = 0
+    tile.off = off
     tile.s_px = step
     tile.x_jump = tile.s_jump = 0
     while c < job.channels:
-        tile.channels = min(block, job.channels - c)
+        tile.terms = min(block, job.channels - c) * phase.taps
         tile.add = c > 0
         for panel in range(panel0, panel1):
             panel_bounds(job, panel, &start, &size, &width)
@@ -100,7 +103,7 @@ cdef void sum_phase(const Direct *direct, const Phase *phase, const Py_ssize_t *
             pairs = rows // 2 if 2 * rest + 1 < 2 * tiles else 0
             tile.w = packed_panel(job, group, start) + packed_term(job, c, phase.tap, phase.taps) * width * item
             # the tiles of this block of channels share the fetching of the next weights out among them
-            tile.next_bytes = tile.channels * phase.taps * width * item
+            tile.next_bytes = tile.terms * width * item
             tile.next = <const char *>tile.w + (
                 job.panel * job.column if panel + 1 < panel1 else
                 tile.next_bytes - (panel1 - 1 - panel0) * job.panel * job.column if c + block < job.channels else
@@ -135,7 +138,8 @@ cdef void run_rows(const Direct *direct, const Task *t, const Phase *phase, Py_s
     cdef bint whole = direct.spread == axis[2].y_step
     cdef Py_ssize_t count[3]
     cdef Py_ssize_t at[3]
-    cdef char *sums = workspace + job.band_bytes
+    cdef char *band = workspace + direct.off_bytes
+    cdef char *sums = band + job.band_bytes
     for i in range(3):
         at[i] = t.origin[i] * axis[i].y_step + (0 if i == 2 and whole else phase.start[i])
         count[i] = min(t.count[i], phase.out[i] - t.origin[i])
@@ -144,7 +148,7 @@ cdef void run_rows(const Direct *direct, const Task *t, const Phase *phase, Py_s
     for i in range(direct.together):
         count[2] = min(t.count[2], phase[i].out[2] - t.origin[2])
         if count[2] > 0:
-            sum_phase(direct, phase + i, count, t.group, panel0, panel1, workspace,
+            sum_phase(direct, phase + i, count, t.group, panel0, panel1, <Py_ssize_t *>workspace, band,
                       sums + (phase[i].start[2] * direct.s_px * item if whole else 0))
     for panel in range(panel0, panel1):
         panel_bounds(job, panel, &start, &size, &width)
@@ -179,9 +183,9 @@ cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogi
     cdef Py_ssize_t panel, i
     decode(job, number, &t)
     fill_band(job.axis, &job.band, job.itemsize, t.origin, t.count, source_plane(job, &t), job.x_c, job.channels,
-              workspace)
+              workspace + direct.off_bytes)
     if direct.together < direct.spread:  # no tap reaches the other places of a row
-        memset(workspace + job.band_bytes, 0, direct.panels * direct.sums_bytes)
+        memset(workspace + direct.off_bytes + job.band_bytes, 0, direct.panels * direct.sums_bytes)
     panel = t.panel0
     while panel < t.panel1:
         i = 0
@@ -216,7 +220,8 @@ def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, resi
     direct.s_px = min(job.panel, (job.outputs + job.multiple - 1) // job.multiple * job.multiple)
     direct.sums_bytes = block[0] * block[1] * block[2] * direct.spread * direct.s_px * job.itemsize
     direct.panels = max(1, min(job.panels, SUMS_BYTES // max(direct.sums_bytes, 1)))
-    workspace = job.band_bytes + direct.panels * direct.sums_bytes
+    direct.off_bytes = (max(<Py_ssize_t>CHAIN, job.taps) * sizeof(Py_ssize_t) + 63) // 64 * 64
+    workspace = direct.off_bytes + job.band_bytes + direct.panels * direct.sums_bytes
     if threads == 0:
         return workspace
     direct.count = len(phases)

@@ -21,7 +21,7 @@ cdef extern from "fastconv.h" nogil:
         void *sums
         const void *next
         Py_ssize_t next_bytes
-        Py_ssize_t x_c, channels, taps, s_px, x_jump, s_jump
+        Py_ssize_t terms, s_px, x_jump, s_jump
         int add
 
     ctypedef struct fc_conv_store:
