@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, get_args
 
-from fastconv.kernels import conv_winograd, isa
+from fastconv.kernels import conv_wgrad, conv_winograd, isa
 from fastconv.problem import Conv, Sizes
 
 # Multiply-adds that must be under way at once: 4 cycles, two a cycle. A smaller tile takes as long as one of these.
@@ -562,13 +562,14 @@ def _dw_direct(shape: Shape) -> Counts:
     channels = min(shape.channels, max(1, WGRAD_TERMS // math.prod(shape.kernel)))  # of a task
     parts = math.ceil(shape.channels / max(1, channels))
     block, images = WGRAD_PIXELS, max(1, WGRAD_PIXELS // max(1, pixels))  # of a block
-    if outputs == 1:  # along the pixels
+    along_pixels = conv_wgrad.along_pixels(shape.outputs, shape.size[2], shape.itemsize)
+    if along_pixels:
         most = WGRAD_DOT_CELLS // max(1, channels)
         block, images = max(block, min(block * isa.lanes(shape.itemsize), most)), 1
     blocks = math.ceil(shape.images / images) * math.ceil(pixels / block) * shape.groups
     copied = panels if math.prod((*shape.kernel, *shape.step)) > 1 else 0
     band = {name: copied * n for name, n in _band(shape, block, channels).items()}
-    if outputs == 1:
+    if along_pixels:
         rows = shape.images * shape.size[1] * _vectors(shape, shape.size[2])
         products = {"dots": shape.groups * shape.outputs * shape.terms * rows}
         return {

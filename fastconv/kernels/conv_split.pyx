@@ -166,7 +166,7 @@ cdef void pack_rows(void *argument, Py_ssize_t task, char *workspace) noexcept n
 
 
 cdef inline Py_ssize_t turned_channels(const Job *job) noexcept nogil:
-    """Channels, an even number, whose weights pack_pairs transposes at a time: two at least, and about TURNED values of a row."""
+    """Channels, an even number, whose weights pack_pairs transposes at a time: at most TURNED values of a row, or two."""
     return max(<Py_ssize_t>2, min(<Py_ssize_t>TERMS, TURNED // max(<Py_ssize_t>1, job.w_taps) // 2 * 2))
 
 

@@ -16,6 +16,7 @@ from libc.string cimport memset
 
 from fastconv.kernels.correlate cimport Job, count_rerun, set_blocks, start_job
 from fastconv.kernels.fastconv cimport (
+    FC_CACHE_LINE,
     FC_DOT_A_MAX,
     FC_FIRST,
     FC_NV_MAX,
@@ -464,6 +465,17 @@ cdef void share_outputs(Gradient *g, Py_ssize_t others, int threads) noexcept no
         g.output_chunks = (g.job.outputs + g.output_chunk - 1) // g.output_chunk
 
 
+cpdef bint along_pixels(Py_ssize_t outputs, Py_ssize_t cols, Py_ssize_t itemsize):
+    """Whether to vectorise along rows of so many pixels: where the outputs leave more lanes idle than the ends of rows do.
+
+    A row takes the time of its vectors and of about one more. Outputs in vectors take a broadcast for each multiply-add, and so
+    about 2/3 of the peak; vectors of whole cache lines do no better along the pixels, where nearly all of them cross a line.
+    """
+    cdef Py_ssize_t lanes = active_kernels(itemsize).lanes
+    cdef Py_ssize_t row = outputs * ((cols + lanes - 1) // lanes + 1)
+    return outputs <= lanes and (row <= cols if lanes * itemsize == FC_CACHE_LINE else 2 * row <= 3 * cols)
+
+
 def run(int products, Lattice lattice, x, dw, dy, Py_ssize_t groups, int threads, max_workspace):
     """dw[group*output][channel][tap], from contiguous x and dy[n][channel][d][h][w] of the forward lattice.
 
@@ -479,7 +491,7 @@ def run(int products, Lattice lattice, x, dw, dy, Py_ssize_t groups, int threads
     g.products, g.parts, g.failed = products, parts_of(products), False
     g.split = active_split()
     g.nr = 2 * SIDE if products else FC_NV_MAX * job.kernels.lanes
-    g.dot = not products and job.outputs <= job.kernels.lanes
+    g.dot = not products and along_pixels(job.outputs, job.axis[2].out, job.itemsize)
     if products:
         g.channel_chunk = equal(job.channels, max(2 * SIDE, SPLIT_TASK_TERMS // job.taps // (2 * SIDE) * 2 * SIDE), 2 * SIDE)
     else:

@@ -9,6 +9,11 @@ The work goes in rounds of tiles. In a round, tasks transform x and dy by panels
 then tasks multiply blocks of panels of x and of dy, transform the sums, and store them or add them to dw. The rounds, and the
 chains within, depend on the problem alone: neither the team nor max_workspace shows in the bits.
 
+Where the cores have an L2 cache of 1 MiB or more (taken to be those with vectors of 64 bytes) and it holds the sums of enough
+channels, tasks are slices of the tiles instead. Each transforms some tiles and multiplies them at once, so that all but x and
+dy stays in its L2; at last the dw of the slices are added in order. Measured on 16x64x56x56: 1.25 times as fast on one core,
+1.85 times on two.
+
 As in the forward convolution, sums that are not finite are noticed, and the call runs again on the direct kernel.
 """
 
@@ -28,6 +33,7 @@ from fastconv.kernels.conv_winograd cimport (
 )
 from fastconv.kernels.correlate cimport Job, count_rerun, start_job
 from fastconv.kernels.fastconv cimport (
+    FC_CACHE_LINE,
     FC_FIRST,
     FC_NV_MAX,
     fc_winograd_dw,
@@ -59,6 +65,12 @@ cdef enum:
     DY_PANELS = 4
     # Tiles that one task transforms.
     TASK_TILES = 64
+    # Of a slice: most bytes of its sums; tiles that it transforms at a time (64 + 64 channels: 1.2 MiB).
+    SLICE_SUMS = 1 << 20
+    SLICE_TILES = 64
+    # Most slices of all groups: half as many, which store half the sums, unless each has so many blocks of tiles.
+    SLICES = 16
+    SLICE_BLOCKS = 8
 
 cdef struct Gradient:
     Job job                       # x as in the forward convolution, y = dy, w = dw; first: tasks get a pointer to it
@@ -77,10 +89,16 @@ cdef struct Gradient:
     Py_ssize_t row, rows, col, cols
     Py_ssize_t task_rows, tasks   # rows of tiles that a task transforms, tasks of a panel
     bint add                      # to dw
+    bint add_sums                 # to the sums of the tiles before
     Py_ssize_t step               # chains that a product takes at a time
     Py_ssize_t block[2]           # panels of a product
     Py_ssize_t sums_p             # elements of the sums from position to position
     size_t band_bytes, sums_bytes, taps_bytes
+    # Slices; 0: none
+    Py_ssize_t slices             # of a group
+    const Blocks *tiles
+    char *parts                   # dw of the slices but the first, of all groups each
+    size_t transformed_bytes      # of one
 
 
 cdef inline Py_ssize_t panel_size(const Gradient *g, int side, Py_ssize_t panel) noexcept nogil:
@@ -99,25 +117,27 @@ cdef inline char *panel_at(const Gradient *g, Py_ssize_t group, int side, Py_ssi
     return g.transformed + i * g.panel * g.job.itemsize
 
 
-cdef void transform_task(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
+cdef void transform(const Gradient *g, Py_ssize_t group, int side, Py_ssize_t panel, Py_ssize_t row, Py_ssize_t rows,
+                    char *band) noexcept nogil:
     """Some rows of tiles of one panel of x or dy."""
-    cdef const Gradient *g = <const Gradient *>argument
     cdef const Job *job = &g.job
-    cdef Py_ssize_t row = number % g.tasks * g.task_rows, rows = min(g.task_rows, g.rows - row)
-    cdef Py_ssize_t x_panels = g.last[0] - g.first[0], all = x_panels + g.last[1] - g.first[1], group, panel, c
-    cdef Tiling tiling
-    cdef const char *x
+    cdef Tiling tiling = g.tiling[side]
+    cdef Py_ssize_t c = group * g.channels[side] + panel * g.nr
+    tiling.v_t = panel_width(g, side, panel)
+    transform_tiles(&tiling, (job.y if side else job.x) + c * tiling.x_c * job.itemsize, panel_size(g, side, panel),
+                    g.row + row, rows, g.col, g.cols, band,
+                    panel_at(g, group, side, panel) + row * g.cols * tiling.v_t * job.itemsize)
+
+
+cdef void transform_task(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
+    cdef const Gradient *g = <const Gradient *>argument
+    cdef Py_ssize_t row = number % g.tasks * g.task_rows
+    cdef Py_ssize_t x_panels = g.last[0] - g.first[0], all = x_panels + g.last[1] - g.first[1]
     cdef int side
     number //= g.tasks
-    group = g.group0 + number // all
     side = 0 if number % all < x_panels else 1
-    panel = g.first[side] + number % all - side * x_panels
-    tiling = g.tiling[side]
-    tiling.v_t = panel_width(g, side, panel)
-    c = group * g.channels[side] + panel * g.nr
-    x = (job.y if side else job.x) + c * tiling.x_c * job.itemsize
-    transform_tiles(&tiling, x, panel_size(g, side, panel), g.row + row, rows, g.col, g.cols, workspace,
-                    panel_at(g, group, side, panel) + row * g.cols * tiling.v_t * job.itemsize)
+    transform(g, g.group0 + number // all, side, g.first[side] + number % all - side * x_panels, row,
+              min(g.task_rows, g.rows - row), workspace)
 
 
 cdef void multiply(const Gradient *g, Py_ssize_t group, const Py_ssize_t *first, const Py_ssize_t *last,
@@ -136,7 +156,7 @@ cdef void multiply(const Gradient *g, Py_ssize_t group, const Py_ssize_t *first,
         while i < chains:
             tile.chains = min(g.step, chains - i)
             tile.longer = min(max(tiles % chains - i, 0), tile.chains)
-            tile.flags = FC_FIRST if i == 0 else 0
+            tile.flags = FC_FIRST if i == 0 and not g.add_sums else 0
             for o in range(first[1], last[1]):
                 width = panel_width(g, 1, o)
                 nv = <int>(width // job.kernels.lanes)
@@ -203,6 +223,48 @@ cdef void product_task(void *argument, Py_ssize_t number, char *workspace) noexc
           workspace + g.sums_bytes + g.taps_bytes)
 
 
+cdef void slice_task(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
+    """Some blocks of tiles, of all panels that are worked on."""
+    cdef Gradient *shared = <Gradient *>argument
+    cdef Gradient g = shared[0]
+    cdef Py_ssize_t slice = number % g.slices, group = g.group0 + number // g.slices, block, panel, tiles = 0
+    cdef Py_ssize_t last = (slice + 1) * g.tiles.count // g.slices
+    cdef int side
+    cdef char *sums
+    if shared.nonfinite:
+        return
+    g.group0, g.group1 = group, group + 1
+    g.transformed = workspace + g.band_bytes
+    sums = g.transformed + g.transformed_bytes
+    if slice:
+        g.job.w = g.parts + (slice - 1) * g.job.groups * g.job.w_g * g.job.itemsize
+    g.add = g.add_sums = False
+    for block in range(slice * g.tiles.count // g.slices, last):
+        block_at(g.tiles, block, &g.row, &g.rows, &g.col, &g.cols)
+        for side in range(2):
+            for panel in range(g.first[side], g.last[side]):
+                transform(&g, group, side, panel, 0, g.rows, workspace)
+        multiply(&g, group, g.first, g.last, sums)
+        tiles += g.rows * g.cols
+        g.add_sums = True
+        if tiles >= TILES_MAX or block == last - 1:
+            store(&g, group, g.first, g.last, sums, sums + g.sums_bytes, sums + g.sums_bytes + g.taps_bytes)
+            g.add = True
+            g.add_sums = False
+            tiles = 0
+    if g.nonfinite:
+        shared.nonfinite = True
+
+
+cdef void reduce_task(void *argument, Py_ssize_t output, char *workspace) noexcept nogil:
+    """Add the slices in order."""
+    cdef const Gradient *g = <const Gradient *>argument
+    cdef Py_ssize_t s, item = g.job.itemsize, size = g.job.groups * g.job.w_g
+    cdef char *dw = <char *>g.job.w + output * g.job.w_o * item
+    for s in range(g.slices - 1):
+        g.job.kernels.add(dw, g.parts + (s * size + output * g.job.w_o) * item, g.job.channels * g.taps)
+
+
 cdef Py_ssize_t product_tasks(const Gradient *g) noexcept nogil:
     cdef Py_ssize_t count = g.group1 - g.group0, side
     for side in range(2):
@@ -210,24 +272,61 @@ cdef Py_ssize_t product_tasks(const Gradient *g) noexcept nogil:
     return count
 
 
+cdef inline void halve(Gradient *g) noexcept nogil:
+    cdef int wide = 1 if g.block[1] >= g.block[0] else 0
+    g.block[wide] = (g.block[wide] + 1) // 2
+
+
+cdef inline size_t panel_sums(const Gradient *g) noexcept nogil:
+    """Bytes of the sums of one position of two panels."""
+    return g.nr * g.nr * g.job.itemsize
+
+
+cdef void set_products(Gradient *g) noexcept nogil:
+    """Lay out the sums of g.block."""
+    g.sums_p = lines(panel_sums(g) * g.block[0] * g.block[1]) // g.job.itemsize
+    g.sums_bytes = g.positions * g.sums_p * g.job.itemsize
+    g.taps_bytes = lines(g.taps * panel_sums(g) * g.block[0])
+
+
+cdef size_t product_bytes(const Gradient *g) noexcept nogil:
+    return g.sums_bytes + 2 * g.taps_bytes
+
+
 cdef void choose_products(Gradient *g, size_t budget, int threads) noexcept nogil:
     """The panels of a task: few enough for their sums to stay in L2, and for two tasks a thread. No sum depends on it."""
-    cdef Py_ssize_t wide
-    cdef size_t sum = g.nr * g.nr * g.job.itemsize
+    cdef size_t sum = panel_sums(g)
     g.block[0] = min(<Py_ssize_t>X_PANELS, g.last[0] - g.first[0])
     g.block[1] = min(<Py_ssize_t>DY_PANELS, g.last[1] - g.first[1])
     budget = min(budget, max(cache_bytes(2) * 3 // 4, <size_t>256 << 10))
     while g.block[0] * g.block[1] > 1 and (g.positions * sum * g.block[0] * g.block[1] > budget
                                            or product_tasks(g) < 2 * threads):
-        wide = 1 if g.block[1] >= g.block[0] else 0
-        g.block[wide] = (g.block[wide] + 1) // 2
-    g.sums_p = lines(sum * g.block[0] * g.block[1]) // g.job.itemsize
-    g.sums_bytes = g.positions * g.sums_p * g.job.itemsize
-    g.taps_bytes = lines(g.taps * sum * g.block[0])
+        halve(g)
+    set_products(g)
 
 
-cdef size_t product_bytes(const Gradient *g) noexcept nogil:
-    return g.sums_bytes + 2 * g.taps_bytes
+cdef bint slices_fit(Gradient *g) noexcept nogil:
+    """The panels of slices, whose sums stay in L2; whether not many panels are transformed more than once for it."""
+    cdef Py_ssize_t transforms
+    g.block[0], g.block[1] = g.panels[0], g.panels[1]
+    while g.block[0] * g.block[1] > 1 and g.positions * panel_sums(g) * g.block[0] * g.block[1] > <size_t>SLICE_SUMS:
+        halve(g)
+    transforms = ((g.panels[0] + g.block[0] - 1) // g.block[0] * g.panels[1]
+                  + (g.panels[1] + g.block[1] - 1) // g.block[1] * g.panels[0])
+    return g.job.kernels.lanes * g.job.itemsize == FC_CACHE_LINE and 3 * transforms <= 4 * (g.panels[0] + g.panels[1])
+
+
+cdef void choose_slices(Gradient *g, size_t budget) noexcept nogil:
+    """Fewer panels where the budget wants it, and the number of slices. No sum depends on the panels."""
+    cdef Py_ssize_t dw = g.job.groups * g.job.outputs * g.job.channels * g.taps * g.job.itemsize
+    g.slices = min(<Py_ssize_t>SLICES, max(<Py_ssize_t>SLICES // 2, g.tiles.count // SLICE_BLOCKS)) // g.job.groups
+    g.slices = max(1, min(min(g.slices, g.tiles.count), TRANSFORMED_LIMIT // dw))
+    while True:
+        set_products(g)
+        g.transformed_bytes = (g.block[0] + g.block[1]) * g.panel * g.job.itemsize
+        if g.block[0] * g.block[1] == 1 or g.band_bytes + g.transformed_bytes + product_bytes(g) <= budget:
+            return
+        halve(g)
 
 
 cdef int run_round(Gradient *g, size_t budget, int threads) except -1:
@@ -260,7 +359,9 @@ def run(int kind, Lattice lattice, x, dw, dy, Py_ssize_t groups, int threads, ma
     cdef Blocks tiles
     cdef Py_ssize_t m, r, lanes, channels, most, number
     cdef Py_ssize_t at_once[2]
-    cdef size_t workspace, limit = TRANSFORMED_LIMIT
+    cdef size_t workspace, shared_bytes, limit = TRANSFORMED_LIMIT
+    cdef char *shared
+    cdef bint sliced
     cdef int side
     memset(&g, 0, sizeof(Gradient))
     start_job(job, lattice, x, dw, dy, groups, False, None, None, -1)
@@ -284,9 +385,10 @@ def run(int kind, Lattice lattice, x, dw, dy, Py_ssize_t groups, int threads, ma
         if side:
             for i in range(3):
                 whole_axis(&tiling.axis[i], job.axis[i].out)
+    sliced = slices_fit(&g)
     most = ROUND_BYTES // (g.positions * channels * job.itemsize)
     choose_blocks(&tiles, rows_of_tiles(&g.tiling[0], job.batch), columns_of_tiles(&g.tiling[0]),
-                  max(<Py_ssize_t>TILES_MIN, min(<Py_ssize_t>TILES_MAX, most)))
+                  SLICE_TILES if sliced else max(<Py_ssize_t>TILES_MIN, min(<Py_ssize_t>TILES_MAX, most)))
     for side in range(2):
         tiling = &g.tiling[side]
         g.band_bytes = max(g.band_bytes, choose_band(tiling, tiles.row_block, tiles.col_block))
@@ -294,22 +396,32 @@ def run(int kind, Lattice lattice, x, dw, dy, Py_ssize_t groups, int threads, ma
     g.panel = g.positions * g.tiling[0].v_p
     if max_workspace is not None:
         limit = min(limit, <size_t>max_workspace)
-    # as many groups, or else panels of one, as have room
-    most = max(<Py_ssize_t>2, <Py_ssize_t>(limit // (g.panel * job.itemsize)))
-    at_once[0] = min(g.panels[0], most - min(g.panels[1], most // 2))
-    at_once[1] = min(g.panels[1], most - at_once[0])
-    most = min(groups, max(<Py_ssize_t>1, most // (g.panels[0] + g.panels[1])))
-    g.group1 = most
-    for side in range(2):
-        g.last[side] = at_once[side]
-    choose_products(&g, limit, threads)
-    workspace = max(g.band_bytes, product_bytes(&g))
+    if sliced:
+        g.tiles = &tiles
+        choose_slices(&g, limit)
+        shared_bytes = (g.slices - 1) * groups * job.w_g * job.itemsize
+        workspace = g.band_bytes + g.transformed_bytes + product_bytes(&g)
+        most = groups
+        for side in range(2):
+            at_once[side] = g.block[side]
+    else:
+        # as many groups, or else panels of one, as have room
+        most = max(<Py_ssize_t>2, <Py_ssize_t>(limit // (g.panel * job.itemsize)))
+        at_once[0] = min(g.panels[0], most - min(g.panels[1], most // 2))
+        at_once[1] = min(g.panels[1], most - at_once[0])
+        most = min(groups, max(<Py_ssize_t>1, most // (g.panels[0] + g.panels[1])))
+        g.group1 = most
+        for side in range(2):
+            g.last[side] = at_once[side]
+        choose_products(&g, limit, threads)
+        shared_bytes = most * (at_once[0] + at_once[1]) * g.panel * job.itemsize
+        workspace = max(g.band_bytes, product_bytes(&g))
     if threads == 0:
         return workspace
-    g.transformed = <char *>block_alloc(most * (at_once[0] + at_once[1]) * g.panel * job.itemsize)
-    if g.transformed == NULL:
-        raise MemoryError(
-            f"fastconv: no memory for {most * (at_once[0] + at_once[1]) * g.panel * job.itemsize} bytes of transforms")
+    shared = <char *>block_alloc(shared_bytes)
+    if shared == NULL:
+        raise MemoryError(f"fastconv: no memory for {shared_bytes} bytes of transforms")
+    g.transformed = g.parts = shared
     try:
         for g.group0 in range(0, groups, most):
             g.group1 = min(groups, g.group0 + most)
@@ -317,12 +429,17 @@ def run(int kind, Lattice lattice, x, dw, dy, Py_ssize_t groups, int threads, ma
                 g.last[0] = min(g.panels[0], g.first[0] + at_once[0])
                 for g.first[1] in range(0, g.panels[1], at_once[1]):
                     g.last[1] = min(g.panels[1], g.first[1] + at_once[1])
+                    if sliced:
+                        run_tasks(slice_task, &g, groups * g.slices, workspace, threads)
+                        continue
                     for number in range(tiles.count):
                         block_at(&tiles, number, &g.row, &g.rows, &g.col, &g.cols)
                         g.add = number > 0
                         run_round(&g, limit, threads)
+        if g.slices > 1 and not g.nonfinite:
+            run_tasks(reduce_task, &g, groups * job.outputs, 0, threads)
     finally:
-        block_free(g.transformed)
+        block_free(shared)
     if g.nonfinite:
         count_rerun()
         conv_wgrad.run(0, lattice, x, dw, dy, groups, threads, max_workspace)
