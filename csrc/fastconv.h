@@ -117,6 +117,42 @@ typedef struct {
 } fc_pixel_sums;
 
 /*
+ * pixel_planes: one channel to one output, from x straight to y.
+ *   y[r*y_row + p] = act(sum_i sum_k a[i*a_row + k] * x[(top + r + i)*x_row + off[k] + p] + bias +
+ *   residual[r*y_row + p])   r < rows, p < cols, i < down (3, 5 or 7), k < across <= FC_PLANE_TAPS
+ * and the same for `planes` planes. Cells of x beyond in_rows x in_cols are zero: of their rows
+ * `zeros` takes the place, in their columns are only lanes of the first and the last vector of a
+ * row.
+ */
+enum { FC_PLANE_TAPS = 7 };
+typedef struct {
+    const void *x, *zeros;
+    const ptrdiff_t *off; /* off[across] */
+    const void *a;
+    void *y;
+    const void *bias;     /* bias[planes] or NULL */
+    const void *residual; /* same strides as y, or NULL */
+    ptrdiff_t planes, x_plane, a_plane, y_plane;
+    ptrdiff_t x_row, in_rows, in_cols, top, a_row, down, across, rows, cols, y_row;
+    int relu;
+} fc_pixel_planes;
+
+/*
+ * plane_dots: the weight gradient of 3x3 kernels of one channel to one output, in the lanes.
+ *   sum over lanes of sums[(u*3 + k)*lanes] += sum_r sum_p dy[r*cols + p] *
+ *                                              x[(top + r + u)*x_row + off[k] + p]
+ * for r < rows, p < cols, and for `planes` planes, which have 9 vectors of sums each. x beyond
+ * in_rows x in_cols as of pixel_planes.
+ */
+typedef struct {
+    const void *x, *zeros, *dy;
+    const ptrdiff_t *off; /* off[3] */
+    void *sums;
+    ptrdiff_t planes, x_plane, dy_plane;
+    ptrdiff_t x_row, in_rows, in_cols, top, rows, cols;
+} fc_plane_dots;
+
+/*
  * pixel_store: y[m*y_m + r*y_row + p*y_px] = act(sums[m*s_m + r*s_row + p] + bias[m] + residual)
  * With `odd`, the sums of the odd places of rows whose y_px is 2; odd_cols is cols or cols - 1.
  */
@@ -334,6 +370,8 @@ typedef void (*fc_conv_tile_fn)(const fc_conv_tile *);
 typedef void (*fc_conv_store_fn)(const fc_conv_store *);
 typedef void (*fc_gemm_tile_fn)(const fc_gemm_tile *);
 typedef void (*fc_pixel_sums_fn)(const fc_pixel_sums *);
+typedef void (*fc_pixel_planes_fn)(const fc_pixel_planes *);
+typedef void (*fc_plane_dots_fn)(const fc_plane_dots *);
 typedef void (*fc_pixel_store_fn)(const fc_pixel_store *);
 typedef void (*fc_depthwise_load_fn)(void *y, const int32_t *at, const void *x, ptrdiff_t x_plane,
                                      ptrdiff_t pixels, ptrdiff_t planes);
@@ -350,8 +388,10 @@ typedef void (*fc_winograd_sum_fn)(const fc_winograd_sum *);
 typedef void (*fc_winograd_dw_fn)(const fc_winograd_dw *);
 typedef void (*fc_fold_fn)(const fc_fold *);
 typedef void (*fc_pool_fn)(const fc_pool *);
-typedef void (*fc_map_fn)(void *y, const void *x, ptrdiff_t n);
-typedef void (*fc_map2_fn)(void *dx, const void *dy, const void *x, ptrdiff_t n);
+/* `stream` here and below: results go past the caches. They begin at cache lines, and so does each
+ * of several runs. */
+typedef void (*fc_map_fn)(void *y, const void *x, ptrdiff_t n, int stream);
+typedef void (*fc_map2_fn)(void *dx, const void *dy, const void *x, ptrdiff_t n, int stream);
 
 /* (y, x, factor, rows, n) forward, (dx, dy, y, rows, n) backward */
 typedef void (*fc_softmax_fn)(void *, const void *, const void *, ptrdiff_t rows, ptrdiff_t n);
@@ -372,6 +412,9 @@ typedef struct {
     fc_conv_store_fn conv_store;
     fc_gemm_tile_fn gemm_tile[FC_NV_MAX + 1][FC_MR_MAX + 1];
     fc_pixel_sums_fn pixel_sums[FC_MR_MAX + 1];
+    fc_pixel_planes_fn pixel_planes;
+    fc_plane_dots_fn plane_dots;
+    void (*sum_lanes)(void *y, const void *x, ptrdiff_t n); /* y[i] of vector x[i], i < n */
     fc_pixel_store_fn pixel_store;
     fc_depthwise_load_fn depthwise_load;
     fc_depthwise_sums_fn depthwise_sums;
@@ -401,6 +444,8 @@ typedef struct {
     void (*transpose)(void *y, ptrdiff_t y_ld, const void *x, ptrdiff_t x_ld, ptrdiff_t rows,
                       ptrdiff_t cols, ptrdiff_t pad);
     void (*add)(void *y, const void *x, ptrdiff_t n); /* y[i] += x[i] */
+    /* y[i] = x[i], past the caches, where y begins at a cache line; x[i] = 0 */
+    void (*pour)(void *y, void *x, ptrdiff_t n);
     fc_fold_fn fold_row;
 
     fc_map_fn act[FC_ACT_COUNT];           /* y = f(x) */
@@ -428,11 +473,11 @@ typedef struct {
                       ptrdiff_t plane, double mean, double *sum, double *dot);
     /* y = (x - mean)*scale + shift */
     void (*affine)(void *y, const void *x, ptrdiff_t batch, ptrdiff_t stride, ptrdiff_t plane,
-                   double mean, double scale, double shift);
+                   double mean, double scale, double shift, int stream);
     /* dx = (dy - mean_dy - (x - mean)*slope)*scale */
     void (*norm_backward)(void *dx, const void *dy, const void *x, ptrdiff_t batch,
                           ptrdiff_t stride, ptrdiff_t plane, double mean, double mean_dy,
-                          double slope, double scale);
+                          double slope, double scale, int stream);
     /* The same for up to FC_COLUMNS channels of planes of one element: x[row*ld + channel]. */
     void (*column_moments)(const void *x, ptrdiff_t rows, ptrdiff_t ld, ptrdiff_t columns,
                            double *mean, double *m2);

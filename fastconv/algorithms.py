@@ -158,7 +158,7 @@ def inaccurate_weight_gradient(least: int, smallest: int, shape: Shape) -> str |
 def cannot_depthwise_weight_gradient(shape: Shape) -> str | None:
     if shape.channels * shape.outputs > 1:
         return "a group has more than one channel or output"
-    if shape.cells > DEPTHWISE_PIXELS:
+    if shape.cells > DEPTHWISE_PIXELS and not costs.are_planes(shape):
         return f"a padded map and its gradient have more than {DEPTHWISE_PIXELS} pixels"
     return None
 

@@ -328,7 +328,33 @@ def _col2im(shape: Shape) -> Counts:
     }
 
 
+def are_planes(shape: Shape) -> bool:
+    """Whether tiles of rows are summed from the planes themselves, see are_planes of conv_pixel and conv_depthwise."""
+    one = shape.channels == shape.outputs == shape.kernel[0] == shape.dilation[1] == 1
+    down, across = shape.kernel[1:]
+    if shape.what == "dw":
+        wide = shape.size[2] > isa.lanes(shape.itemsize)
+        return one and not shape.has_stride and down == across == 3 and wide
+    return one and not shape.has_stride and down in (3, 5, 7) and across <= 7
+
+
+def _planes(shape: Shape) -> Counts:
+    """What a multiply-add takes beyond the peak is for its masked and unaligned loads."""
+    maps = shape.groups * shape.images
+    vectors = maps * shape.size[1] * _vectors(shape, shape.size[2])
+    return {
+        "fma": vectors * shape.terms,
+        "swept": vectors * shape.terms,
+        "vectors": vectors,
+        "maps": maps,
+        **_packing(shape, 1 / isa.lanes(shape.itemsize), joined=True),
+        "calls": 1,
+    }
+
+
 def _pixel(shape: Shape) -> Counts:
+    if are_planes(shape):
+        return _planes(shape)
     panels = max(1, math.ceil(shape.outputs / isa.tiles(shape.itemsize)["pixel"]))
     width = shape.outputs / panels
     height, row = shape.size[1], _vectors(shape, shape.size[2])
@@ -590,6 +616,8 @@ def _dw_direct(shape: Shape) -> Counts:
 
 
 def _dw_depthwise(shape: Shape) -> Counts:
+    if are_planes(shape):
+        return _planes(shape)
     vectors = _vectors(shape, shape.groups)
     return {
         "fma": vectors * shape.pixels * max(LATENCY, math.prod(shape.kernel)),
@@ -686,11 +714,12 @@ class Costs:
 # within 10 % for 53 % of them. Of its constants "adds" was held, "calls" and "pack" were lowered when packing became faster
 # ("pack" to what a later fit to 151 gradients gives) and "transposes", which the fits put at 6.25 and 7.7, after the first layer
 # of AlexNet. Those of "images" were set by hand: on 33 batches of small maps, in both types, the model is between 0.91 and 1.19
-# of the time, and a fit to 96 gives much the same. Added by hand, and less
-# certain: "fills" of im2col, what a tile of columns costs besides its elements, 0 to 100 ns in twelve 1x1 layers of small
-# groups; its transposes; "phased" of pixel, the weights of a tap and channel of a gradient with a stride, 8 to 16 ns for
-# four layers of patches; and its "leaps", what it takes to go on to the next of many channels of a band where that is on
-# another page, 50 to 170 ns in seven layers of 256 and 512 channels.
+# of the time, and a fit to 96 gives much the same. What `_planes` counts was set by hand too, after ten depthwise layers on
+# avx512 and avx2 of an Intel Xeon: between 0.83 and 1.25 of the time. Added by hand, and less certain: "fills" of im2col, what
+# a tile of columns costs besides its elements, 0 to 100 ns in twelve 1x1 layers of small groups; its transposes; "phased" of
+# pixel, the weights of a tap and channel of a gradient with a stride, 8 to 16 ns for four layers of patches; and its "leaps",
+# what it takes to go on to the next of many channels of a band where that is on another page, 50 to 170 ns in seven layers of
+# 256 and 512 channels.
 _AVX2 = Costs(
     peak=107,
     bandwidth=21,
@@ -711,14 +740,17 @@ _AVX2 = Costs(
             "lines": 6.71,
             "leaps": 80.0,
             "loads": 0.0533,
+            "maps": 45.0,
             "pack": 2.2,
             "pack far": 2.28,
             "phased": 10.0,
             "planes": 115,
             "scatters": 2.48,
             "stores": 1.64,
+            "swept": 0.145,
             "turn": 11.5,
             "unpaired": 9.64,
+            "vectors": 1.7,
         },
         "depthwise": {
             "calls": 5050,
@@ -798,6 +830,8 @@ _AVX2 = Costs(
             "calls": 7010,
             "efficiency": 0.831,
             "input": 1.43,
+            "maps": 40.0,
+            "swept": 0.15,
         },
         "dw direct": {
             "calls": 6540,

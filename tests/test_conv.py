@@ -66,6 +66,20 @@ CASES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
         (16, 1, 3, 2, 3),
         {"groups": 16, "padding": 1, "stride": (2, 1, 2)},
     ),
+    # one channel to one output, straight from planes to planes: tiles of rows and rows left, columns apart, several blocks, all
+    # of them padding, more vectors than a tile, planes of a volume
+    "plane": ((2, 3, 9, 40), (3, 1, 3, 3), {"groups": 3, "padding": 1}),
+    "plane-narrow": ((2, 3, 15, 13), (3, 1, 5, 5), {"groups": 3, "padding": 2}),
+    "plane-wide": ((1, 2, 9, 150), (2, 1, 7, 4), {"groups": 2, "padding": (3, 2)}),
+    "plane-five": ((2, 2, 6, 77), (2, 1, 3, 3), {"groups": 2}),
+    "plane-dilated": (
+        (1, 3, 8, 30),
+        (3, 1, 3, 3),
+        {"groups": 3, "dilation": (1, 4), "padding": (1, 4)},
+    ),
+    "plane-blocks": ((1, 1, 270, 130), (1, 1, 3, 3), {"padding": ((0, 4), (1, 1))}),
+    "plane-far": ((1, 2, 2, 60), (2, 1, 3, 3), {"groups": 2, "padding": (70, 1)}),
+    "plane-3d": ((2, 2, 5, 6, 33), (2, 1, 1, 3, 3), {"groups": 2, "padding": (0, 1, 1)}),
     "groups-of-5": ((2, 6, 9, 53), (10, 3, 3, 3), {"groups": 2}),
     "odd-places-only": ((1, 2, 8, 8), (3, 2, 2, 1), {"stride": 2, "padding": (0, 1)}),
     "1x1": ((2, 9, 7, 7), (20, 9, 1, 1), {}),

@@ -36,15 +36,18 @@ def test_every_row_has_costs_of_its_algorithms(what: costs.Pass, isa_row: str) -
 def test_constants_are_of_what_is_counted() -> None:
     """A constant without a count, misspelt for example, would silently count for nothing."""
     counted = dict.fromkeys([*costs.COSTS["avx2"].ns, "split"], frozenset({"efficiency"}))
-    for size, outputs, kernel, stride in (
-        (9, 1, 3, 1),
-        (9, 8, 3, 1),
-        (9, 40, 3, 2),
-        (9, 40, 3, 3),
-        (48, 8, 16, 16),
+    for size, outputs, kernel, stride, groups in (
+        (9, 1, 3, 1, 1),
+        (9, 8, 3, 1, 1),
+        (9, 40, 3, 2, 1),
+        (9, 40, 3, 3, 1),
+        (48, 8, 16, 16, 1),
+        (40, 6, 3, 1, 6),
+        (40, 6, 3, 2, 6),
     ):
         for what in costs.PASSES:
-            p = problem((2, 6, size, size), (outputs, 6, kernel, kernel), stride)
+            w_shape = (outputs, 6 // groups, kernel, kernel)
+            p = problem((2, 6, size, size), w_shape, stride, 0, 1, groups)
             shape = costs.shape_of(p, what)
             for row in algorithms.rows(what):
                 counted[costs.family(row.name, what)] |= costs.count(row.name, shape).keys()

@@ -113,17 +113,25 @@ static FC_INLINE void FC_FN(sigmoid_grad)(V *dy, V *x, const int nv) {
 }
 
 #define FC_MAP(f) \
-    static void FC_FN(map_##f)(void *y, const void *x, ptrdiff_t n) { \
+    static FC_INLINE void FC_FN(map_##f##_to)(REAL * y, const REAL *x, ptrdiff_t n, \
+                                              const int stream) { \
         V v[FC_TOGETHER]; \
-        FC_OVER_GROUPS(n, FC_EACH v[k] = FC_LOAD((const REAL *)x + c + k * VL, m); \
-                       FC_FN(f)(v, nv); FC_EACH v_store_n((REAL *)y + c + k * VL, v[k], m);) \
+        FC_OVER_GROUPS(n, FC_EACH v[k] = FC_LOAD(x + c + k * VL, m); FC_FN(f)(v, nv); \
+                       FC_EACH FC_STORE(y + c + k * VL, v[k], m, stream);) \
     } \
-    static void FC_FN(map_##f##_grad)(void *dx, const void *dy, const void *x, ptrdiff_t n) { \
+    static FC_INLINE void FC_FN(map_##f##_grad_to)(REAL * dx, const REAL *dy, const REAL *x, \
+                                                   ptrdiff_t n, const int stream) { \
         V v[FC_TOGETHER], g[FC_TOGETHER]; \
-        FC_OVER_GROUPS(n, FC_EACH v[k] = FC_LOAD((const REAL *)x + c + k * VL, m); \
-                       FC_EACH g[k] = FC_LOAD((const REAL *)dy + c + k * VL, m); \
-                       FC_FN(f##_grad)(g, v, nv); \
-                       FC_EACH v_store_n((REAL *)dx + c + k * VL, g[k], m);) \
+        FC_OVER_GROUPS(n, FC_EACH v[k] = FC_LOAD(x + c + k * VL, m); \
+                       FC_EACH g[k] = FC_LOAD(dy + c + k * VL, m); FC_FN(f##_grad)(g, v, nv); \
+                       FC_EACH FC_STORE(dx + c + k * VL, g[k], m, stream);) \
+    } \
+    static void FC_FN(map_##f)(void *y, const void *x, ptrdiff_t n, int stream) { \
+        FC_STREAMED(stream, FC_FN(map_##f##_to)(y, x, n, streams)) \
+    } \
+    static void FC_FN(map_##f##_grad)(void *dx, const void *dy, const void *x, ptrdiff_t n, \
+                                      int stream) { \
+        FC_STREAMED(stream, FC_FN(map_##f##_grad_to)(dx, dy, x, n, streams)) \
     }
 FC_MAP(relu)
 FC_MAP(tanh)

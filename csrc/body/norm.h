@@ -176,8 +176,9 @@ static inline V FC_FN(normalised_grad)(V dy, V x, V mean, V mean_dy, V slope, V 
 /* Both maps take the runs in reverse: what the sums have read last is still in the cache. The last
  * vector of a run overlaps its neighbour; it is read first, as the result may take the place of x
  * or dy. */
-static void FC_FN(affine)(void *vy, const void *vx, ptrdiff_t batch, ptrdiff_t stride,
-                          ptrdiff_t plane, double mean, double scale, double shift) {
+static FC_INLINE void FC_FN(affine_to)(void *vy, const void *vx, ptrdiff_t batch, ptrdiff_t stride,
+                                       ptrdiff_t plane, double mean, double scale, double shift,
+                                       const int stream) {
     const V m = v_set1((REAL)mean), a = v_set1((REAL)scale), b = v_set1((REAL)shift);
     const ptrdiff_t end = plane - VL;
     for (ptrdiff_t run = batch - 1; run >= 0; run--) {
@@ -189,14 +190,20 @@ static void FC_FN(affine)(void *vy, const void *vx, ptrdiff_t batch, ptrdiff_t s
         }
         const V last = FC_FN(normalised)(v_load(x + end), m, a, b);
         for (ptrdiff_t i = 0; i < end; i += VL)
-            v_store(y + i, FC_FN(normalised)(v_load(x + i), m, a, b));
-        v_store(y + end, last);
+            FC_STORE(y + i, FC_FN(normalised)(v_load(x + i), m, a, b), VL, stream);
+        FC_STORE(y + end, last, VL, stream);
     }
 }
 
-static void FC_FN(norm_backward)(void *vdx, const void *vdy, const void *vx, ptrdiff_t batch,
-                                 ptrdiff_t stride, ptrdiff_t plane, double mean, double mean_dy,
-                                 double slope, double scale) {
+static void FC_FN(affine)(void *y, const void *x, ptrdiff_t batch, ptrdiff_t stride,
+                          ptrdiff_t plane, double mean, double scale, double shift, int stream) {
+    FC_STREAMED(stream, FC_FN(affine_to)(y, x, batch, stride, plane, mean, scale, shift, streams))
+}
+
+static FC_INLINE void FC_FN(norm_backward_to)(void *vdx, const void *vdy, const void *vx,
+                                              ptrdiff_t batch, ptrdiff_t stride, ptrdiff_t plane,
+                                              double mean, double mean_dy, double slope,
+                                              double scale, const int stream) {
     const V m = v_set1((REAL)mean), g = v_set1((REAL)mean_dy);
     const V k = v_set1((REAL)slope), a = v_set1((REAL)scale);
     for (ptrdiff_t run = batch - 1; run >= 0; run--) {
@@ -205,7 +212,8 @@ static void FC_FN(norm_backward)(void *vdx, const void *vdy, const void *vx, ptr
         const REAL *const x = (const REAL *)vx + run * stride;
         ptrdiff_t i = 0;
         for (; i + VL <= plane; i += VL)
-            v_store(dx + i, FC_FN(normalised_grad)(v_load(dy + i), v_load(x + i), m, g, k, a));
+            FC_STORE(dx + i, FC_FN(normalised_grad)(v_load(dy + i), v_load(x + i), m, g, k, a), VL,
+                     stream);
         if (i < plane) {
             const ptrdiff_t n = plane - i;
             v_store_n(dx + i,
@@ -213,6 +221,13 @@ static void FC_FN(norm_backward)(void *vdx, const void *vdy, const void *vx, ptr
                       n);
         }
     }
+}
+
+static void FC_FN(norm_backward)(void *dx, const void *dy, const void *x, ptrdiff_t batch,
+                                 ptrdiff_t stride, ptrdiff_t plane, double mean, double mean_dy,
+                                 double slope, double scale, int stream) {
+    FC_STREAMED(stream, FC_FN(norm_backward_to)(dx, dy, x, batch, stride, plane, mean, mean_dy,
+                                                slope, scale, streams))
 }
 
 /* ---- columns: element [row][column], `ld` apart in memory, at most FC_COLUMNS columns */

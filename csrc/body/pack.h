@@ -104,6 +104,12 @@ static void FC_FN(transpose)(void *vy, ptrdiff_t y_ld, const void *vx, ptrdiff_t
     }
 }
 
+static void FC_FN(pour)(void *y, void *x, ptrdiff_t n) {
+    FC_OVER_COLUMNS(n, FC_STORE((REAL *)y + c, FC_LOAD((REAL *)x + c, m), m, 1);
+                    v_store_n((REAL *)x + c, v_zero(), m);)
+    v_fence();
+}
+
 static void FC_FN(add)(void *vy, const void *vx, ptrdiff_t n) {
     REAL *const y = vy;
     const REAL *const x = vx;

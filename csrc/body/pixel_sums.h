@@ -12,6 +12,21 @@
  * from beyond L2, and its channels are too far apart for the hardware to see them coming (3 of 64
  * channels, 3x3: 69 -> 91 % of the peak).
  *
+ * pixel_planes: one channel to one output, from x straight to the rows of y.
+ *
+ *   for planes: for R rows: for tiles of nv vectors: for k < across: for i < R + down - 1:
+ *     acc[r][0:nv] += a[i - r][k] * x[top + r0 + i][off[k] + 0:nv]   for 0 <= i - r < down
+ *
+ * Tile: R rows x nv vectors of pixels, so that a vector of x serves up to `down` rows. What the
+ * first and the last vector of a row lack are masked lanes: x is neither copied nor padded.
+ *
+ * plane_dots: the weight gradient of 3x3 kernels of one channel to one output.
+ *
+ *   for planes: for rows h of x: for vectors: for u < 3: for k < 3:
+ *     acc[u][k] += dy[h - u][0:VL] * x[top + h][off[k] + 0:VL]   where dy has a row h - u
+ *
+ * Tile: all 9 taps, 3 vectors of dy and 3 of x. Sums stay in the lanes.
+ *
  * pixel_store: bias, residual and activation, to the rows of y.
  */
 static FC_INLINE void FC_FN(pixel_tile)(const fc_pixel_sums *t, const REAL *x, REAL *sums,
@@ -201,11 +216,247 @@ static FC_INLINE void FC_FN(pixel_rows)(const fc_pixel_sums *t, const int mr, co
 FC_TILES_1(FC_PIXEL_SUMS, FC_PIXEL_MR)
 
 /* n values of one row from their sums; `at` is the first one's place in the row. */
-static inline V FC_FN(pixel_act)(const fc_pixel_store *t, V s, const REAL *bias,
-                                 const REAL *residual, ptrdiff_t at, ptrdiff_t n) {
+static inline V FC_FN(pixel_act)(int relu, V s, const REAL *bias, const REAL *residual,
+                                 ptrdiff_t at, ptrdiff_t n) {
     if (bias) s = v_add(s, v_set1(*bias));
     if (residual) s = v_add(s, n == VL ? v_load(residual + at) : v_load_n(residual + at, n));
-    return t->relu ? v_max(v_zero(), s) : s;
+    return relu ? v_max(v_zero(), s) : s;
+}
+
+/* Rows of a tile of nv vectors: sums that cover the latency of a multiply-add and, with the weights
+ * of a 3x3 kernel where there are 32 registers, stay in them. Small maps are multiples of seven
+ * rows. Tiles that share their rows with others, of another width perhaps, have FC_PLANE_FEW. */
+#define FC_PLANE_NV 4
+#if FC_LANES_BYTES == 64
+#define FC_PLANE_FEW 4
+#define FC_PLANE_ROWS(nv) ((nv) < 3 ? 7 : FC_PLANE_FEW)
+#else
+#define FC_PLANE_FEW 2
+#define FC_PLANE_ROWS(nv) ((nv) == 1 ? 7 : (nv) == 2 ? 4 : FC_PLANE_FEW)
+#endif
+
+/* Which lanes of a tile's first and last vector are columns of x, for each tap. */
+typedef struct {
+    LANES first[FC_PLANE_TAPS], last[FC_PLANE_TAPS];
+} FC_FN(plane_lanes);
+
+/* Which of the first n lanes at column `at` are in a row of `cols`. */
+static FC_INLINE LANES FC_FN(plane_inside)(ptrdiff_t cols, ptrdiff_t at, ptrdiff_t n) {
+    const ptrdiff_t first = at < 0 ? -at : 0, last = cols - at < n ? cols - at : n;
+    const ptrdiff_t stop = last < VL ? (last < 0 ? 0 : last) : VL;
+    return v_lanes(first < stop ? first : stop, stop);
+}
+
+static FC_INLINE void FC_FN(plane_tile)(const fc_pixel_planes *t, const FC_FN(plane_lanes) * lanes,
+                                        const REAL *plane, const REAL *a, REAL *y, const REAL *bias,
+                                        const REAL *residual, ptrdiff_t r0, ptrdiff_t p,
+                                        const int down, const ptrdiff_t across, const int rows,
+                                        const int nv) {
+    V acc[7][FC_PLANE_NV];
+    const REAL *x[13];
+    const ptrdiff_t x_row = t->x_row, a_row = t->a_row, y_row = t->y_row, in_rows = t->in_rows;
+    const ptrdiff_t *const off = t->off;
+    const ptrdiff_t left = t->cols - p - (nv - 1) * VL, n = left < VL ? left : VL;
+#pragma GCC unroll 7
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int v = 0; v < nv; v++) acc[r][v] = v_zero();
+#pragma GCC unroll 13
+    for (int i = 0; i < rows + down - 1; i++) {
+        const ptrdiff_t h = t->top + r0 + i;
+        x[i] = (h >= 0 && h < in_rows ? plane + h * x_row : (const REAL *)t->zeros) + p;
+    }
+#pragma GCC unroll 3
+    for (ptrdiff_t k = 0; k < across; k++) {
+        const LANES first = lanes->first[k], last = lanes->last[k];
+        const ptrdiff_t at = off[k];
+        V w[7];
+#pragma GCC unroll 7
+        for (int u = 0; u < down; u++) w[u] = v_set1(a[u * a_row + k]);
+#pragma GCC unroll 13
+        for (int i = 0; i < rows + down - 1; i++) {
+            const REAL *const xs = x[i] + at;
+            V b[FC_PLANE_NV];
+            b[0] = v_load_lanes(xs, first);
+#pragma GCC unroll 4
+            for (int v = 1; v < nv - 1; v++) b[v] = v_load(xs + v * VL);
+            if (nv > 1) b[nv - 1] = v_load_lanes(xs + (nv - 1) * VL, last);
+#pragma GCC unroll 7
+            for (int r = 0; r < rows; r++) {
+                if (i - r < 0 || i - r >= down) continue;
+#pragma GCC unroll 4
+                for (int v = 0; v < nv; v++) acc[r][v] = v_fma(w[i - r], b[v], acc[r][v]);
+            }
+        }
+    }
+    y += r0 * y_row + p;
+    if (residual) residual += r0 * y_row + p;
+    const int plain = !bias && !residual && !t->relu;
+#pragma GCC unroll 7
+    for (int r = 0; r < rows; r++, y += y_row)
+#pragma GCC unroll 4
+        for (int v = 0; v < nv; v++) {
+            const ptrdiff_t m = v < nv - 1 ? VL : n;
+            V s = acc[r][v];
+            if (!plain) s = FC_FN(pixel_act)(t->relu, s, bias, residual, r * y_row + v * VL, m);
+            if (v < nv - 1)
+                v_store(y + v * VL, s);
+            else
+                v_store_n(y + v * VL, s, m);
+        }
+}
+
+#define FC_PLANE_CASE(down, across, rows, nv) \
+    FC_FN(plane_tile)(t, lanes, x, a, y, bias, residual, r, p, down, across, rows, nv)
+#define FC_PLANE_TILE(down, nv) \
+    static void FC_FN(plane_tile_##down##x##nv)( \
+        const fc_pixel_planes *t, const FC_FN(plane_lanes) * lanes, const REAL *x, const REAL *a, \
+        REAL *y, const REAL *bias, const REAL *residual, ptrdiff_t r, ptrdiff_t p, int rows) { \
+        if (rows == 1) \
+            FC_PLANE_CASE(down, t->across, 1, nv); \
+        else if (rows == FC_PLANE_FEW && nv == 2) \
+            FC_PLANE_CASE(down, t->across, FC_PLANE_FEW, nv); \
+        else if (t->across == 3 && down == 3) \
+            FC_PLANE_CASE(down, 3, FC_PLANE_ROWS(nv), nv); \
+        else \
+            FC_PLANE_CASE(down, t->across, FC_PLANE_ROWS(nv), nv); \
+    }
+#define FC_PLANE_TILES(X, down) X(down, 1) X(down, 2) X(down, 3) X(down, 4)
+#define FC_ENTRY_PLANE(down, nv) [down / 2 - 1][nv - 1] = FC_FN(plane_tile_##down##x##nv),
+FC_PLANE_TILES(FC_PLANE_TILE, 3)
+FC_PLANE_TILES(FC_PLANE_TILE, 5)
+FC_PLANE_TILES(FC_PLANE_TILE, 7)
+
+static void FC_FN(pixel_planes)(const fc_pixel_planes *t) {
+    static void (*const tile[3][FC_PLANE_NV])(
+        const fc_pixel_planes *, const FC_FN(plane_lanes) *, const REAL *, const REAL *, REAL *,
+        const REAL *, const REAL *, ptrdiff_t, ptrdiff_t,
+        int) = {FC_PLANE_TILES(FC_ENTRY_PLANE, 3) FC_PLANE_TILES(FC_ENTRY_PLANE, 5)
+                    FC_PLANE_TILES(FC_ENTRY_PLANE, 7)};
+    enum { LINE = 64 / sizeof(REAL), AHEAD = 2048 / sizeof(REAL) }; /* from L3 */
+    FC_FN(plane_lanes) lanes[3]; /* of the first, other and last tiles of a row */
+    const ptrdiff_t vectors = (t->cols + VL - 1) / VL;
+    const ptrdiff_t tiles = (vectors + FC_PLANE_NV - 1) / FC_PLANE_NV;
+    const ptrdiff_t nv = vectors / tiles, wider = vectors - nv * tiles;
+    const ptrdiff_t most = tiles > 1 ? FC_PLANE_FEW : FC_PLANE_ROWS(nv);
+    for (int j = 0; j < 3; j++) {
+        const ptrdiff_t i = j == 0 ? 0 : j == 1 ? tiles / 2 : tiles - 1; /* such a tile */
+        const ptrdiff_t p = (i * nv + (i < wider ? i : wider)) * VL;
+        const ptrdiff_t last = p + (nv + (i < wider) - 1) * VL;
+        for (ptrdiff_t k = 0; k < t->across; k++) {
+            lanes[j].first[k] = FC_FN(plane_inside)(t->in_cols, p + t->off[k], VL);
+            lanes[j].last[k] = FC_FN(plane_inside)(t->in_cols, last + t->off[k], VL);
+        }
+    }
+    for (ptrdiff_t g = 0; g < t->planes; g++) {
+        const REAL *const x = (const REAL *)t->x + g * t->x_plane;
+        const REAL *const a = (const REAL *)t->a + g * t->a_plane;
+        const REAL *const bias = t->bias ? (const REAL *)t->bias + g : NULL;
+        const REAL *const residual =
+            t->residual ? (const REAL *)t->residual + g * t->y_plane : NULL;
+        REAL *const y = (REAL *)t->y + g * t->y_plane;
+        for (ptrdiff_t r = 0, rows; r < t->rows; r += rows) {
+            ptrdiff_t p = 0;
+            rows = t->rows - r < most ? 1 : most;
+            for (ptrdiff_t i = 0; i < rows * t->x_row; i += LINE)
+                FC_PREFETCH_READ(x + (t->top + r) * t->x_row + AHEAD + i);
+            for (ptrdiff_t i = 0; i < rows * t->y_row; i += LINE)
+                FC_PREFETCH(y + r * t->y_row + AHEAD + i);
+            for (ptrdiff_t j = 0; j < tiles; j++) {
+                const ptrdiff_t here = nv + (j < wider);
+                tile[t->down / 2 - 1][here - 1](t, lanes + (j > 0) + (j > 0 && j == tiles - 1), x,
+                                                a, y, bias, residual, r, p, (int)rows);
+                p += here * VL;
+            }
+        }
+    }
+}
+
+#define FC_DOTS_CHAIN 256 /* multiply-adds of a sum before it goes to memory */
+
+typedef struct {
+    LANES x[3], dy;
+} FC_FN(dots_lanes);
+
+/* One vector of a row of x, with rows h - lo to h - hi of dy. */
+static FC_INLINE void FC_FN(dots_step)(V *acc, const REAL *x, const REAL *dy, ptrdiff_t dy_row,
+                                       const ptrdiff_t *off, const FC_FN(dots_lanes) * lanes,
+                                       const int lo, const int hi) {
+    V b[3];
+#pragma GCC unroll 3
+    for (int k = 0; k < 3; k++)
+        b[k] = lanes ? v_load_lanes(x + off[k], lanes->x[k]) : v_load(x + off[k]);
+#pragma GCC unroll 3
+    for (int u = lo; u <= hi; u++) {
+        const REAL *const from = dy - u * dy_row;
+        const V g = lanes ? v_load_lanes(from, lanes->dy) : v_load(from);
+#pragma GCC unroll 3
+        for (int k = 0; k < 3; k++) acc[3 * u + k] = v_fma(g, b[k], acc[3 * u + k]);
+    }
+}
+
+static FC_INLINE void FC_FN(dots_row)(V *acc, const fc_plane_dots *t,
+                                      const FC_FN(dots_lanes) * lanes, const REAL *x,
+                                      const REAL *dy, const int lo, const int hi) {
+    const ptrdiff_t end = (t->cols - 1) / VL * VL;
+    FC_FN(dots_step)(acc, x, dy, t->cols, t->off, lanes, lo, hi);
+    for (ptrdiff_t p = VL; p < end; p += VL)
+        FC_FN(dots_step)(acc, x + p, dy + p, t->cols, t->off, NULL, lo, hi);
+    if (end > 0) FC_FN(dots_step)(acc, x + end, dy + end, t->cols, t->off, lanes + 1, lo, hi);
+}
+
+static void FC_FN(plane_dots)(const fc_plane_dots *given) {
+    enum { LINE = 64 / sizeof(REAL), AHEAD = 2048 / sizeof(REAL) };
+    const fc_plane_dots copy = *given, *const t = &copy; /* which stores cannot change */
+    const ptrdiff_t rows = t->rows, cols = t->cols, end = (cols - 1) / VL * VL;
+    const ptrdiff_t chain = FC_DOTS_CHAIN / (end / VL + 1);
+    FC_FN(dots_lanes) lanes[2]; /* of the first vector of a row, and of the last of several */
+    for (int j = 0; j < 2; j++) {
+        const ptrdiff_t p = j * end, n = cols - p;
+        lanes[j].dy = FC_FN(plane_inside)(cols, p, VL);
+        for (int k = 0; k < 3; k++)
+            lanes[j].x[k] = FC_FN(plane_inside)(t->in_cols, p + t->off[k], n);
+    }
+    for (ptrdiff_t g = 0; g < t->planes; g++) {
+        const REAL *const plane = (const REAL *)t->x + g * t->x_plane;
+        const REAL *const dy = (const REAL *)t->dy + g * t->dy_plane;
+        REAL *const sums = (REAL *)t->sums + g * 9 * VL;
+        for (ptrdiff_t h = 0; h < rows + 2;) {
+            const ptrdiff_t stop = rows + 2 - h < chain ? rows + 2 : h + (chain > 0 ? chain : 1);
+            V acc[9];
+#pragma GCC unroll 9
+            for (int i = 0; i < 9; i++) acc[i] = v_zero();
+            for (; h < stop; h++) {
+                const ptrdiff_t at = t->top + h;
+                const REAL *const x = at >= 0 && at < t->in_rows ? plane + at * t->x_row : t->zeros;
+                const REAL *const from = dy + h * cols;
+                for (ptrdiff_t i = 0; i < cols; i += LINE) {
+                    FC_PREFETCH_READ(x + AHEAD + i);
+                    FC_PREFETCH_READ(from + AHEAD + i);
+                }
+                if (h >= 2 && h < rows)
+                    FC_FN(dots_row)(acc, t, lanes, x, from, 0, 2);
+                else if (h < 1 && h < rows)
+                    FC_FN(dots_row)(acc, t, lanes, x, from, 0, 0);
+                else if (h < 2 && h < rows)
+                    FC_FN(dots_row)(acc, t, lanes, x, from, 0, 1);
+                else if (h < 2 && h < rows + 1)
+                    FC_FN(dots_row)(acc, t, lanes, x, from, 1, 1);
+                else if (h < rows + 1)
+                    FC_FN(dots_row)(acc, t, lanes, x, from, 1, 2);
+                else
+                    FC_FN(dots_row)(acc, t, lanes, x, from, 2, 2);
+            }
+#pragma GCC unroll 9
+            for (int i = 0; i < 9; i++)
+                v_store(sums + i * VL, v_add(v_load(sums + i * VL), acc[i]));
+        }
+    }
+}
+#undef FC_DOTS_CHAIN
+
+static void FC_FN(sum_lanes)(void *y, const void *x, ptrdiff_t n) {
+    for (ptrdiff_t i = 0; i < n; i++) ((REAL *)y)[i] = v_hsum(v_load((const REAL *)x + i * VL));
 }
 
 static inline void FC_FN(pixel_scatter)(const fc_pixel_store *t, const REAL *s, REAL *y,
@@ -235,9 +486,9 @@ static void FC_FN(pixel_store)(const fc_pixel_store *t) {
                 for (; p + VL <= t->odd_cols; p += VL) {
                     V lo, hi;
                     v_zip(v_load(s + p), v_load(odd + p), &lo, &hi);
-                    v_store(y + 2 * p, FC_FN(pixel_act)(t, lo, bias, residual, 2 * p, VL));
+                    v_store(y + 2 * p, FC_FN(pixel_act)(t->relu, lo, bias, residual, 2 * p, VL));
                     v_store(y + 2 * p + VL,
-                            FC_FN(pixel_act)(t, hi, bias, residual, 2 * p + VL, VL));
+                            FC_FN(pixel_act)(t->relu, hi, bias, residual, 2 * p + VL, VL));
                 }
                 FC_FN(pixel_scatter)(t, s, y, bias, residual, p, cols);
                 FC_FN(pixel_scatter)(t, odd, y + 1, bias, residual ? residual + 1 : NULL, p,
@@ -245,11 +496,11 @@ static void FC_FN(pixel_store)(const fc_pixel_store *t) {
             } else if (step != 1) {
                 FC_FN(pixel_scatter)(t, s, y, bias, residual, 0, cols);
             } else if (cols < VL) {
-                v_store_n(y, FC_FN(pixel_act)(t, v_load(s), bias, residual, 0, cols), cols);
+                v_store_n(y, FC_FN(pixel_act)(t->relu, v_load(s), bias, residual, 0, cols), cols);
             } else {
                 for (ptrdiff_t p = 0; p < cols; p += VL) {
                     if (p > cols - VL) p = cols - VL; /* the last vector overlaps its neighbour */
-                    v_store(y + p, FC_FN(pixel_act)(t, v_load(s + p), bias, residual, p, VL));
+                    v_store(y + p, FC_FN(pixel_act)(t->relu, v_load(s + p), bias, residual, p, VL));
                 }
             }
         }

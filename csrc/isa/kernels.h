@@ -41,6 +41,9 @@ const fc_kernels FC_FN(kernels) = {
     .gemm_tile = {[1] = {FC_TILES_1(FC_ENTRY_GEMM, FC_GEMM_MR_1)},
                   [2] = {FC_TILES_2(FC_ENTRY_GEMM, FC_GEMM_MR_2)}},
     .pixel_sums = {FC_TILES_1(FC_ENTRY_PIXEL, FC_PIXEL_MR)},
+    .pixel_planes = FC_FN(pixel_planes),
+    .plane_dots = FC_FN(plane_dots),
+    .sum_lanes = FC_FN(sum_lanes),
     .pixel_store = FC_FN(pixel_store),
     .depthwise_load = FC_FN(depthwise_load),
     .depthwise_sums = FC_FN(depthwise_sums),
@@ -62,6 +65,7 @@ const fc_kernels FC_FN(kernels) = {
     .copy_rows = FC_FN(copy_rows),
     .transpose = FC_FN(transpose),
     .add = FC_FN(add),
+    .pour = FC_FN(pour),
     .fold_row = FC_FN(fold_row),
     .act = {FC_FN(map_relu), FC_FN(map_tanh), FC_FN(map_sigmoid)},
     .act_backward = {FC_FN(map_relu_grad), FC_FN(map_tanh_grad), FC_FN(map_sigmoid_grad)},
@@ -96,6 +100,13 @@ const fc_kernels FC_FN(kernels) = {
 #undef FC_PIXEL_SUMS
 #undef FC_PIXEL_CASE
 #undef FC_PIXEL_CASES
+#undef FC_PLANE_NV
+#undef FC_PLANE_FEW
+#undef FC_PLANE_ROWS
+#undef FC_PLANE_CASE
+#undef FC_PLANE_TILE
+#undef FC_PLANE_TILES
+#undef FC_ENTRY_PLANE
 #undef FC_DEPTHWISE_TILES
 #undef FC_DEPTHWISE_TILE
 #undef FC_ENTRY_DEPTHWISE

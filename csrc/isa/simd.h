@@ -9,6 +9,10 @@
  *   MASK             one bit or lane mask for each REAL
  *   v_load_n(p, n)   the first n REALs, the rest zero; reads nothing beyond p[n-1]; 0 <= n <= VL
  *   v_store_n        likewise
+ *   v_lanes(from, to)  lanes from to to - 1, of type LANES; 0 <= from <= to <= VL
+ *   v_load_lanes(p, lanes)  p[i] in these lanes, the rest zero; reads nothing else
+ *   v_stream(p, a)   v_store past the caches, to an address that is a multiple of the vector's size; v_fence()
+ *                    comes before others may read it
  *   v_load_even(p)   p[0], p[2], ..., p[2*VL - 2]; reads nothing beyond the last of these
  *   v_zip(a, b, lo, hi)  a[0], b[0], a[1], b[1], ...: the first VL of them to *lo, the rest to *hi
  *   v_or(m, n)       of two masks
@@ -28,6 +32,7 @@
  */
 /* clang-format on */
 #undef FC_LOAD
+#undef FC_STORE
 #undef FC_OVER_COLUMNS
 #undef FC_OVER_GROUPS
 #undef REAL
@@ -40,8 +45,13 @@
 #undef v_load
 #undef v_store
 #undef v_load_n
+#undef LANES
+#undef v_lanes
+#undef v_load_lanes
 #undef v_load_in
 #undef v_store_n
+#undef v_stream
+#undef v_fence
 #undef v_load_even
 #undef v_zip
 #undef v_or
@@ -139,8 +149,12 @@
 #define v_load(p) (*(p))
 #define v_store(p, a) ((void)(*(p) = (a)))
 #define v_load_n(p, n) ((n) ? *(p) : (REAL)0)
-#define v_load_in(p, first, last) ((first) < (last) ? *(p) : (REAL)0)
+#define LANES int
+#define v_lanes(from, to) ((from) < (to))
+#define v_load_lanes(p, lanes) ((lanes) ? *(p) : (REAL)0)
 #define v_store_n(p, a, n) ((void)((n) ? (*(p) = (a)) : (REAL)0))
+#define v_stream(p, a) v_store(p, a)
+#define v_fence() ((void)0)
 #define v_load_even(p) (*(p))
 #define v_zip(a, b, lo, hi) ((void)(*(lo) = (a), *(hi) = (b)))
 #define v_or(m, n) ((m) | (n))
@@ -195,9 +209,12 @@ static inline REAL FC_FN(scalar_pow2)(REAL n) {
 #define v_load(p) _mm256_loadu_ps(p)
 #define v_store(p, a) _mm256_storeu_ps(p, a)
 #define v_load_n(p, n) _mm256_maskload_ps(p, FC_FN(first)(n))
-#define v_load_in(p, first, last) \
-    _mm256_maskload_ps(p, _mm256_andnot_si256(FC_FN(first)(first), FC_FN(first)(last)))
+#define LANES __m256i
+#define v_lanes(from, to) _mm256_andnot_si256(FC_FN(first)(from), FC_FN(first)(to))
+#define v_load_lanes(p, lanes) _mm256_maskload_ps(p, lanes)
 #define v_store_n(p, a, n) FC_FN(store_first)(p, a, n)
+#define v_stream(p, a) _mm256_stream_ps(p, a)
+#define v_fence() _mm_sfence()
 #define v_load_even(p) FC_FN(load_even)(p)
 #define v_zip(a, b, lo, hi) FC_FN(zip)(a, b, lo, hi)
 #define v_or(m, n) _mm256_or_ps(m, n)
@@ -313,9 +330,12 @@ static FC_INLINE void FC_FN(transpose_v)(__m256 *r, const float *p, ptrdiff_t st
 #define v_load(p) _mm256_loadu_pd(p)
 #define v_store(p, a) _mm256_storeu_pd(p, a)
 #define v_load_n(p, n) _mm256_maskload_pd(p, FC_FN(first)(n))
-#define v_load_in(p, first, last) \
-    _mm256_maskload_pd(p, _mm256_andnot_si256(FC_FN(first)(first), FC_FN(first)(last)))
+#define LANES __m256i
+#define v_lanes(from, to) _mm256_andnot_si256(FC_FN(first)(from), FC_FN(first)(to))
+#define v_load_lanes(p, lanes) _mm256_maskload_pd(p, lanes)
 #define v_store_n(p, a, n) FC_FN(store_first)(p, a, n)
+#define v_stream(p, a) _mm256_stream_pd(p, a)
+#define v_fence() _mm_sfence()
 #define v_load_even(p) FC_FN(load_even)(p)
 #define v_zip(a, b, lo, hi) FC_FN(zip)(a, b, lo, hi)
 #define v_or(m, n) _mm256_or_pd(m, n)
@@ -413,9 +433,12 @@ static FC_INLINE void FC_FN(transpose_v)(__m256d *r, const double *p, ptrdiff_t 
 #define v_load(p) _mm512_loadu_ps(p)
 #define v_store(p, a) _mm512_storeu_ps(p, a)
 #define v_load_n(p, n) _mm512_maskz_loadu_ps((__mmask16)((1u << (n)) - 1u), p)
-#define v_load_in(p, first, last) \
-    _mm512_maskz_loadu_ps((__mmask16)((1u << (last)) - (1u << (first))), p)
+#define LANES __mmask16
+#define v_lanes(from, to) ((LANES)((1u << (to)) - (1u << (from))))
+#define v_load_lanes(p, lanes) _mm512_maskz_loadu_ps(lanes, p)
 #define v_store_n(p, a, n) _mm512_mask_storeu_ps(p, (__mmask16)((1u << (n)) - 1u), a)
+#define v_stream(p, a) _mm512_stream_ps(p, a)
+#define v_fence() _mm_sfence()
 #define v_load_even(p) FC_FN(load_even)(p)
 #define v_zip(a, b, lo, hi) FC_FN(zip)(a, b, lo, hi)
 #define v_or(m, n) ((MASK)((m) | (n)))
@@ -518,9 +541,12 @@ static FC_INLINE void FC_FN(transpose_v)(__m512 *r, const float *p, ptrdiff_t st
 #define v_load(p) _mm512_loadu_pd(p)
 #define v_store(p, a) _mm512_storeu_pd(p, a)
 #define v_load_n(p, n) _mm512_maskz_loadu_pd((__mmask8)((1u << (n)) - 1u), p)
-#define v_load_in(p, first, last) \
-    _mm512_maskz_loadu_pd((__mmask8)((1u << (last)) - (1u << (first))), p)
+#define LANES __mmask8
+#define v_lanes(from, to) ((LANES)((1u << (to)) - (1u << (from))))
+#define v_load_lanes(p, lanes) _mm512_maskz_loadu_pd(lanes, p)
 #define v_store_n(p, a, n) _mm512_mask_storeu_pd(p, (__mmask8)((1u << (n)) - 1u), a)
+#define v_stream(p, a) _mm512_stream_pd(p, a)
+#define v_fence() _mm_sfence()
 #define v_load_even(p) FC_FN(load_even)(p)
 #define v_zip(a, b, lo, hi) FC_FN(zip)(a, b, lo, hi)
 #define v_or(m, n) ((MASK)((m) | (n)))
@@ -602,8 +628,23 @@ static FC_INLINE void FC_FN(transpose_v)(__m512d *r, const double *p, ptrdiff_t 
 }
 #endif
 
-/* The first m <= VL of a vector; a full one where m says so. */
+#define v_load_in(p, from, to) v_load_lanes(p, v_lanes(from, to))
+/* The first m <= VL of a vector; a full one where m says so, past the caches where `stream`. */
 #define FC_LOAD(p, m) ((m) == VL ? v_load(p) : v_load_n(p, m))
+#define FC_STORE(p, a, m, stream) \
+    ((m) < VL ? v_store_n(p, a, m) : (stream) ? v_stream(p, a) : v_store(p, a))
+/* `call` with a constant `streams`. */
+#ifndef FC_STREAMED
+#define FC_STREAMED(stream, call) \
+    if (stream) { \
+        enum { streams = 1 }; \
+        call; \
+        v_fence(); \
+    } else { \
+        enum { streams = 0 }; \
+        call; \
+    }
+#endif
 /* v_transpose of a block of which only `rows` x `cols` exist; the rest is zero, and is not read. */
 static FC_INLINE void FC_FN(load_columns)(V *r, const REAL *p, ptrdiff_t step, ptrdiff_t rows,
                                           ptrdiff_t cols) {

@@ -251,6 +251,8 @@ FC_MODEL_MEMORY(pd, double, 4, __m512d, __mmask8)
 #define _mm512_loadu_pd fc_model_loadu_pd
 #define _mm512_storeu_ps fc_model_storeu_ps
 #define _mm512_storeu_pd fc_model_storeu_pd
+#define _mm512_stream_ps fc_model_storeu_ps
+#define _mm512_stream_pd fc_model_storeu_pd
 #define _mm512_maskz_loadu_ps fc_model_maskz_loadu_ps
 #define _mm512_maskz_loadu_pd fc_model_maskz_loadu_pd
 #define _mm512_mask_storeu_ps fc_model_mask_storeu_ps

@@ -23,9 +23,11 @@ from fastconv.kernels.correlate cimport (
     panel_bounds,
     run_job,
     set_phase,
+    spans_vectors,
     start_job,
+    tap_at,
 )
-from fastconv.kernels.fastconv cimport fc_depthwise_store, fc_depthwise_sums
+from fastconv.kernels.fastconv cimport fc_depthwise_store, fc_depthwise_sums, fc_plane_dots
 from fastconv.kernels.lattice cimport (
     Axis,
     Lattice,
@@ -40,6 +42,7 @@ from fastconv.kernels.team cimport run_tasks
 cdef enum:
     CHAIN = 256   # terms summed in registers before the partial sums go to memory: constant, because the bits show it
     PIXELS = 784  # outputs of a block: its band and its tile share L2
+    PLANE = 1 << 15  # pixels of the planes of a task
     SLICES = 16   # tasks worth having for a weight gradient: several for each of a few threads
 
 cdef struct Depthwise:
@@ -387,9 +390,84 @@ cdef void reduce_task(void *argument, Py_ssize_t number, char *workspace) noexce
     job.kernels.depthwise_store(&s)
 
 
+cdef struct Dots:
+    Job job                # the first member: tasks get its address
+    const char *dy
+    Py_ssize_t slices      # of the images: their sums are added in order
+    Py_ssize_t step        # groups of a task
+    char *sums             # sums[slice][group][tap][lane]
+    size_t slice_bytes
+
+
+cdef bint are_planes(const Job *job):
+    """Whether plane_dots can run it, and fills vectors: a 3x3 kernel without a stride, whose columns may be apart."""
+    cdef const Axis *axis = job.axis
+    cdef Py_ssize_t i, j
+    for i in range(3):
+        if axis[i].source != NULL or axis[i].out != (1 if i == 0 else 3):
+            return False
+        for j in range(1, axis[i].taps):
+            if axis[i].offset[j] - axis[i].offset[j - 1] != 1:
+                return False
+    return (axis[0].taps == axis[0].size == axis[1].step == 1 and tap_at(axis, 0) == 0 and axis[2].taps > job.kernels.lanes
+            and spans_vectors(&axis[2], tap_at(&axis[2], 0), tap_at(&axis[2], 0) + 2 * axis[2].step, axis[2].taps,
+                              job.kernels.lanes))
+
+
+cdef void dots_task(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
+    """The sums of some groups, of the images of one slice."""
+    cdef const Dots *dots = <const Dots *>argument
+    cdef const Job *job = &dots.job
+    cdef fc_plane_dots t
+    cdef Py_ssize_t item = job.itemsize, group = number // dots.slices * dots.step, slice = number % dots.slices, i
+    cdef Py_ssize_t sums = 9 * job.kernels.lanes * item  # of a group
+    cdef Py_ssize_t[3] off
+    memset(workspace, 0, job.axis[2].size * item)
+    t.zeros = workspace
+    t.off = off
+    for i in range(3):
+        off[i] = tap_at(&job.axis[2], 0) + i * job.axis[2].step
+    t.planes = min(dots.step, job.groups - group)
+    t.x_plane = job.x_c
+    t.dy_plane = job.taps
+    t.x_row = t.in_cols = job.axis[2].size
+    t.in_rows = job.axis[1].size
+    t.top = tap_at(&job.axis[1], 0)
+    t.rows = job.axis[1].taps
+    t.cols = job.axis[2].taps
+    t.sums = dots.sums + slice * dots.slice_bytes + group * sums
+    memset(t.sums, 0, t.planes * sums)
+    for i in range(slice * job.batch // dots.slices, (slice + 1) * job.batch // dots.slices):
+        t.x = job.x + (i * job.x_n + group * job.x_c) * item
+        t.dy = dots.dy + (i * job.groups + group) * job.taps * item
+        job.kernels.plane_dots(&t)
+
+
+cdef Py_ssize_t plane_gradient(Dots *dots, int threads) except -1:
+    cdef Job *job = &dots.job
+    cdef Py_ssize_t workspace = job.axis[2].size * job.itemsize, i
+    if threads == 0:
+        return workspace
+    dots.slices = max(1, min(job.batch, SLICES // job.groups))
+    dots.step = max(1, min(PLANE // job.taps, job.groups // (4 * threads)))
+    dots.slice_bytes = job.groups * 9 * job.kernels.lanes * job.itemsize
+    dots.sums = <char *>block_alloc(dots.slices * dots.slice_bytes)
+    if dots.sums == NULL:
+        raise MemoryError(f"fastconv: no memory for {dots.slices * dots.slice_bytes} bytes of partial sums")
+    try:
+        run_tasks(dots_task, dots, (job.groups + dots.step - 1) // dots.step * dots.slices, workspace, threads)
+        for i in range(1, dots.slices):
+            job.kernels.add(dots.sums, dots.sums + i * dots.slice_bytes, dots.slice_bytes // job.itemsize)
+        job.kernels.sum_lanes(job.y, dots.sums, job.groups * 9)
+    finally:
+        block_free(dots.sums)
+    return workspace
+
+
 def weight_gradient(Lattice lattice, x, dw, dy, Py_ssize_t groups, int threads, max_workspace):
     """dw[group][1][tap] of a depthwise convolution: x with dy over its weight_gradient_lattice, summed over images."""
     cdef Gradient g
+    cdef Dots dots
     cdef Job *job = &g.depthwise.job
     cdef Py_ssize_t vectors, vector, cells, i
     cdef Py_ssize_t block[3]
@@ -401,6 +479,9 @@ def weight_gradient(Lattice lattice, x, dw, dy, Py_ssize_t groups, int threads, 
     vector = job.itemsize * job.kernels.lanes
     vectors = (groups + job.kernels.lanes - 1) // job.kernels.lanes
     job.batch = x.shape[0]
+    if are_planes(job):
+        dots.job, dots.dy = job[0], g.dy
+        return plane_gradient(&dots, threads)
     for i in range(3):
         block[i] = job.axis[i].out
     set_band(job, block)

@@ -4,7 +4,12 @@
 As conv_direct, but a vector holds neighbouring pixels and the weights are broadcast, so it needs no transposed store and
 wastes nothing where output channels are few. The sums of a block go to the workspace and from there to the rows of y. The
 phases of an input gradient share one band and one visit to the rows of y.
+
+Where one channel goes to one output without a stride, tiles of rows are summed from the planes themselves: no band, no sums.
 """
+
+from libc.stdint cimport SIZE_MAX
+from libc.string cimport memset
 
 from fastconv.kernels.correlate cimport (
     Job,
@@ -14,15 +19,18 @@ from fastconv.kernels.correlate cimport (
     band_budget,
     decode,
     lag_of,
+    output_at,
     packed_panel,
     packed_term,
     panel_bounds,
     run_job,
     set_phase,
     source_plane,
+    spans_vectors,
     start_job,
+    tap_at,
 )
-from fastconv.kernels.fastconv cimport FC_PIXEL_NV_MAX, fc_pixel_store, fc_pixel_sums
+from fastconv.kernels.fastconv cimport FC_PIXEL_NV_MAX, FC_PLANE_TAPS, fc_pixel_planes, fc_pixel_store, fc_pixel_sums
 from fastconv.kernels.isa cimport cache_bytes
 from fastconv.kernels.lattice cimport (
     Axis,
@@ -40,6 +48,7 @@ cdef enum:
     TERMS = 1 << 14  # multiply-adds worth a task: small planes go several groups at a time
     # Sums that must be under way to cover the latency of a multiply-add: a narrower tile takes as long as one of these.
     LATENCY = 8
+    PLANE = 1 << 15  # outputs of a task's planes, or of its part of one
     PAIR = 2  # rows of more vectors than this are worked on two by two where the kernel allows it
 
 cdef struct PixelPhase:
@@ -161,17 +170,99 @@ cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogi
     cdef const Pixel *pixel = <const Pixel *>argument
     cdef const Job *job = &pixel.job
     cdef Task t
-    cdef Py_ssize_t i = 0, stop
+    cdef Py_ssize_t i = 0
     decode(job, number, &t)
     fill_band(job.axis, &job.band, job.itemsize, t.origin, t.count, source_plane(job, &t), job.x_c,
               job.channels * t.groups, workspace)
     while i < pixel.count:
         run_phase(pixel, &t, pixel.phases + i, workspace)
         i += 2 if pixel.paired else 1
-    stop = t.group + t.groups
+    activate_groups(job, &t)
+
+
+cdef void activate_groups(const Job *job, Task *t) noexcept nogil:
+    cdef Py_ssize_t stop = t.group + t.groups
     while t.group < stop:
-        activate(job, &t)
+        activate(job, t)
         t.group += 1
+
+
+cdef void planes_task(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
+    """One channel to one output, of several groups."""
+    cdef const Pixel *pixel = <const Pixel *>argument
+    cdef const Job *job = &pixel.job
+    cdef const Axis *axis = job.axis
+    cdef Task t
+    cdef fc_pixel_planes planes
+    cdef Py_ssize_t d, y_at, item = job.itemsize
+    decode(job, number, &t)
+    memset(workspace, 0, axis[2].size * item)
+    planes.zeros = workspace
+    planes.off = job.off
+    planes.planes = t.groups
+    planes.x_plane = job.x_c
+    planes.y_plane = job.y_c
+    planes.a = packed_panel(job, t.group, 0)
+    planes.a_plane = job.packed_group // item
+    planes.down = axis[1].taps
+    planes.across = planes.a_row = axis[2].taps
+    planes.top = t.origin[1] + tap_at(&axis[1], 0)
+    if axis[1].offset[planes.down - 1] < axis[1].offset[0]:  # of a gradient: from the last row of weights to the first
+        planes.top -= planes.down - 1
+        planes.a = <const char *>planes.a + (planes.down - 1) * planes.a_row * item
+        planes.a_row = -planes.a_row
+    planes.x_row = planes.in_cols = axis[2].size
+    planes.in_rows = axis[1].size
+    planes.rows = t.count[1]
+    planes.cols = t.count[2]
+    planes.y_row = axis[2].y_size
+    planes.relu = job.relu
+    planes.bias = NULL if job.bias == NULL else job.bias + t.group * item
+    for d in range(t.count[0]):
+        planes.x = source_plane(job, &t) + (t.origin[0] + d) * axis[1].size * axis[2].size * item
+        y_at = t.n * job.y_n + t.group * job.y_c + output_at(job, t.origin[0] + d, t.origin[1], t.origin[2])
+        planes.y = job.y + y_at * item
+        planes.residual = NULL if job.residual == NULL else job.residual + y_at * item
+        job.kernels.pixel_planes(&planes)
+    activate_groups(job, &t)
+
+
+cdef bint are_planes(const Job *job):
+    """Whether pixel_planes can run it."""
+    cdef const Axis *axis = job.axis
+    cdef const Axis *w = &job.axis[2]
+    cdef Py_ssize_t i
+    for i in range(3):
+        if axis[i].step != 1 or axis[i].y_step != 1 or axis[i].source != NULL:
+            return False
+    if job.channels != 1 or job.outputs != 1 or axis[1].taps not in (3, 5, 7) or w.taps > FC_PLANE_TAPS or w.out > PLANE:
+        return False
+    for i in range(1, axis[1].taps):
+        if axis[1].offset[i] - axis[1].offset[i - 1] != axis[1].offset[1] - axis[1].offset[0]:
+            return False
+    for i in range(w.taps):
+        if not spans_vectors(w, tap_at(w, i), tap_at(w, i), w.out, job.kernels.lanes):
+            return False
+    return (abs(axis[1].offset[1] - axis[1].offset[0]) == axis[0].taps == 1 and axis[0].out == axis[0].size
+            and tap_at(&axis[0], 0) == 0)
+
+
+cdef Py_ssize_t run_planes(Pixel *pixel, object w, int threads) except -1:
+    cdef Job *job = &pixel.job
+    cdef Py_ssize_t block[3]
+    cdef Py_ssize_t off[FC_PLANE_TAPS]
+    cdef Py_ssize_t workspace = job.axis[2].size * job.itemsize, i
+    if threads == 0:
+        return workspace
+    for i in range(job.axis[2].taps):
+        off[i] = tap_at(&job.axis[2], i)
+    job.off = off
+    choose_block(job.axis, 1, job.itemsize, SIZE_MAX, PLANE, block)
+    band_layout(job.axis, block, job.itemsize, &job.band)
+    job.group_step = min(PLANE // max(1, block[0] * block[1] * block[2]), job.groups * job.batch // (4 * threads))
+    job.group_step = max(1, min(job.group_step, job.groups))
+    run_job(job, w, planes_task, workspace, threads)
+    return workspace
 
 
 def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, residual, int activation,
@@ -184,6 +275,7 @@ def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, resi
     cdef Job *job = &pixel.job
     cdef Lattice phase
     cdef tuple phases = lattice.phases
+    cdef bint planes
     cdef Py_ssize_t few_taps[64]  # small calls need no allocation for these
     cdef PixelPhase few_phases[4]
     cdef Py_ssize_t *off = few_taps
@@ -194,9 +286,12 @@ def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, resi
     job.panels = (job.outputs + job.kernels.pixel_mr - 1) // job.kernels.pixel_mr
     job.panel = (job.outputs + job.panels - 1) // job.panels
     pixel.count = len(phases) or 1
+    planes = pixel.count == 1 and are_planes(job)
     budget = band_budget(max_workspace)
     if job.panels * pixel.count > 1:  # each reads the band again, from L2
         budget = min(budget, <Py_ssize_t>(cache_bytes(2) // 2))
+    if planes:
+        return run_planes(&pixel, w, threads)
     choose_block(job.axis, job.channels, job.itemsize, budget, PIXELS, block)
     band_layout(job.axis, block, job.itemsize, &job.band)
     if phases:

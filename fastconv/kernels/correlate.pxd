@@ -76,6 +76,8 @@ cdef void panel_bounds(const Job *job, Py_ssize_t i, Py_ssize_t *start, Py_ssize
 cdef const char *packed_panel(const Job *job, Py_ssize_t group, Py_ssize_t start) noexcept nogil
 cdef void decode(const Job *job, Py_ssize_t task, Task *t) noexcept nogil
 cdef const char *source_plane(const Job *job, const Task *t) noexcept nogil
+cdef Py_ssize_t tap_at(const Axis *axis, Py_ssize_t tap) noexcept nogil
+cdef bint spans_vectors(const Axis *axis, Py_ssize_t first, Py_ssize_t last, Py_ssize_t out, Py_ssize_t lanes) noexcept nogil
 cdef Py_ssize_t output_at(const Job *job, Py_ssize_t d, Py_ssize_t h, Py_ssize_t w) noexcept nogil
 cdef void activate_rows(const Job *job, char *y, Py_ssize_t outputs, Py_ssize_t rows, Py_ssize_t y_row,
                         Py_ssize_t cols) noexcept nogil

@@ -232,6 +232,17 @@ cdef const char *source_plane(const Job *job, const Task *t) noexcept nogil:
     return job.x + (t.n * job.x_n + t.group * job.channels * job.x_c) * job.itemsize
 
 
+cdef Py_ssize_t tap_at(const Axis *axis, Py_ssize_t tap) noexcept nogil:
+    """The pixel that a tap of output 0 reads; it may be padding."""
+    return axis.offset[tap] + axis.inner_shift
+
+
+cdef bint spans_vectors(const Axis *axis, Py_ssize_t first, Py_ssize_t last, Py_ssize_t out, Py_ssize_t lanes) noexcept nogil:
+    """Whether of `out` pixels in vectors, from `first` to `last` of a row on, only those at its ends may lack lanes."""
+    cdef Py_ssize_t whole = (out - 1) // lanes * lanes
+    return whole == 0 or (-lanes <= first and whole + last <= axis.size)
+
+
 cdef Py_ssize_t output_at(const Job *job, Py_ssize_t d, Py_ssize_t h, Py_ssize_t w) noexcept nogil:
     """Element of lattice output (d, h, w) in a plane of y."""
     cdef const Axis *axis = job.axis
@@ -255,7 +266,7 @@ cdef void activate_rows(const Job *job, char *y, Py_ssize_t outputs, Py_ssize_t 
     for o in range(outputs):
         for i in range(rows):
             row = y + (o * job.y_c + i * y_row) * job.itemsize
-            job.kernels.act[job.activation](row, row, cols)
+            job.kernels.act[job.activation](row, row, cols, False)
 
 
 cdef void activate(const Job *job, const Task *t) noexcept nogil:

@@ -2,10 +2,11 @@
 """Activations and softmax over contiguous arrays, in chunks that any thread may take."""
 
 from fastconv.kernels.fastconv cimport (
-    FC_COLUMNS, FC_TOGETHER, fc_kernels, fc_map2_fn, fc_map_fn, fc_softmax_columns_fn, fc_softmax_fn,
+    FC_ACT_RELU, FC_CACHE_LINE, FC_COLUMNS, FC_TOGETHER,
+    fc_kernels, fc_map2_fn, fc_map_fn, fc_softmax_columns_fn, fc_softmax_fn,
 )
 from fastconv.kernels.isa cimport active_kernels
-from fastconv.kernels.memory cimport address
+from fastconv.kernels.memory cimport address, streams
 from fastconv.kernels.team cimport run_tasks
 
 cdef enum:
@@ -21,6 +22,7 @@ cdef struct Job:
     const char *x
     const char *second
     Py_ssize_t size, chunk, itemsize
+    bint stream
 
 
 cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
@@ -28,9 +30,9 @@ cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogi
     cdef Py_ssize_t first = number * job.chunk, at = first * job.itemsize
     cdef Py_ssize_t n = min(job.chunk, job.size - first)
     if job.second == NULL:
-        job.map(job.y + at, job.x + at, n)
+        job.map(job.y + at, job.x + at, n, job.stream)
     else:
-        job.map2(job.y + at, job.x + at, job.second + at, n)
+        job.map2(job.y + at, job.x + at, job.second + at, n, job.stream)
 
 
 cdef struct SoftmaxJob:
@@ -73,6 +75,9 @@ def activation(int code, y, x, dy, int threads):
     job.x = address(x) if dy is None else address(dy)
     job.second = NULL if dy is None else address(x)
     job.size, job.chunk, job.itemsize = x.size, CHUNK, x.itemsize
+    # where the results of a line come one by one, and late, the line may leave before it is whole
+    job.stream = ((code == FC_ACT_RELU or kernels.lanes * job.itemsize == FC_CACHE_LINE) and job.y != job.second
+                  and streams(job.y, job.x, job.size * job.itemsize, CHUNK * job.itemsize))
     run_tasks(task, &job, (job.size + CHUNK - 1) // CHUNK, 0, threads)
 
 

@@ -55,6 +55,28 @@ cdef extern from "fastconv.h" nogil:
         Py_ssize_t rows, cols, s_m, s_row
         int add
 
+    enum: FC_PLANE_TAPS
+    ctypedef struct fc_pixel_planes:
+        const void *x
+        const void *zeros
+        const Py_ssize_t *off
+        const void *a
+        void *y
+        const void *bias
+        const void *residual
+        Py_ssize_t planes, x_plane, a_plane, y_plane
+        Py_ssize_t x_row, in_rows, in_cols, top, a_row, down, across, rows, cols, y_row
+        int relu
+
+    ctypedef struct fc_plane_dots:
+        const void *x
+        const void *zeros
+        const void *dy
+        const Py_ssize_t *off
+        void *sums
+        Py_ssize_t planes, x_plane, dy_plane
+        Py_ssize_t x_row, in_rows, in_cols, top, rows, cols
+
     ctypedef struct fc_pixel_store:
         const void *sums
         const void *odd
@@ -168,6 +190,8 @@ cdef extern from "fastconv.h" nogil:
     ctypedef void (*fc_conv_store_fn)(const fc_conv_store *) noexcept nogil
     ctypedef void (*fc_gemm_tile_fn)(const fc_gemm_tile *) noexcept nogil
     ctypedef void (*fc_pixel_sums_fn)(const fc_pixel_sums *) noexcept nogil
+    ctypedef void (*fc_pixel_planes_fn)(const fc_pixel_planes *) noexcept nogil
+    ctypedef void (*fc_plane_dots_fn)(const fc_plane_dots *) noexcept nogil
     ctypedef void (*fc_pixel_store_fn)(const fc_pixel_store *) noexcept nogil
     ctypedef void (*fc_depthwise_load_fn)(void *, const int32_t *, const void *, Py_ssize_t, Py_ssize_t,
                                           Py_ssize_t) noexcept nogil
@@ -175,8 +199,10 @@ cdef extern from "fastconv.h" nogil:
     ctypedef void (*fc_depthwise_store_fn)(const fc_depthwise_store *) noexcept nogil
     ctypedef void (*fc_wgrad_tile_fn)(const fc_wgrad_tile *) noexcept nogil
     ctypedef void (*fc_dot_tile_fn)(const fc_dot_tile *) noexcept nogil
-    ctypedef void (*fc_map_fn)(void *, const void *, Py_ssize_t) noexcept nogil
-    ctypedef void (*fc_map2_fn)(void *, const void *, const void *, Py_ssize_t) noexcept nogil
+    ctypedef void (*fc_add_fn)(void *, const void *, Py_ssize_t) noexcept nogil
+    ctypedef void (*fc_pour_fn)(void *, void *, Py_ssize_t) noexcept nogil
+    ctypedef void (*fc_map_fn)(void *, const void *, Py_ssize_t, bint) noexcept nogil
+    ctypedef void (*fc_map2_fn)(void *, const void *, const void *, Py_ssize_t, bint) noexcept nogil
     ctypedef void (*fc_softmax_fn)(void *, const void *, const void *, Py_ssize_t,
                                    Py_ssize_t) noexcept nogil
     ctypedef void (*fc_softmax_columns_fn)(void *, const void *, const void *, Py_ssize_t, Py_ssize_t,
@@ -201,9 +227,9 @@ cdef extern from "fastconv.h" nogil:
     ctypedef void (*fc_norm_sums_fn)(const void *, const void *, Py_ssize_t, Py_ssize_t, Py_ssize_t,
                                      double, double *, double *) noexcept nogil
     ctypedef void (*fc_affine_fn)(void *, const void *, Py_ssize_t, Py_ssize_t, Py_ssize_t, double,
-                                  double, double) noexcept nogil
+                                  double, double, bint) noexcept nogil
     ctypedef void (*fc_norm_backward_fn)(void *, const void *, const void *, Py_ssize_t, Py_ssize_t,
-                                         Py_ssize_t, double, double, double, double) noexcept nogil
+                                         Py_ssize_t, double, double, double, double, bint) noexcept nogil
     ctypedef void (*fc_column_sums_fn)(const void *, const void *, Py_ssize_t, Py_ssize_t, Py_ssize_t,
                                        const double *, double *, double *) noexcept nogil
     ctypedef void (*fc_column_affine_fn)(void *, const void *, Py_ssize_t, Py_ssize_t, Py_ssize_t,
@@ -225,6 +251,9 @@ cdef extern from "fastconv.h" nogil:
         fc_conv_store_fn conv_store
         fc_gemm_tile_fn gemm_tile[3][15]
         fc_pixel_sums_fn pixel_sums[15]
+        fc_pixel_planes_fn pixel_planes
+        fc_plane_dots_fn plane_dots
+        fc_add_fn sum_lanes
         fc_pixel_store_fn pixel_store
         fc_depthwise_load_fn depthwise_load
         fc_depthwise_sums_fn depthwise_sums
@@ -242,7 +271,8 @@ cdef extern from "fastconv.h" nogil:
         fc_copy_fn copy_strided
         fc_copy_rows_fn copy_rows
         fc_transpose_fn transpose
-        fc_map_fn add
+        fc_add_fn add
+        fc_pour_fn pour
         fc_fold_fn fold_row
         fc_map_fn act[3]
         fc_map2_fn act_backward[3]

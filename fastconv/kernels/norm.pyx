@@ -9,7 +9,7 @@ from libc.math cimport sqrt
 
 from fastconv.kernels.fastconv cimport FC_COLUMNS, fc_kernels
 from fastconv.kernels.isa cimport active_kernels
-from fastconv.kernels.memory cimport address, block_alloc, block_free
+from fastconv.kernels.memory cimport address, block_alloc, block_free, streams
 from fastconv.kernels.team cimport run_tasks
 
 cnp.import_array()
@@ -33,6 +33,7 @@ cdef struct Job:
     bint constant          # backward: mean and invstd do not depend on x (evaluation mode)
     Py_ssize_t batch, channels, plane, itemsize
     Py_ssize_t group       # channels of a task
+    bint stream
 
 
 cdef inline double weight_of(const Job *job, Py_ssize_t channel) noexcept nogil:
@@ -51,7 +52,8 @@ cdef void apply(const Job *job, Py_ssize_t first, Py_ssize_t count) noexcept nog
         job.kernels.column_affine(job.y + at, job.x + at, job.batch, stride, count, job.mean + first, scale, shift)
         return
     for i in range(count):
-        job.kernels.affine(job.y + at, job.x + at, job.batch, stride, job.plane, job.mean[first + i], scale[i], shift[i])
+        job.kernels.affine(job.y + at, job.x + at, job.batch, stride, job.plane, job.mean[first + i], scale[i], shift[i],
+                           job.stream)
         at += job.plane * job.itemsize
 
 
@@ -106,7 +108,7 @@ cdef void backward_task(void *argument, Py_ssize_t number, char *workspace) noex
         scale[i] = weight_of(job, c) * job.invstd[c]
         if job.plane != 1:
             job.kernels.norm_backward(job.y + at, job.dy + at, job.x + at, job.batch, stride, job.plane, job.mean[c],
-                                      mean_dy[i], slope[i], scale[i])
+                                      mean_dy[i], slope[i], scale[i], job.stream)
     if job.plane == 1:
         at = first * job.itemsize
         job.kernels.column_backward(job.y + at, job.dy + at, job.x + at, job.batch, stride, count, job.mean + first,
@@ -123,6 +125,7 @@ cdef double *start(Job *job, object x, object y, int arrays) except NULL:
     for i in range(2, cnp.PyArray_NDIM(<cnp.ndarray>x)):
         job.plane *= shape[i]
     job.x, job.y = address(x), address(y)
+    job.stream = streams(job.y, job.x, x.nbytes, job.plane * job.itemsize)
     if job.plane == 1:  # several tasks, of whole cache lines
         job.group = min(<Py_ssize_t>FC_COLUMNS, (job.channels // 4 + 31) // 32 * 32 + 32)
     else:
@@ -215,6 +218,7 @@ def backward(dy, x, weight, mean, invstd, bint constant, dx, dweight, dbias, int
     cdef Job job
     cdef double *room = start(&job, x, dx, 5)
     job.dy, job.constant = address(dy), constant
+    job.stream = job.stream and job.y != job.dy
     job.weight = doubles(weight, job.channels, room)
     job.mean = doubles(mean, job.channels, room + job.channels)
     job.invstd = doubles(invstd, job.channels, room + 2 * job.channels)

@@ -9,7 +9,7 @@ from libc.string cimport memset
 
 from fastconv.kernels.fastconv cimport FC_LANES_MAX, fc_kernels, fc_pool, fc_pool_fn
 from fastconv.kernels.isa cimport active_kernels
-from fastconv.kernels.memory cimport address
+from fastconv.kernels.memory cimport address, streams
 from fastconv.kernels.team cimport run_tasks
 
 cnp.import_array()
@@ -29,14 +29,17 @@ cdef enum:
     FLAT_CELLS = 1 << 9   # of such a plane, at most
     FLAT_REACH = 7        # of a window, at most
     LANED = 1 << 11       # cells of rows that lie in the lanes, at most
+    POURED = 1 << 18      # bytes of a plane that stays in any L2, at most
     WHOLE = 1 << 10       # cells of a plane that is one window, of which the lanes add up all
     TOGETHER = 1 << 8     # cells, and windows, of a plane that is small: a lane adds up so many
 
 cdef struct Job:
     fc_pool pool
     fc_pool_fn run
+    const fc_kernels *kernels
     Py_ssize_t planes, group, plane_in, plane_out, itemsize
     bint bad_index        # scatter met an index outside its plane
+    bint stream           # its results are whole before they leave for memory
 
 
 cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
@@ -313,7 +316,6 @@ cdef bint scatter(real *dx, const real *dy, const int64_t *index, Py_ssize_t cel
     """dx[index[i]] += dy[i]; True when some index lies outside the plane."""
     cdef Py_ssize_t i
     cdef bint bad = False
-    memset(dx, 0, cells * sizeof(real))
     for i in range(windows):
         if 0 <= index[i] < cells:
             dx[index[i]] += dy[i]
@@ -326,14 +328,25 @@ cdef void scatter_task(void *argument, Py_ssize_t number, char *workspace) noexc
     cdef Job *job = <Job *>argument
     cdef Py_ssize_t i, cells = job.plane_out, windows = job.plane_in
     cdef const int64_t *index
+    cdef const char *dy
+    cdef char *dx
+    cdef char *to = workspace
     cdef bint bad = False
+    if job.stream:
+        memset(to, 0, cells * job.itemsize)
     for i in range(number * job.group, min((number + 1) * job.group, job.planes)):
         index = job.pool.index + i * windows
+        dy = <const char *>job.pool.x + i * windows * job.itemsize
+        dx = <char *>job.pool.y + i * cells * job.itemsize
+        if not job.stream:
+            to = dx
+            memset(to, 0, cells * job.itemsize)
         if job.itemsize == 4:
-            bad |= scatter(<float *>job.pool.y + i * cells, <const float *>job.pool.x + i * windows, index, cells, windows)
+            bad |= scatter(<float *>to, <const float *>dy, index, cells, windows)
         else:
-            bad |= scatter(<double *>job.pool.y + i * cells, <const double *>job.pool.x + i * windows, index, cells,
-                           windows)
+            bad |= scatter(<double *>to, <const double *>dy, index, cells, windows)
+        if job.stream:
+            job.kernels.pour(dx, to, cells)
     if bad:
         job.bad_index = True
 
@@ -344,6 +357,9 @@ def max_pool_backward(dy, index, dx, Py_ssize_t planes, Py_ssize_t windows, Py_s
     job.itemsize = dy.itemsize
     job.pool.x, job.pool.y, job.pool.index = address(dy), address(dx), <int64_t *>address(index)
     job.plane_in, job.plane_out, job.bad_index = windows, cells, False
+    job.kernels = active_kernels(job.itemsize)
     set_group(&job, planes, 1)
-    run_tasks(scatter_task, &job, ceil_div(planes, job.group), 0, threads)
+    cells *= job.itemsize
+    job.stream = cells <= POURED and streams(<const char *>job.pool.y, <const char *>job.pool.x, planes * cells, cells)
+    run_tasks(scatter_task, &job, ceil_div(planes, job.group), cells if job.stream else 0, threads)
     return not job.bad_index
