@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 import fastconv
 from fastconv import algorithms, reference
 from fastconv.kernels import conv_winograd, isa
-from tests.conftest import THREADS
+from tests.conftest import DEFAULT_ROW, ROWS, THREADS
 from tests.data import Array, integers, reals, rng, trusted
 from tests.tolerance import assert_close
 
@@ -414,10 +415,19 @@ def test_the_smaller_of_input_and_output_counts(isa_row: str) -> None:
     assert "fewer than 392 terms" in str(found)
 
 
+@pytest.fixture
+def avx2_row() -> Iterator[None]:
+    """Of the rows the one to whose costs these shapes belong."""
+    if "avx2" not in ROWS:
+        pytest.skip("the costs are those of avx2")
+    isa.select("avx2")
+    yield
+    isa.select(DEFAULT_ROW)
+
+
+@pytest.mark.usefixtures("avx2_row")
 def test_choice() -> None:
     """Many tiles: F(4, 3); few tiles: F(2, 3), whose weights are smaller; few tiles or channels: neither."""
-    if isa.current() == "scalar":
-        pytest.skip("the costs are those of vector rows")
     for x, w, expected in (
         ((1, 64, 56, 56), (64, 64, 3, 3), "winograd_4_3"),
         ((1, 256, 14, 14), (256, 256, 3, 3), "winograd_2_3"),
@@ -429,9 +439,8 @@ def test_choice() -> None:
         assert fastconv.explain("conv2d", x, w, padding=w[2] // 2).algorithm == expected
 
 
+@pytest.mark.usefixtures("avx2_row")
 def test_choice_of_the_weight_gradient() -> None:
-    if isa.current() == "scalar":
-        pytest.skip("the costs are those of vector rows")
     for x, w, expected in (
         ((1, 64, 56, 56), (64, 64, 3, 3), "winograd_4_3"),
         ((4, 256, 14, 14), (256, 256, 3, 3), "winograd_4_3"),
