@@ -865,10 +865,11 @@ _SPLIT_SLOW = {"calls": 5000, "efficiency": 0.1, "parts": 50}
 _SPLIT_MODEL = {"split": _SPLIT_SLOW, "dw split": _SPLIT_SLOW}
 # Vectors of one lane gain nothing from having a group in each: as fast as "pixel" at best, and 4 to 17 times as long as "linear".
 _DEPTHWISE_SCALAR = {**_AVX2.ns["depthwise"], "efficiency": 0.2}
-# One core of an Intel Xeon with AMX (L2 2 MiB), gcc 12.2, a virtual machine: printed by `python -m benchmarks.costs`, but that the time of
-# a tile product was held at 6.4 ns ("efficiency" 12), which the rest of a split kernel's work hides in a free fit. Of the times that
-# each was fitted to, the model is within 25 % for 88 % (linear), 79 % (pixel), 85 % (depthwise, direct), 90 % (im2col), 88 % (col2im),
-# 87 % (images), 98 % (winograd), 75 % (split) and, weight gradients, 100, 89, 93, 95 and 73 % (linear, depthwise, direct, winograd, split).
+# One core of an Intel Xeon with AMX (L2 2 MiB), gcc 12.2, a virtual machine: printed by `python -m benchmarks.costs`, but that
+# the time of a tile product was held at 6.4 ns ("efficiency" 12): a free fit hides in it the rest of what a split kernel does. Of
+# the times that each was fitted to, the model is within 25 % for 88 % (linear), 79 % (pixel), 85 % (depthwise, direct), 90 %
+# (im2col), 88 % (col2im), 87 % (images), 98 % (winograd), 75 % (split); of weight gradients for 100 % (linear), 89 % (depthwise),
+# 93 % (direct), 95 % (winograd), 73 % (split).
 _AVX512 = Costs(
     peak=214,
     bandwidth=14,

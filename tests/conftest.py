@@ -43,6 +43,16 @@ def isa_row(request: pytest.FixtureRequest) -> Iterator[str]:
     isa.select(DEFAULT_ROW)
 
 
+@pytest.fixture
+def avx2_row() -> Iterator[None]:
+    """Of the rows the one to whose costs these shapes belong."""
+    if "avx2" not in ROWS:
+        pytest.skip("the costs are those of avx2")
+    isa.select("avx2")
+    yield
+    isa.select(DEFAULT_ROW)
+
+
 @pytest.fixture(params=algorithms.GENERAL_NAMES)
 def algo(request: pytest.FixtureRequest) -> str:
     return str(request.param)

@@ -35,13 +35,14 @@ def test_every_row_has_costs_of_its_algorithms(what: costs.Pass, isa_row: str) -
 
 def test_constants_are_of_what_is_counted() -> None:
     """A constant without a count, misspelt for example, would silently count for nothing."""
-    counted = dict.fromkeys([*costs.COSTS["avx2"].ns, "split"], frozenset({"efficiency"}))
+    counted = dict.fromkeys(costs.COSTS["amx"].ns, frozenset({"efficiency"}))
     for size, outputs, kernel, stride, groups in (
         (9, 1, 3, 1, 1),
         (9, 8, 3, 1, 1),
         (9, 40, 3, 2, 1),
         (9, 40, 3, 3, 1),
         (48, 8, 16, 16, 1),
+        (3, 8, 3, 1, 1),
         (40, 6, 3, 1, 6),
         (40, 6, 3, 2, 6),
     ):
@@ -111,7 +112,7 @@ def test_bands_that_reach_far_hold_few_outputs(name: str, what: costs.Pass) -> N
         for d in (1, 24)
     )
     assert costs.count(name, far)["copies"] > 50 * costs.count(name, near)["copies"]
-    assert costs.seconds(name, far) > 1.5 * costs.seconds("im2col", far)
+    assert costs.seconds(name, far) > 1.25 * costs.seconds("im2col", far)
     assert costs.seconds(name, near) < 1.5 * costs.seconds("im2col", near)
 
 

@@ -109,10 +109,9 @@ def test_it_is_for_strides_of_one() -> None:
         fastconv.conv2d_backward(dy, x, w, stride=4, algo="images")
 
 
+@pytest.mark.usefixtures("avx2_row")
 def test_choice() -> None:
     """The layers of LeNet-5, forward and backward, from a vector of images on."""
-    if isa.current() == "scalar":
-        pytest.skip("one lane gains nothing")
     for what in ("conv2d", "conv2d_dx"):
         for x, w, padding in (
             ((64, 1, 28, 28), (6, 1, 5, 5), 2),

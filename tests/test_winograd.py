@@ -6,7 +6,6 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
-from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ import pytest
 
 import fastconv
 from fastconv import algorithms, reference
-from fastconv.kernels import conv_winograd, isa
-from tests.conftest import DEFAULT_ROW, ROWS, THREADS
+from fastconv.kernels import conv_winograd
+from tests.conftest import THREADS
 from tests.data import Array, integers, reals, rng, trusted
 from tests.tolerance import assert_close
 
@@ -413,16 +412,6 @@ def test_the_smaller_of_input_and_output_counts(isa_row: str) -> None:
     assert "fewer than 96 channels" in str(found)
     found = fastconv.explain("conv2d_dw", (8, 56, 5, 5), (56, 56, 3, 3), padding=2)
     assert "fewer than 392 terms" in str(found)
-
-
-@pytest.fixture
-def avx2_row() -> Iterator[None]:
-    """Of the rows the one to whose costs these shapes belong."""
-    if "avx2" not in ROWS:
-        pytest.skip("the costs are those of avx2")
-    isa.select("avx2")
-    yield
-    isa.select(DEFAULT_ROW)
 
 
 @pytest.mark.usefixtures("avx2_row")

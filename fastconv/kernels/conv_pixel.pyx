@@ -34,6 +34,7 @@ from fastconv.kernels.fastconv cimport FC_PIXEL_NV_MAX, FC_PLANE_TAPS, fc_pixel_
 from fastconv.kernels.isa cimport cache_bytes
 from fastconv.kernels.lattice cimport (
     Axis,
+    Band,
     Lattice,
     band_layout,
     choose_block,
@@ -166,12 +167,27 @@ cdef void run_phase(const Pixel *pixel, const Task *t, const PixelPhase *own, ch
             weights += job.packed_group
 
 
+cdef void clear_holes(const Job *job, const Task *t, char *band) noexcept nogil:
+    """What fill_band leaves as it was: the tiles read and multiply whole vectors of it, and on a processor that takes a hundred
+    cycles for a denormal number, as Intel's do, what happens to lie there could make a call ten times as long."""
+    cdef const Band *layout = &job.band
+    cdef Py_ssize_t item = job.itemsize, used = layout.channel * job.channels * t.groups * item, c, i
+    for i in range(3):
+        if t.count[i] < layout.block[i]:
+            memset(band, 0, job.band_bytes)
+            return
+    for c in range(job.channels * t.groups):
+        memset(band + (c * layout.channel + layout.size) * item, 0, (layout.channel - layout.size) * item)
+    memset(band + used, 0, min(<Py_ssize_t>job.band_bytes - used, FC_PIXEL_NV_MAX * job.kernels.lanes * item))
+
+
 cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
     cdef const Pixel *pixel = <const Pixel *>argument
     cdef const Job *job = &pixel.job
     cdef Task t
     cdef Py_ssize_t i = 0
     decode(job, number, &t)
+    clear_holes(job, &t, workspace)
     fill_band(job.axis, &job.band, job.itemsize, t.origin, t.count, source_plane(job, &t), job.x_c,
               job.channels * t.groups, workspace)
     while i < pixel.count:
