@@ -38,7 +38,8 @@ TILE_PRODUCTS, TILE_SIDE, TILE_TERMS = 16 * 16 * 32, 16, 32
 SINGLE = 1.6
 # Up to so many channels the taps share the terms of a tile, see conv_split.pyx.
 TILE_FEW = 15
-# Blocks of the split drivers, see conv_split.pyx and conv_wgrad.pyx; tiles of parts that stay in L1 together.
+# Blocks of the split drivers, see conv_split.pyx, and typical ones of conv_wgrad.pyx, which counts bytes; tiles of one operand in
+# three quarters of L1.
 SPLIT_PIXELS, SPLIT_OUTPUTS, SPLIT_STEPS = 784, 128, 15
 # Of so many bytes half is taken to leave the caches before it is used.
 FAR = 8 << 20
@@ -534,14 +535,14 @@ def _split(products: int, shape: Shape) -> Counts:
         read = shape.groups * lines * wide * blocks * TILE_TERMS
         lines *= shape.groups * shape.channels
         copied = _copies(shape, lines * _vectors(shape, wide))
-        band = {"lines": lines, "turned": read, **copied}
+        band = {"lines": lines, **copied}
     weights = parts * runs * _tiles(shape.outputs) * TILE_SIDE * steps * TILE_TERMS
     return {
         "fma": products * runs * tiles * steps * side * TILE_PRODUCTS / isa.lanes(4),
         **band,
         "parts": parts * read,
         "stores": stored,
-        # of tiles of sums: loaded and stored for each group of steps that stays in L1
+        # of tiles of sums, counted again where their operands take more than L1
         "sums": runs * tiles * side * max(1, steps * parts / SPLIT_STEPS),
         "weights": weights * tasks,
         "weights far": weights * tasks * _far(2 * weights),

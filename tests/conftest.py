@@ -45,7 +45,7 @@ def isa_row(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture
 def avx2_row() -> Iterator[None]:
-    """Of the rows the one to whose costs these shapes belong."""
+    """The row to whose costs the shapes of a test belong; what others choose may differ."""
     if "avx2" not in ROWS:
         pytest.skip("the costs are those of avx2")
     isa.select("avx2")

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,6 @@ import fastconv
 from fastconv import algorithms, costs
 from fastconv.kernels import isa
 from fastconv.problem import Conv, conv_problem
-from tests.conftest import DEFAULT_ROW, ROWS
 
 
 def problem(x: tuple[int, ...], w: tuple[int, ...], **options: object) -> Conv:
@@ -21,17 +19,7 @@ def problem(x: tuple[int, ...], w: tuple[int, ...], **options: object) -> Conv:
     return conv_problem("float32", x, w, *rest.values(), len(w) - 2)
 
 
-@pytest.fixture
-def measured_row() -> Iterator[None]:
-    """The row whose costs were measured; what others choose may differ."""
-    if "avx2" not in ROWS:
-        pytest.skip("avx2 is not here")
-    isa.select("avx2")
-    yield
-    isa.select(DEFAULT_ROW)
-
-
-@pytest.mark.usefixtures("measured_row")
+@pytest.mark.usefixtures("avx2_row")
 @pytest.mark.parametrize(
     ("x", "w", "options", "expected"),
     [
