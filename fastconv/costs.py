@@ -689,7 +689,7 @@ DW_MODELS: dict[str, Callable[[Shape], Counts]] = {
 
 
 def family(name: str, what: Pass = "forward") -> str:
-    """The key of COSTS: one kernel serves every F(m, r), and tile registers every pass."""
+    """The key of COSTS: one kernel serves every F(m, r); weight gradients have kernels of their own."""
     kind = name.partition("_")[0]
     return f"dw {kind}" if what == "dw" else kind
 
@@ -859,9 +859,7 @@ _AVX2 = Costs(
         },
     },
 )
-# The other rows were not measured. The model counts vectors, so the same constants stand for as many times more or fewer elements
-# as the lanes of the row: twice on avx512; the plain C of `scalar` has one. The software model of tile registers in `scalar` only
-# has to be never the fastest.
+# The software model of tile registers in the row `scalar` only has to be never the fastest.
 _SPLIT_SLOW = {"calls": 5000, "efficiency": 0.1, "parts": 50}
 _SPLIT_MODEL = {"split": _SPLIT_SLOW, "dw split": _SPLIT_SLOW}
 # Vectors of one lane gain nothing from having a group in each: as fast as "pixel" at best, and 4 to 17 times as long as "linear".
@@ -1022,6 +1020,7 @@ _SPLIT_AMX = {
         "transposes": 0.32,
     },
 }
+# `scalar` was not fitted: the model counts vectors, and its vectors have one lane where AVX2 has eight.
 COSTS = {
     "scalar": replace(
         _AVX2,

@@ -155,7 +155,7 @@ def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, resi
     """
     cdef Images all
     cdef Job *job = &all.job
-    cdef Py_ssize_t workspace, cells, vectors, i
+    cdef Py_ssize_t pixel, workspace, cells, vectors, i
     cdef size_t budget
     cdef Py_ssize_t block[3]
     cdef char *tables
@@ -166,15 +166,14 @@ def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, resi
     job.multiple = 0
     job.panels = (job.outputs + job.kernels.pixel_mr - 1) // job.kernels.pixel_mr
     job.panel = (job.outputs + job.panels - 1) // job.panels
-    workspace = job.itemsize * job.kernels.lanes  # of one pixel
+    pixel = job.itemsize * job.kernels.lanes  # bytes, of as many images as a vector has lanes
     budget = band_budget(max_workspace)
     if job.panels > 1:  # each reads the band again, from L2
         budget = min(budget, cache_bytes(2) // 2)
-    choose_block(job.axis, job.channels, workspace, budget, PIXELS, block)
+    choose_block(job.axis, job.channels, pixel, budget, PIXELS, block)
     set_band(job, block)
-    job.band_bytes = (job.band.channel * job.channels * workspace + 63) // 64 * 64
-    workspace *= job.panel * block[0] * block[1] * block[2]
-    workspace += job.band_bytes
+    job.band_bytes = (job.band.channel * job.channels * pixel + 63) // 64 * 64
+    workspace = job.band_bytes + pixel * job.panel * block[0] * block[1] * block[2]
     if threads == 0:
         return workspace
     vectors = (all.images + job.kernels.lanes - 1) // job.kernels.lanes

@@ -291,7 +291,6 @@ def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, resi
     cdef Job *job = &pixel.job
     cdef Lattice phase
     cdef tuple phases = lattice.phases
-    cdef bint planes
     cdef Py_ssize_t few_taps[64]  # small calls need no allocation for these
     cdef PixelPhase few_phases[4]
     cdef Py_ssize_t *off = few_taps
@@ -302,12 +301,11 @@ def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, resi
     job.panels = (job.outputs + job.kernels.pixel_mr - 1) // job.kernels.pixel_mr
     job.panel = (job.outputs + job.panels - 1) // job.panels
     pixel.count = len(phases) or 1
-    planes = pixel.count == 1 and are_planes(job)
+    if pixel.count == 1 and are_planes(job):
+        return run_planes(&pixel, w, threads)
     budget = band_budget(max_workspace)
     if job.panels * pixel.count > 1:  # each reads the band again, from L2
         budget = min(budget, <Py_ssize_t>(cache_bytes(2) // 2))
-    if planes:
-        return run_planes(&pixel, w, threads)
     choose_block(job.axis, job.channels, job.itemsize, budget, PIXELS, block)
     band_layout(job.axis, block, job.itemsize, &job.band)
     if phases:
