@@ -28,6 +28,8 @@ enum {
 enum { FC_SPLIT_MAX = 6 };
 /* Most columns of a column kernel: whole vectors of any row. */
 enum { FC_COLUMNS = 512 };
+/* Neighbouring pixels in a run of terms of conv_runs. */
+enum { FC_CONV_RUN = 3 };
 /* Of the widest vector. */
 enum { FC_LANES_MAX = 16 };
 /* Vectors that long chains of steps, such as exponentials, take step by step together. */
@@ -51,6 +53,9 @@ typedef struct {
  *   sums[p*s_px + o] (+)= sum_t x[off[t] + p] * w[t*NR + o]
  * NR = nv*lanes; with `add` the sums are added to, else they are written. The pixels p >= mr/2 are
  * x_jump and s_jump further on: on the next row, or 0.
+ *
+ * conv_runs[nv][mr]: the same of runs of FC_CONV_RUN terms, in which off[t + 1] = off[t] + 1;
+ * x_jump and s_jump are 0.
  *
  * conv_store: y[o*y_oc + r*y_row + p] = act(sums[r*s_row + p*s_px + o] + bias[o] + residual)
  */
@@ -404,11 +409,13 @@ typedef enum { FC_ACT_RELU, FC_ACT_TANH, FC_ACT_SIGMOID, FC_ACT_COUNT } fc_activ
 typedef struct {
     int lanes;
     int conv_mr[FC_NV_MAX + 1]; /* most pixels of conv_tile[nv] */
+    int run_mr[FC_NV_MAX + 1];  /* most pixels of conv_runs[nv]; 0: there are none */
     int gemm_mr[FC_NV_MAX + 1]; /* most rows of gemm_tile[nv] */
     int sum_mr[FC_NV_MAX + 1];  /* most rows of winograd_sum[nv] */
     int pixel_mr;               /* most outputs of pixel_sums */
     int wgrad_mr;
     fc_conv_tile_fn conv_tile[FC_NV_MAX + 1][FC_MR_MAX + 1];
+    fc_conv_tile_fn conv_runs[FC_NV_MAX + 1][FC_MR_MAX + 1];
     fc_conv_store_fn conv_store;
     fc_gemm_tile_fn gemm_tile[FC_NV_MAX + 1][FC_MR_MAX + 1];
     fc_pixel_sums_fn pixel_sums[FC_MR_MAX + 1];

@@ -32,8 +32,8 @@ TILES = (
     "dot_tile",
     "plane_dots",
 )
-# A tile of planes multiplies by a column of weights: 16 registers do not hold that beside the sums and masks, 32 do.
-WIDE_TILES = (*TILES, "plane_tile")
+# With 32 registers also those that hold several weights beside the sums: a column of a plane's, a row of three taps.
+WIDE_TILES = (*TILES, "plane_tile", "conv_runs")
 MEMORY_READ = re.compile(r"(?:mov|vmov|vbroadcast|vfn?madd)\S*\s+[^%$]*\([^)]*\)")
 VECTOR_STORE = re.compile(r"vmov[a-z0-9]+\s+%[xyz]mm\d+,[-0-9a-fx]*\(%r[sb]p")
 

@@ -8,6 +8,8 @@
 #define FC_LANES_BYTES 32
 #define FC_CONV_MR_1 12
 #define FC_CONV_MR_2 6
+#define FC_RUN_MR_1 0
+#define FC_RUN_MR_2 0
 #define FC_GEMM_MR_1 12
 #define FC_GEMM_MR_2 6
 #define FC_SUM_MR_1 8

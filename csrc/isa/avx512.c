@@ -7,6 +7,8 @@
 #define FC_LANES_BYTES 64
 #define FC_CONV_MR_1 14
 #define FC_CONV_MR_2 14
+#define FC_RUN_MR_1 14
+#define FC_RUN_MR_2 12
 #define FC_GEMM_MR_1 14
 #define FC_GEMM_MR_2 14
 #define FC_SUM_MR_1 14

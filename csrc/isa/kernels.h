@@ -17,6 +17,7 @@
 #include "body/peak.h"
 
 #define FC_ENTRY_CONV(mr, nv) [mr] = FC_FN(conv_tile_##mr##x##nv),
+#define FC_ENTRY_RUNS(mr, nv) [mr] = FC_FN(conv_runs_##mr##x##nv),
 #define FC_ENTRY_PIXEL(mr, nv) [mr] = FC_FN(pixel_sums_##mr),
 #define FC_ENTRY_GEMM(mr, nv) [mr] = FC_FN(gemm_tile_##mr##x##nv),
 #define FC_ENTRY_WINOGRAD(mr, nv) [mr] = FC_FN(winograd_tile_##mr##x##nv),
@@ -31,12 +32,15 @@
 const fc_kernels FC_FN(kernels) = {
     .lanes = VL,
     .conv_mr = {0, FC_CONV_MR_1, FC_CONV_MR_2},
+    .run_mr = {0, FC_RUN_MR_1, FC_RUN_MR_2},
     .gemm_mr = {0, FC_GEMM_MR_1, FC_GEMM_MR_2},
     .sum_mr = {0, FC_SUM_MR_1, FC_SUM_MR_2},
     .pixel_mr = FC_PIXEL_MR,
     .wgrad_mr = FC_WGRAD_MR,
     .conv_tile = {[1] = {FC_TILES_1(FC_ENTRY_CONV, FC_CONV_MR_1)},
                   [2] = {FC_TILES_2(FC_ENTRY_CONV, FC_CONV_MR_2)}},
+    .conv_runs = {[1] = {NULL, FC_TILES_1(FC_ENTRY_RUNS, FC_RUN_MR_1)},
+                  [2] = {NULL, FC_TILES_2(FC_ENTRY_RUNS, FC_RUN_MR_2)}},
     .conv_store = FC_FN(conv_store),
     .gemm_tile = {[1] = {FC_TILES_1(FC_ENTRY_GEMM, FC_GEMM_MR_1)},
                   [2] = {FC_TILES_2(FC_ENTRY_GEMM, FC_GEMM_MR_2)}},
@@ -96,6 +100,7 @@ const fc_kernels FC_FN(kernels) = {
 };
 
 #undef FC_CONV_TILE
+#undef FC_CONV_RUNS
 #undef FC_GEMM_TILE
 #undef FC_PIXEL_SUMS
 #undef FC_PIXEL_CASE
@@ -112,6 +117,7 @@ const fc_kernels FC_FN(kernels) = {
 #undef FC_ENTRY_DEPTHWISE
 #undef FC_WGRAD_TILE
 #undef FC_ENTRY_CONV
+#undef FC_ENTRY_RUNS
 #undef FC_ENTRY_PIXEL
 #undef FC_ENTRY_GEMM
 #undef FC_ENTRY_WGRAD

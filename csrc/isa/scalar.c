@@ -5,6 +5,8 @@
 #define FC_LANES_BYTES 0
 #define FC_CONV_MR_1 7
 #define FC_CONV_MR_2 5
+#define FC_RUN_MR_1 0
+#define FC_RUN_MR_2 0
 #define FC_GEMM_MR_1 7
 #define FC_GEMM_MR_2 5
 #define FC_SUM_MR_1 7

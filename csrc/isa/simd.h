@@ -105,13 +105,16 @@
 #if defined(__GNUC__)
 #define FC_OPAQUE(p) __asm__("" : "+r"(p))
 #if defined(__x86_64__)
-#define FC_HIDE(v) __asm__("" : "+v"(v)) /* the same for any vector register */
+#define FC_HIDE(v) __asm__("" : "+v"(v))         /* the same for any vector register */
+#define FC_HOLD(v) __asm__ volatile("" ::"v"(v)) /* it has v until here */
 #else
 #define FC_HIDE(v) ((void)0)
+#define FC_HOLD(v) ((void)0)
 #endif
 #else
 #define FC_OPAQUE(p) ((void)0)
 #define FC_HIDE(v) ((void)0)
+#define FC_HOLD(v) ((void)0)
 #endif
 #endif
 

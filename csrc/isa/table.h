@@ -9,7 +9,8 @@
 
 #include "fastconv.h"
 
-/* X(mr, nv) for mr = 1..limit; the limits in use are 2, 4, 5, 6, 7, 8, 12 and 14. */
+/* X(mr, nv) for mr = 1..limit; the limits in use are 0, 2, 4, 5, 6, 7, 8, 12 and 14. */
+#define FC_UP_TO_0(X, nv)
 #define FC_UP_TO_2(X, nv) X(1, nv) X(2, nv)
 #define FC_UP_TO_4(X, nv) FC_UP_TO_2(X, nv) X(3, nv) X(4, nv)
 #define FC_UP_TO_5(X, nv) FC_UP_TO_4(X, nv) X(5, nv)

@@ -39,6 +39,7 @@ typedef struct {
 /* simd.h's, whose FC_HIDE cannot hold 512 bits in one register here. */
 #define FC_OPAQUE(p) __asm__("" : "+r"(p))
 #define FC_HIDE(v) __asm__("" : "+x"((v).lo), "+x"((v).hi))
+#define FC_HOLD(v) __asm__ volatile("" ::"x"((v).lo), "x"((v).hi))
 
 #define FC_MODEL static inline __attribute__((always_inline))
 

@@ -24,7 +24,13 @@ from fastconv.kernels.correlate cimport (
     source_plane,
     start_job,
 )
-from fastconv.kernels.fastconv cimport FC_NV_MAX, fc_conv_store, fc_conv_tile
+from fastconv.kernels.fastconv cimport (
+    FC_CONV_RUN,
+    FC_NV_MAX,
+    fc_conv_store,
+    fc_conv_tile,
+    fc_conv_tile_fn,
+)
 from fastconv.kernels.lattice cimport (
     Axis,
     Lattice,
@@ -43,6 +49,8 @@ cdef enum:
     # Sums of the panels that pass over one block of channels before the next one comes: they and those channels share L2 with
     # the weights, so that a band larger than L2 comes from beyond it once for all of them.
     SUMS_BYTES = 128 << 10
+    # Pixels of a tile from which on terms in runs are faster: fewer sums wait for their latency.
+    RUNS_MIN = 7
 
 cdef struct Direct:
     Job job  # the first member: tasks get its address
@@ -55,8 +63,18 @@ cdef struct Direct:
     Py_ssize_t off_bytes   # of the offsets of a chain's terms, with which the workspace begins
 
 
-cdef void run_tiles(const Job *job, fc_conv_tile *tile, int nv, const char *x, char *sums, Py_ssize_t cols,
-                    Py_ssize_t tiles) noexcept nogil:
+cdef bint in_runs(const Job *job, const Phase *phase) noexcept nogil:
+    """Whether the taps are runs of neighbours, as conv_runs takes them."""
+    cdef const Py_ssize_t *off = job.off + phase.tap
+    cdef Py_ssize_t i
+    for i in range(phase.taps):
+        if i % FC_CONV_RUN and off[i] != off[i - 1] + 1:
+            return False
+    return phase.taps % FC_CONV_RUN == 0
+
+
+cdef void run_tiles(const Job *job, fc_conv_tile *tile, const fc_conv_tile_fn *kernels, const char *x, char *sums,
+                    Py_ssize_t cols, Py_ssize_t tiles) noexcept nogil:
     """`tiles` tiles of about equal sizes on the `cols` pixels from x on."""
     cdef Py_ssize_t j, first, last = 0
     for j in range(tiles):
@@ -64,7 +82,7 @@ cdef void run_tiles(const Job *job, fc_conv_tile *tile, int nv, const char *x, c
         last = (j + 1) * cols // tiles
         tile.x = x + first * job.itemsize
         tile.sums = sums + first * tile.s_px * job.itemsize
-        job.kernels.conv_tile[nv][last - first](tile)
+        kernels[last - first](tile)
         tile.next = <const char *>tile.next + tile.next_bytes
 
 
@@ -79,6 +97,8 @@ cdef void sum_phase(const Direct *direct, const Phase *phase, const Py_ssize_t *
     cdef const char *x
     cdef char *to
     cdef int nv
+    cdef const fc_conv_tile_fn *kernels
+    cdef bint runs = in_runs(job, phase)
     if cols == job.band.width:  # no halo: rows follow one another in the band as well
         cols *= rows
         rows = 1
@@ -101,6 +121,11 @@ cdef void sum_phase(const Direct *direct, const Phase *phase, const Py_ssize_t *
             rest = (cols - half + most - 1) // most
             tiles = (cols + most - 1) // most
             pairs = rows // 2 if 2 * rest + 1 < 2 * tiles else 0
+            kernels = job.kernels.conv_tile[nv]
+            if runs and job.kernels.run_mr[nv]:
+                most = (cols + job.kernels.run_mr[nv] - 1) // job.kernels.run_mr[nv]
+                if cols >= most * RUNS_MIN:
+                    kernels, tiles, pairs = job.kernels.conv_runs[nv], most, 0
             tile.w = packed_panel(job, group, start) + packed_term(job, c, phase.tap, phase.taps) * width * item
             # the tiles of this block of channels share the fetching of the next weights out among them
             tile.next_bytes = tile.terms * width * item
@@ -114,16 +139,17 @@ cdef void sum_phase(const Direct *direct, const Phase *phase, const Py_ssize_t *
                     x = band + (c * job.band.channel + (d * job.band.rows + r) * job.band.width) * item
                     to = sums + ((panel - panel0) * direct.sums_bytes + (d * job.band.block[1] + r) * row * item)
                     if r >= 2 * pairs:
-                        run_tiles(job, &tile, nv, x, to, cols, tiles)
+                        run_tiles(job, &tile, kernels, x, to, cols, tiles)
                         continue
                     if r % 2:
                         x += half * item
                         to += half * step * item
-                    run_tiles(job, &tile, nv, x, to, cols - half, rest)
+                    run_tiles(job, &tile, kernels, x, to, cols - half, rest)
                     if r % 2 == 0:
                         tile.x_jump = job.band.width - cols
                         tile.s_jump = row - cols * step
-                        run_tiles(job, &tile, nv, x + (cols - half) * item, to + (cols - half) * step * item, 2 * half, 1)
+                        run_tiles(job, &tile, kernels, x + (cols - half) * item, to + (cols - half) * step * item,
+                                  2 * half, 1)
                         tile.x_jump = tile.s_jump = 0
         c += block
 

@@ -6,7 +6,7 @@ from libc.stdint cimport int32_t, int64_t, uint32_t
 cdef extern from "fastconv.h" nogil:
     enum:
         FC_MR_MAX, FC_NV_MAX, FC_PIXEL_NV_MAX, FC_WGRAD_MR_MAX, FC_DOT_A_MAX, FC_DOT_B_MAX
-        FC_COLUMNS, FC_LANES_MAX, FC_TOGETHER, FC_CACHE_LINE
+        FC_COLUMNS, FC_CONV_RUN, FC_LANES_MAX, FC_TOGETHER, FC_CACHE_LINE
         FC_FIRST, FC_LAST, FC_RELU
         FC_ACT_RELU, FC_ACT_TANH, FC_ACT_SIGMOID, FC_ACT_COUNT
 
@@ -243,11 +243,13 @@ cdef extern from "fastconv.h" nogil:
     ctypedef struct fc_kernels:
         int lanes
         int conv_mr[3]
+        int run_mr[3]
         int gemm_mr[3]
         int sum_mr[3]
         int pixel_mr
         int wgrad_mr
         fc_conv_tile_fn conv_tile[3][15]
+        fc_conv_tile_fn conv_runs[3][15]
         fc_conv_store_fn conv_store
         fc_gemm_tile_fn gemm_tile[3][15]
         fc_pixel_sums_fn pixel_sums[15]
