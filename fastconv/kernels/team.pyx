@@ -2,7 +2,7 @@
 """The one parallel region of the package: a team of OpenMP threads works through numbered tasks.
 
 The team's size is an argument of every call (omp_set_num_threads is per-thread state). Tasks write disjoint outputs or
-numbered slots that are reduced in order, so neither the team's size nor the schedule shows in the result.
+numbered slots that are reduced in order, so neither the team's size nor who runs which shows in the result.
 
 A team waits for its last thread. On a busy machine that one may in turn wait for a processor, for as long as hundreds of small
 regions take. After several such waits the caller works alone for a while.
@@ -75,6 +75,14 @@ cdef enum:
     DEBT = 30_000_000
     REST = 4
 
+cdef enum:
+    SHARES = 64  # more threads than that begin with the share of another
+
+# Tasks [next, end) of one thread. The same ones in each call: it finds in its cache what it had there in the call before.
+cdef struct Share:
+    Py_ssize_t next, end
+    Py_ssize_t[6] apart  # a cache line each
+
 # What they add up to. Two threads that write it at once may lose a wait or a rest, no more.
 cdef int64_t debt = 0
 # Until when callers work alone.
@@ -142,18 +150,27 @@ cdef int run_tasks_nogil(task_fn task, void *job, Py_ssize_t count, size_t works
 
 
 cdef void run_team(task_fn task, void *job, Py_ssize_t count, char *memory, size_t stride, int team) noexcept nogil:
-    """Each thread takes the next task until there is none."""
-    cdef Py_ssize_t following = 0, i = 0
+    """Each thread takes the tasks of its share one by one, then those that are left of others."""
+    cdef Share[SHARES] shares
+    cdef int parts = min(team, <int>SHARES), i = 0
     cdef int64_t start = fc_now()
     cdef int64_t[1] done = [start]  # of the caller
+    for i in range(parts):
+        shares[i].next = i * count // parts
+        shares[i].end = (i + 1) * count // parts
     with parallel(num_threads=team):
-        i = fc_next(&following)
-        while i < count:
-            task(job, i, memory + stride * threadid())
-            i = fc_next(&following)
+        for i in range(parts):
+            run_share(task, job, shares + (threadid() + i) % parts, memory + stride * threadid())
         if threadid() == 0:
             done[0] = fc_now()
     rest(start, done[0], fc_now())
+
+
+cdef void run_share(task_fn task, void *job, Share *share, char *workspace) noexcept nogil:
+    cdef Py_ssize_t i = fc_next(&share.next)
+    while i < share.end:
+        task(job, i, workspace)
+        i = fc_next(&share.next)
 
 
 cpdef void rest(int64_t start, int64_t done, int64_t end) noexcept nogil:
