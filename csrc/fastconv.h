@@ -39,8 +39,9 @@ enum { FC_TOGETHER = 4 };
 enum { FC_CACHE_LINE = 64 };
 
 /* What a tile does with its sums. Without FC_FIRST it adds to the partial sums of an earlier
- * channel block; with FC_LAST it applies the epilogue. */
-enum { FC_FIRST = 1, FC_LAST = 2, FC_RELU = 4 };
+ * channel block; with FC_LAST it applies the epilogue. With FC_STREAM it then stores whole vectors
+ * past the caches, to multiples of their size. */
+enum { FC_FIRST = 1, FC_LAST = 2, FC_RELU = 4, FC_STREAM = 8 };
 
 /* Rows of memory, `row` elements apart, that later tiles will read: of each `lines` cache lines. */
 typedef struct {

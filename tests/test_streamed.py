@@ -60,3 +60,16 @@ def test_max_pool_gradient(isa_row: str) -> None:
         for each in zip(halves(dy), halves(index), strict=True)
     ]
     same_bytes(dx, np.concatenate(parts))
+
+
+def test_im2col(isa_row: str) -> None:
+    g = rng(4)
+    x, w = reals(g, (2, 5, 256, 256), np.float32), reals(g, (66, 5, 1, 1), np.float32)
+    bias, residual = reals(g, (66,), np.float32), reals(g, (2, 66, 256, 256), np.float32)
+    for activation in (None, "relu", "tanh"):
+        y = F.conv2d(x, w, bias, residual=residual, activation=activation, algo="im2col")
+        parts = [
+            F.conv2d(part, w, bias, residual=add, activation=activation, algo="im2col")
+            for part, add in zip(halves(x), halves(residual), strict=True)
+        ]
+        same_bytes(y, np.concatenate(parts))

@@ -11,6 +11,10 @@
 #ifndef FC_GEMM_AHEAD
 #define FC_GEMM_AHEAD 1536 /* bytes: 64 rows of 6 floats, some 400 cycles */
 #endif
+/* Lines asked for at a time: a core (Intel) waits for 10 to 16 at once, and stalls at the next. */
+#ifndef FC_GEMM_LINES
+#define FC_GEMM_LINES 16
+#endif
 
 /* The end of a tile whose pixels are not consecutive in y, or do not fill its vectors. */
 static __attribute__((noinline)) void FC_FN(gemm_scatter)(const fc_gemm_tile *t, REAL *y,
@@ -28,44 +32,58 @@ static __attribute__((noinline)) void FC_FN(gemm_scatter)(const fc_gemm_tile *t,
     }
 }
 
+/* Terms, and the rows of y and of those to fetch that come with them. */
+typedef struct {
+    ptrdiff_t terms, y_rows, rows;
+} FC_FN(gemm_stretch);
+
 static FC_INLINE void FC_FN(gemm_panel)(const fc_gemm_tile *t, const REAL *a, REAL *partial,
                                         REAL *y, const REAL *residual, const REAL *bias_m,
-                                        const REAL *fetch, const int mr, const int nv) {
+                                        const REAL *fetch, const FC_FN(gemm_stretch) * with,
+                                        const int mr, const int nv) {
     V acc[FC_MR_MAX][FC_NV_MAX];
     const REAL *x = t->x;
     const ptrdiff_t x_c = t->x_c, a_c = t->a_c, y_m = t->y_m;
     const int nr = nv * VL;
-    const int last = t->flags & FC_LAST;
-    /* the rows of y are far apart: no hardware prefetcher follows them */
+    const int last = t->flags & FC_LAST, stream = last && t->flags & FC_STREAM;
     const REAL *const to = last ? y : partial;
     const ptrdiff_t to_m = last ? y_m : nr;
 #pragma GCC unroll 14
-    for (int m = 0; m < mr; m++) {
-        FC_PREFETCH(to + m * to_m);
-        FC_PREFETCH(to + m * to_m + nr - 1);
+    for (int m = 0; m < mr; m++)
 #pragma GCC unroll 2
         for (int v = 0; v < nv; v++) acc[m][v] = v_zero();
-    }
-    for (ptrdiff_t i = 0; i < t->fetch.lines; i++, fetch += FC_CACHE_LINE / sizeof(REAL)) {
-        const REAL *line = fetch;
-        for (ptrdiff_t n = t->fetch.rows; n > 0; n--, line += t->fetch.row) FC_PREFETCH_READ(line);
-    }
-    for (ptrdiff_t c = t->channels; c > 0; c--) {
-        const REAL *xs = x;
-        FC_OPAQUE(xs);
-        /* a comes from L2, in stretches too short for the hardware prefetcher */
-        FC_PREFETCH_READ(a + FC_GEMM_AHEAD / sizeof(REAL));
-        V b[FC_NV_MAX];
-#pragma GCC unroll 2
-        for (int v = 0; v < nv; v++) b[v] = v_load(xs + v * VL);
-#pragma GCC unroll 14
-        for (int m = 0; m < mr; m++) {
-            const V w = v_set1(a[m]);
-#pragma GCC unroll 2
-            for (int v = 0; v < nv; v++) acc[m][v] = v_fma(w, b[v], acc[m][v]);
+    /* with each stretch of the terms come some rows of y, which are too far apart for the hardware
+     * prefetcher, and some to fetch */
+    ptrdiff_t y_rows = stream ? mr : 0, rows = 0;
+    for (ptrdiff_t left = t->channels; left > 0;) {
+        ptrdiff_t n = left < with->terms ? left : with->terms;
+        left -= n;
+        for (ptrdiff_t i = with->y_rows; i > 0 && y_rows < mr; i--, y_rows++) {
+            FC_PREFETCH(to + y_rows * to_m);
+            FC_PREFETCH(to + y_rows * to_m + nr - 1);
         }
-        a += a_c;
-        x += x_c;
+        for (ptrdiff_t i = with->rows; i > 0 && rows < t->fetch.rows; i--, rows++) {
+            const REAL *line = fetch + rows * t->fetch.row;
+            for (ptrdiff_t l = t->fetch.lines; l > 0; l--, line += FC_CACHE_LINE / sizeof(REAL))
+                FC_PREFETCH_L2(line);
+        }
+        for (; n > 0; n--) {
+            const REAL *xs = x;
+            FC_OPAQUE(xs);
+            /* a comes from L2, in stretches too short for the hardware prefetcher */
+            FC_PREFETCH_READ(a + FC_GEMM_AHEAD / sizeof(REAL));
+            V b[FC_NV_MAX];
+#pragma GCC unroll 2
+            for (int v = 0; v < nv; v++) b[v] = v_load(xs + v * VL);
+#pragma GCC unroll 14
+            for (int m = 0; m < mr; m++) {
+                const V w = v_set1(a[m]);
+#pragma GCC unroll 2
+                for (int v = 0; v < nv; v++) acc[m][v] = v_fma(w, b[v], acc[m][v]);
+            }
+            a += a_c;
+            x += x_c;
+        }
     }
 #define FC_GEMM_EACH(statement) \
     do { \
@@ -96,16 +114,26 @@ static FC_INLINE void FC_FN(gemm_panel)(const fc_gemm_tile *t, const REAL *a, RE
     }
     if (residual) FC_GEMM_EACH(acc[m][v] = v_add(acc[m][v], v_load(residual + m * y_m + v * VL)));
     if (t->flags & FC_RELU) FC_GEMM_EACH(acc[m][v] = v_max(v_zero(), acc[m][v]));
-    FC_GEMM_EACH(v_store(y + m * y_m + v * VL, acc[m][v]));
+    if (stream)
+        FC_GEMM_EACH(v_stream(y + m * y_m + v * VL, acc[m][v]));
+    else
+        FC_GEMM_EACH(v_store(y + m * y_m + v * VL, acc[m][v]));
 #undef FC_GEMM_EACH
 }
 
 static FC_INLINE void FC_FN(gemm_tile_body)(const fc_gemm_tile *t, const int mr, const int nv) {
     const REAL *a = t->a, *residual = t->residual, *bias_m = t->bias_m, *fetch = t->fetch.at;
     REAL *partial = t->acc, *y = t->y;
+    const ptrdiff_t lines = 2 * mr + t->fetch.rows * t->fetch.lines;
+    ptrdiff_t stretches = (lines + FC_GEMM_LINES - 1) / FC_GEMM_LINES;
+    if (stretches > t->channels) stretches = t->channels;
+    FC_FN(gemm_stretch) with;
+    with.terms = (t->channels + stretches - 1) / stretches;
+    with.y_rows = (mr + stretches - 1) / stretches;
+    with.rows = (t->fetch.rows + stretches - 1) / stretches;
     for (ptrdiff_t left = t->panels;;) {
-        FC_FN(gemm_panel)(t, a, partial, y, residual, bias_m, fetch, mr, nv);
-        if (--left == 0) return;
+        FC_FN(gemm_panel)(t, a, partial, y, residual, bias_m, fetch, &with, mr, nv);
+        if (--left == 0) break;
         a += t->a_panel;
         fetch += t->fetch.rows * t->fetch.row;
         partial += mr * nv * VL;
@@ -113,6 +141,7 @@ static FC_INLINE void FC_FN(gemm_tile_body)(const fc_gemm_tile *t, const int mr,
         if (residual) residual += mr * t->y_m;
         if (bias_m) bias_m += mr;
     }
+    if (t->flags & FC_STREAM) v_fence();
 }
 
 #define FC_GEMM_TILE(mr, nv) \

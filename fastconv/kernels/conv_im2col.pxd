@@ -18,6 +18,7 @@ cdef struct Columns:
     # Bytes of a task: the places of its pixels in y, the columns of one tile and of all that are kept
     Py_ssize_t places_bytes, tile_bytes, columns_bytes
     bint whole                    # y has room for whole tiles
+    bint stream                   # whole vectors are stored past the caches
 
 cdef void start_columns(Columns *all) noexcept
 cdef Py_ssize_t set_tiles(Columns *all, Py_ssize_t tiles) noexcept

@@ -17,8 +17,9 @@ from fastconv.kernels.correlate cimport (
     split_panels,
     start_job,
 )
-from fastconv.kernels.fastconv cimport FC_CACHE_LINE, FC_FIRST, FC_LAST, FC_NV_MAX, FC_RELU, fc_fetch, fc_gemm_tile
+from fastconv.kernels.fastconv cimport FC_CACHE_LINE, FC_FIRST, FC_LAST, FC_NV_MAX, FC_RELU, FC_STREAM, fc_fetch, fc_gemm_tile
 from fastconv.kernels.lattice cimport Axis, Lattice, copy_taps, own_pixels, source_at
+from fastconv.kernels.memory cimport streams
 
 cdef enum:
     CHAIN = 256    # rows of columns multiplied at a time; shows in the last bits, so it is a constant
@@ -217,7 +218,7 @@ cdef void multiply(const Columns *all, Py_ssize_t group, Py_ssize_t panel0, Py_s
         tile.channels = terms
         tile.flags = (FC_FIRST if term == 0 else 0) | (FC_RELU if job.relu else 0)
         if term + terms == all.terms:
-            tile.flags |= FC_LAST
+            tile.flags |= FC_LAST | (FC_STREAM if all.stream else 0)
         panel = panel0
         while panel < panel1:
             stop = min(panel1, panel + all.range_panels)
@@ -276,7 +277,7 @@ cdef void start_columns(Columns *all) noexcept:
     all.outputs = min(job.outputs, job.task_panels * job.panel)
     all.wider = job.outputs % job.panels
     all.range_panels = max(1, PANEL_BYTES // (all.chain * job.panel * job.itemsize))
-    all.whole = False
+    all.whole = all.stream = False
 
 
 cdef Py_ssize_t partial_bytes(const Columns *all) noexcept:
@@ -310,6 +311,9 @@ def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, resi
     if all.blocks > threads > 0:  # as many for each thread
         all.blocks = min(all.tiles, (all.blocks + threads - 1) // threads * threads)
     workspace = set_tiles(&all, tiles)
+    # past the caches where a row of a tile is whole lines, and all tiles of a plane begin with one
+    all.stream = (all.nr * job.itemsize % FC_CACHE_LINE == 0 and job.activation < 0 and job.axis[2].out == job.y_c
+                  and streams(job.y, job.x, job.batch * job.y_n * job.itemsize, job.y_c * job.itemsize))
     if threads:
         run_packed(job, w, task, all.blocks, workspace, threads)
     return workspace
