@@ -339,10 +339,18 @@ def are_planes(shape: Shape) -> bool:
     return one and not shape.has_stride and down in (3, 5, 7) and across <= 7
 
 
+def _plane_rows(shape: Shape) -> int:
+    """Rows of a plane in whole tiles of pixel_planes, whose last one overlaps: FC_PLANE_ROWS."""
+    wide = isa.lanes(shape.itemsize) * shape.itemsize == 64
+    most = ((7, 7, 4, 4) if wide else (7, 4, 2, 2))[min(4, _vectors(shape, shape.size[2])) - 1]
+    return math.ceil(shape.size[1] / most) * most
+
+
 def _planes(shape: Shape) -> Counts:
     """What a multiply-add takes beyond the peak is for its masked and unaligned loads."""
     maps = shape.groups * shape.images
-    vectors = maps * shape.size[1] * _vectors(shape, shape.size[2])
+    rows = shape.size[1] if shape.what == "dw" else _plane_rows(shape)
+    vectors = maps * rows * _vectors(shape, shape.size[2])
     return {
         "fma": vectors * shape.terms,
         "swept": vectors * shape.terms,
@@ -869,7 +877,9 @@ _DEPTHWISE_SCALAR = {**_AVX2.ns["depthwise"], "efficiency": 0.2}
 # the times that each was fitted to, the model is within 25 % for 88 % (linear), 79 % (pixel), 85 % (depthwise, direct), 90 %
 # (im2col), 88 % (col2im), 87 % (images), 98 % (winograd), 75 % (split); of weight gradients for 100 % (linear), 89 % (depthwise),
 # 93 % (direct), 95 % (winograd), 73 % (split). Those of the split weight gradient are 1.25 times the fitted ones: with two
-# threads it takes so much longer (four of the layers of benchmarks/RESULTS.md), and the others do not.
+# threads it takes so much longer (four of the layers of benchmarks/RESULTS.md), and the others do not. Set by hand after 3x3, 5x5
+# and 7x7 kernels on maps of 7x7 to 56x56, and within 20 % of their times: "maps", "swept" and "vectors" of pixel, "input" and
+# "output" of depthwise.
 _AVX512 = Costs(
     peak=214,
     bandwidth=14,
@@ -887,22 +897,22 @@ _AVX512 = Costs(
             "leaps": 0.888,
             "lines": 0.076,
             "loads": 0.51,
-            "maps": 137,
+            "maps": 25,
             "pack": 4.6,
             "pack far": 1.04,
             "phased": 10.3,
             "scatters": 4.72,
             "stores": 3.29,
-            "swept": 0.13,
+            "swept": 0.08,
             "turn": 9.55,
             "unpaired": 11.2,
-            "vectors": 0.357,
+            "vectors": 2.25,
         },
         "depthwise": {
             "calls": 2110,
             "efficiency": 0.426,
-            "input": 3.56,
-            "output": 5.89,
+            "input": 2.5,
+            "output": 4.1,
         },
         "direct": {
             "calls": 2640,

@@ -44,6 +44,7 @@ CASES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "depthwise-wide": ((2, 3, 7, 101), (3, 1, 5, 4), {"groups": 3, "padding": 2}),
     "depthwise-stride2": ((2, 3, 9, 139), (3, 1, 3, 3), {"groups": 3, "padding": 1, "stride": 2}),
     "depthwise-small": ((3, 50, 4, 4), (50, 1, 3, 3), {"groups": 50, "padding": 1}),
+    "depthwise-rows": ((2, 6, 10, 10), (6, 1, 5, 5), {"groups": 6, "padding": 2}),
     # whole vectors of groups and some left; tiles of one, two and three rows; blocks; chains of pixels; slices of images
     "depthwise-many": ((3, 19, 7, 7), (19, 1, 3, 3), {"groups": 19, "padding": 1}),
     "depthwise-many-stride2": (

@@ -445,6 +445,12 @@ cdef int run_packed(Job *job, object w, task_fn task, Py_ssize_t tasks, size_t w
         reverse = reverse and job.tap_index[i] == job.taps - 1 - i
     job.order = 1 if forward else -1 if reverse else 0
     job.column = job.channels * job.taps * job.itemsize
+    if not isinstance(w, Weights) and job.order > 0 and job.outputs == job.panel == 1 and job.w_c == job.w_taps:
+        # w is packed as it is
+        job.packed, job.packed_group = <char *>job.w, job.w_g * job.itemsize
+        job.group0, job.group1, job.panel0, job.panel1 = 0, job.groups, 0, 1
+        with nogil:
+            return run_panels(job, tasks, task, workspace, threads)
     return run_rounds(job, w, pack_task, job.w_taps * job.panel * job.itemsize, PACKED_LIMIT, tasks, task,
                       workspace, threads)
 
