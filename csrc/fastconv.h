@@ -41,7 +41,7 @@ enum { FC_CACHE_LINE = 64 };
 /* What a tile does with its sums. Without FC_FIRST it adds to the partial sums of an earlier
  * channel block; with FC_LAST it applies the epilogue. With FC_STREAM it then stores whole vectors
  * past the caches, to multiples of their size. */
-enum { FC_FIRST = 1, FC_LAST = 2, FC_RELU = 4, FC_STREAM = 8 };
+enum { FC_FIRST = 1, FC_LAST = 2, FC_RELU = 4, FC_STREAM = 8, FC_SHARE = 16 };
 
 /* Rows of memory, `row` elements apart, that later tiles will read: of each `lines` cache lines. */
 typedef struct {
@@ -240,7 +240,8 @@ typedef struct {
 } fc_winograd_input;
 
 /* winograd_tile[nv][mr]: y[m][o] (+)= sum_b sum_c x[b*x_b + m*lanes + c] * w[(b*lanes + c)*NR + o],
- * c < lanes; it adds to y without FC_FIRST. From `next` on it prefetches as many bytes as w has. */
+ * c < lanes; it adds to y without FC_FIRST. From `next` on it prefetches as many bytes as w has,
+ * or with FC_SHARE one in nv of them. */
 typedef struct {
     const void *x, *w, *next;
     void *y; /* y[mr][NR] */

@@ -284,8 +284,9 @@ FC_WINOGRAD(4, 3)
 FC_WINOGRAD(2, 3)
 FC_WINOGRAD(2, 5)
 
+/* fetched: vectors of the next weights for each channel */
 static FC_INLINE void FC_FN(winograd_tile_body)(const fc_winograd_tile *t, const int mr,
-                                                const int nv) {
+                                                const int nv, const int fetched) {
     V acc[FC_MR_MAX][FC_NV_MAX];
     const REAL *x = t->x, *w = t->w, *next = t->next;
     REAL *const y = t->y;
@@ -299,10 +300,9 @@ static FC_INLINE void FC_FN(winograd_tile_body)(const fc_winograd_tile *t, const
         for (int c = 0; c < VL; c++) {
             V u[FC_NV_MAX];
 #pragma GCC unroll 2
-            for (int v = 0; v < nv; v++) {
-                u[v] = v_load(w + (c * nv + v) * VL);
-                FC_PREFETCH_READ(next + (c * nv + v) * VL);
-            }
+            for (int v = 0; v < nv; v++) u[v] = v_load(w + (c * nv + v) * VL);
+#pragma GCC unroll 2
+            for (int v = 0; v < fetched; v++) FC_PREFETCH_READ(next + (c * fetched + v) * VL);
 #pragma GCC unroll 14
             for (int p = 0; p < mr; p++) {
                 const V a = v_set1(x[p * VL + c]);
@@ -312,7 +312,7 @@ static FC_INLINE void FC_FN(winograd_tile_body)(const fc_winograd_tile *t, const
         }
         x += t->x_b;
         w += nv * VL * VL;
-        next += nv * VL * VL;
+        next += fetched * VL * VL;
     }
 #pragma GCC unroll 14
     for (int p = 0; p < mr; p++)
@@ -325,7 +325,10 @@ static FC_INLINE void FC_FN(winograd_tile_body)(const fc_winograd_tile *t, const
 
 #define FC_WINOGRAD_TILE(mr, nv) \
     static void FC_FN(winograd_tile_##mr##x##nv)(const fc_winograd_tile *t) { \
-        FC_FN(winograd_tile_body)(t, mr, nv); \
+        if (t->flags & FC_SHARE) \
+            FC_FN(winograd_tile_body)(t, mr, nv, 1); \
+        else \
+            FC_FN(winograd_tile_body)(t, mr, nv, nv); \
     }
 FC_TILES_1(FC_WINOGRAD_TILE, FC_CONV_MR_1)
 FC_TILES_2(FC_WINOGRAD_TILE, FC_CONV_MR_2)

@@ -7,7 +7,7 @@ cdef extern from "fastconv.h" nogil:
     enum:
         FC_MR_MAX, FC_NV_MAX, FC_PIXEL_NV_MAX, FC_WGRAD_MR_MAX, FC_DOT_A_MAX, FC_DOT_B_MAX
         FC_COLUMNS, FC_CONV_RUN, FC_LANES_MAX, FC_TOGETHER, FC_CACHE_LINE
-        FC_FIRST, FC_LAST, FC_RELU, FC_STREAM
+        FC_FIRST, FC_LAST, FC_RELU, FC_STREAM, FC_SHARE
         FC_ACT_RELU, FC_ACT_TANH, FC_ACT_SIGMOID, FC_ACT_COUNT
 
     ctypedef struct fc_fetch:
