@@ -19,7 +19,7 @@ enum {
     FC_PIXEL_NV_MAX = 8,
     FC_DEPTHWISE_ROWS = 3,
     FC_DEPTHWISE_COLS = 14,
-    FC_WGRAD_MR_MAX = 7,
+    FC_WGRAD_MR_MAX = 14,
     FC_DOT_A_MAX = 4,
     FC_DOT_B_MAX = 6,
     FC_FOLD_PLANES = 8
@@ -67,6 +67,9 @@ typedef struct {
     void *sums;
     const void *next; /* next_bytes of weights that later tiles will read: to be fetched */
     ptrdiff_t next_bytes;
+    const void *fetch; /* likewise: fetch_step bytes a term from here on, by rows whose vectors are
+                          cache lines */
+    ptrdiff_t fetch_step;
     ptrdiff_t terms, s_px, x_jump, s_jump;
     int add;
 } fc_conv_tile;

@@ -79,11 +79,16 @@ static FC_INLINE void FC_FN(conv_terms)(V (*acc)[FC_NV_MAX], const fc_conv_tile 
                                         const int nv) {
     const REAL *const x = t->x, *const jumped = x + t->x_jump, *w = t->w;
     const ptrdiff_t *const off = t->off;
-    const ptrdiff_t terms = t->terms;
+    const ptrdiff_t terms = t->terms, fetch_step = t->fetch_step;
+    const char *fetch = t->fetch;
 #pragma GCC unroll 2
     for (ptrdiff_t k = 0; k < terms; k++) {
         ptrdiff_t o = off[k];
         FC_OPAQUE(o);
+        if (FC_LANES_BYTES == FC_CACHE_LINE) { /* shorter vectors leave no load port idle */
+            FC_PREFETCH_L2(fetch); /* one at a time: bursts would fill the queue to memory */
+            fetch += fetch_step;
+        }
         V b[FC_NV_MAX];
 #pragma GCC unroll 2
         for (int v = 0; v < nv; v++) b[v] = v_load(w + v * VL);
@@ -103,9 +108,12 @@ static FC_INLINE void FC_FN(conv_runs)(V (*acc)[FC_NV_MAX], const fc_conv_tile *
                                        const int nv) {
     const REAL *const x = t->x, *w = t->w;
     const ptrdiff_t *const off = t->off;
-    const ptrdiff_t terms = t->terms;
+    const ptrdiff_t terms = t->terms, fetch_step = FC_CONV_RUN * t->fetch_step;
+    const char *fetch = t->fetch;
     for (ptrdiff_t k = 0; k < terms; k += FC_CONV_RUN) {
         const REAL *const xs = x + off[k];
+        FC_PREFETCH_L2(fetch);
+        fetch += fetch_step;
         V b[FC_CONV_RUN][FC_NV_MAX];
 #pragma GCC unroll 3
         for (int i = 0; i < FC_CONV_RUN; i++)

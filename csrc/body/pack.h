@@ -1,14 +1,21 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Data movement: strided copies, zero-padded transpose, accumulation. */
 
-/* y[i] = x[i*step], i < n; vectorised for the strides of networks. */
+/* x[i*step], i < VL, for the strides of networks: 1, 2 and 4. */
+static FC_INLINE V FC_FN(load_step)(const REAL *x, const ptrdiff_t step) {
+    if (step == 1) return v_load(x);
+    if (step == 2) return v_load_even(x);
+    return v_even_odd(v_load_even(x), v_load_even(x + 2 * (VL - 1)));
+}
+
+/* y[i] = x[i*step], i < n */
 static inline void FC_FN(copy)(REAL *restrict y, const REAL *restrict x, ptrdiff_t n,
                                ptrdiff_t step) {
     ptrdiff_t i = 0;
-    if (n >= VL && step <= 2) {
+    if (n >= VL && (step <= 2 || step == 4)) {
         for (; i < n; i += VL) {
             if (i > n - VL) i = n - VL; /* the last vector overlaps its neighbour */
-            v_store(y + i, step == 1 ? v_load(x + i) : v_load_even(x + 2 * i));
+            v_store(y + i, FC_FN(load_step)(x + i * step, step));
         }
         return;
     }

@@ -13,7 +13,7 @@
  *   v_load_lanes(p, lanes)  p[i] in these lanes, the rest zero; reads nothing else
  *   v_stream(p, a)   v_store past the caches, to an address that is a multiple of the vector's size; v_fence()
  *                    comes before others may read it
- *   v_load_even(p)   p[0], p[2], ..., p[2*VL - 2]; reads nothing beyond the last of these
+ *   v_even_odd(a, b) a[0], a[2], ..., b[1], b[3], ...: of two that overlap by one REAL, every other one
  *   v_zip(a, b, lo, hi)  a[0], b[0], a[1], b[1], ...: the first VL of them to *lo, the rest to *hi
  *   v_or(m, n)       of two masks
  *   v_any(m)         whether a mask has a lane
@@ -49,10 +49,11 @@
 #undef v_lanes
 #undef v_load_lanes
 #undef v_load_in
+#undef v_load_even
 #undef v_store_n
 #undef v_stream
 #undef v_fence
-#undef v_load_even
+#undef v_even_odd
 #undef v_zip
 #undef v_or
 #undef v_any
@@ -158,7 +159,7 @@
 #define v_store_n(p, a, n) ((void)((n) ? (*(p) = (a)) : (REAL)0))
 #define v_stream(p, a) v_store(p, a)
 #define v_fence() ((void)0)
-#define v_load_even(p) (*(p))
+#define v_even_odd(a, b) ((void)(b), (a))
 #define v_zip(a, b, lo, hi) ((void)(*(lo) = (a), *(hi) = (b)))
 #define v_or(m, n) ((m) | (n))
 #define v_any(m) (m)
@@ -218,7 +219,7 @@ static inline REAL FC_FN(scalar_pow2)(REAL n) {
 #define v_store_n(p, a, n) FC_FN(store_first)(p, a, n)
 #define v_stream(p, a) _mm256_stream_ps(p, a)
 #define v_fence() _mm_sfence()
-#define v_load_even(p) FC_FN(load_even)(p)
+#define v_even_odd(a, b) FC_FN(even_odd)(a, b)
 #define v_zip(a, b, lo, hi) FC_FN(zip)(a, b, lo, hi)
 #define v_or(m, n) _mm256_or_ps(m, n)
 #define v_any(m) (_mm256_movemask_ps(m) != 0)
@@ -268,8 +269,8 @@ static inline void FC_FN(store_first)(float *p, __m256 a, ptrdiff_t n) {
     }
     if (n & 1) _mm_store_ss(p, part);
 }
-static inline __m256 FC_FN(load_even)(const float *p) { /* p[0..7] and p[7..14] */
-    const __m256 even = _mm256_shuffle_ps(_mm256_loadu_ps(p), _mm256_loadu_ps(p + 7), 0xd8);
+static inline __m256 FC_FN(even_odd)(__m256 a, __m256 b) {
+    const __m256 even = _mm256_shuffle_ps(a, b, 0xd8);
     return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(even), 0xd8));
 }
 static inline void FC_FN(zip)(__m256 a, __m256 b, __m256 *lo, __m256 *hi) {
@@ -339,7 +340,7 @@ static FC_INLINE void FC_FN(transpose_v)(__m256 *r, const float *p, ptrdiff_t st
 #define v_store_n(p, a, n) FC_FN(store_first)(p, a, n)
 #define v_stream(p, a) _mm256_stream_pd(p, a)
 #define v_fence() _mm_sfence()
-#define v_load_even(p) FC_FN(load_even)(p)
+#define v_even_odd(a, b) FC_FN(even_odd)(a, b)
 #define v_zip(a, b, lo, hi) FC_FN(zip)(a, b, lo, hi)
 #define v_or(m, n) _mm256_or_pd(m, n)
 #define v_any(m) (_mm256_movemask_pd(m) != 0)
@@ -369,9 +370,8 @@ static FC_INLINE void FC_FN(transpose_v)(__m256 *r, const float *p, ptrdiff_t st
 static inline __m256i FC_FN(first)(ptrdiff_t n) {
     return _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3));
 }
-static inline __m256d FC_FN(load_even)(const double *p) { /* p[0..3] and p[3..6] */
-    const __m256d even = _mm256_shuffle_pd(_mm256_loadu_pd(p), _mm256_loadu_pd(p + 3), 0xa);
-    return _mm256_permute4x64_pd(even, 0xd8);
+static inline __m256d FC_FN(even_odd)(__m256d a, __m256d b) {
+    return _mm256_permute4x64_pd(_mm256_shuffle_pd(a, b, 0xa), 0xd8);
 }
 static inline void FC_FN(store_first)(double *p, __m256d a, ptrdiff_t n) {
     __m128d part = _mm256_castpd256_pd128(a);
@@ -442,7 +442,7 @@ static FC_INLINE void FC_FN(transpose_v)(__m256d *r, const double *p, ptrdiff_t 
 #define v_store_n(p, a, n) _mm512_mask_storeu_ps(p, (__mmask16)((1u << (n)) - 1u), a)
 #define v_stream(p, a) _mm512_stream_ps(p, a)
 #define v_fence() _mm_sfence()
-#define v_load_even(p) FC_FN(load_even)(p)
+#define v_even_odd(a, b) FC_FN(even_odd)(a, b)
 #define v_zip(a, b, lo, hi) FC_FN(zip)(a, b, lo, hi)
 #define v_or(m, n) ((MASK)((m) | (n)))
 #define v_any(m) ((m) != 0)
@@ -467,10 +467,10 @@ static FC_INLINE void FC_FN(transpose_v)(__m256d *r, const double *p, ptrdiff_t 
 #define v_hmax(a) FC_FN(hmax)(a)
 #define v_transpose(r, p, step, n) FC_FN(transpose_v)(r, p, step, n)
 
-static inline __m512 FC_FN(load_even)(const float *p) { /* p[0..15] and p[15..30] */
+static inline __m512 FC_FN(even_odd)(__m512 a, __m512 b) {
     const __m512i even =
         _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 17, 19, 21, 23, 25, 27, 29, 31);
-    return _mm512_permutex2var_ps(_mm512_loadu_ps(p), even, _mm512_loadu_ps(p + 15));
+    return _mm512_permutex2var_ps(a, even, b);
 }
 static inline void FC_FN(zip)(__m512 a, __m512 b, __m512 *lo, __m512 *hi) {
     const __m512 even = _mm512_unpacklo_ps(a, b), odd = _mm512_unpackhi_ps(a, b);
@@ -550,7 +550,7 @@ static FC_INLINE void FC_FN(transpose_v)(__m512 *r, const float *p, ptrdiff_t st
 #define v_store_n(p, a, n) _mm512_mask_storeu_pd(p, (__mmask8)((1u << (n)) - 1u), a)
 #define v_stream(p, a) _mm512_stream_pd(p, a)
 #define v_fence() _mm_sfence()
-#define v_load_even(p) FC_FN(load_even)(p)
+#define v_even_odd(a, b) FC_FN(even_odd)(a, b)
 #define v_zip(a, b, lo, hi) FC_FN(zip)(a, b, lo, hi)
 #define v_or(m, n) ((MASK)((m) | (n)))
 #define v_any(m) ((m) != 0)
@@ -575,9 +575,9 @@ static FC_INLINE void FC_FN(transpose_v)(__m512 *r, const float *p, ptrdiff_t st
 #define v_hmax(a) FC_FN(hmax)(a)
 #define v_transpose(r, p, step, n) FC_FN(transpose_v)(r, p, step, n)
 
-static inline __m512d FC_FN(load_even)(const double *p) { /* p[0..7] and p[7..14] */
+static inline __m512d FC_FN(even_odd)(__m512d a, __m512d b) {
     const __m512i even = _mm512_setr_epi64(0, 2, 4, 6, 9, 11, 13, 15);
-    return _mm512_permutex2var_pd(_mm512_loadu_pd(p), even, _mm512_loadu_pd(p + 7));
+    return _mm512_permutex2var_pd(a, even, b);
 }
 static inline void FC_FN(zip)(__m512d a, __m512d b, __m512d *lo, __m512d *hi) {
     const __m512d even = _mm512_unpacklo_pd(a, b), odd = _mm512_unpackhi_pd(a, b);
@@ -631,6 +631,8 @@ static FC_INLINE void FC_FN(transpose_v)(__m512d *r, const double *p, ptrdiff_t 
 }
 #endif
 
+/* p[0], p[2], ..., p[2*VL - 2]; reads nothing beyond the last of these */
+#define v_load_even(p) v_even_odd(v_load(p), v_load((p) + VL - 1))
 #define v_load_in(p, from, to) v_load_lanes(p, v_lanes(from, to))
 /* The first m <= VL of a vector; a full one where m says so, past the caches where `stream`. */
 #define FC_LOAD(p, m) ((m) == VL ? v_load(p) : v_load_n(p, m))

@@ -3,8 +3,10 @@
 
 A task owns one block of output pixels of one image and group. It packs the block's band once, then for some panels of
 output channels at a time and each block of channels runs the tiles along the rows; the sums stay in the workspace, in the
-order of the rows of y, until these are complete. The phases of an input gradient share the band, and those of the same rows
-of y the visit to them. Every output is summed over (channel, tap) in the same order whatever the blocking.
+order of the rows of y, until these are complete. Where vectors are cache lines the tiles meanwhile fetch those rows, and the
+channels of x that the band, packed a block of them at a time, takes next. The phases of an input gradient share the band, and
+those of the same rows of y the visit to them. Every output is summed over (channel, tap) in the same order whatever the
+blocking.
 """
 
 from libc.string cimport memset
@@ -25,11 +27,13 @@ from fastconv.kernels.correlate cimport (
     start_job,
 )
 from fastconv.kernels.fastconv cimport (
+    FC_CACHE_LINE,
     FC_CONV_RUN,
     FC_NV_MAX,
     fc_conv_store,
     fc_conv_tile,
     fc_conv_tile_fn,
+    fc_fetch,
 )
 from fastconv.kernels.lattice cimport (
     Axis,
@@ -63,6 +67,55 @@ cdef struct Direct:
     Py_ssize_t off_bytes   # of the offsets of a chain's terms, with which the workspace begins
 
 
+# What a task is about: its source and workspace, and what the tiles bring to the cache meanwhile.
+cdef struct Visit:
+    const Task *t
+    Py_ssize_t *off
+    char *band
+    char *sums
+    Py_ssize_t filled       # channels that the band has
+    fc_fetch fetch          # of the channels that come next, or of the rows of y that these tiles complete
+    Py_ssize_t tile, parts  # tiles so far; tiles that share a row of what is to be fetched
+
+
+cdef void fill_to(const Direct *direct, Visit *visit, Py_ssize_t channels) noexcept nogil:
+    """The band of so many channels."""
+    cdef const Job *job = &direct.job
+    cdef Py_ssize_t first = visit.filled
+    if first < channels:
+        fill_band(job.axis, &job.band, job.itemsize, visit.t.origin, visit.t.count,
+                  source_plane(job, visit.t) + first * job.x_c * job.itemsize, job.x_c, channels - first,
+                  visit.band + first * job.band.channel * job.itemsize)
+        visit.filled = channels
+
+
+cdef void fetch_source(const Direct *direct, const Visit *visit, Py_ssize_t channels, fc_fetch *fetch) noexcept nogil:
+    """What the block reads of the `channels` channels that its band lacks next: some rows of a plane."""
+    cdef const Job *job = &direct.job
+    cdef const Axis *axis = job.axis
+    cdef Py_ssize_t first = visit.t.origin[1] * axis[1].step + axis[1].inner_shift
+    cdef Py_ssize_t last = first + (visit.t.count[1] + axis[1].shift_max) * axis[1].step
+    first = max(0, first)
+    last = min(axis[1].size, last)
+    fetch.rows = 0
+    if axis[0].size == 1 and first < last:
+        fetch.rows = min(channels, job.channels - visit.filled)
+        fetch.row = job.x_c
+        fetch.at = source_plane(job, visit.t) + (visit.filled * job.x_c + first * axis[2].size) * job.itemsize
+        fetch.lines = (last - first) * axis[2].size * job.itemsize // FC_CACHE_LINE + 1
+
+
+cdef void share_fetch(Visit *visit, Py_ssize_t tiles, Py_ssize_t itemsize) noexcept nogil:
+    """Shares of so many tiles: each goes along a part of a row, so fewer tiles than rows fetch nothing."""
+    cdef fc_fetch *fetch = &visit.fetch
+    if fetch.rows > 1 and fetch.lines * FC_CACHE_LINE >= fetch.row * itemsize:  # they are one
+        fetch.lines += (fetch.rows - 1) * fetch.row * itemsize // FC_CACHE_LINE
+        fetch.rows = 1
+    visit.parts = tiles // max(1, fetch.rows)
+    if visit.parts == 0:
+        fetch.rows = 0
+
+
 cdef bint in_runs(const Job *job, const Phase *phase) noexcept nogil:
     """Whether the taps are runs of neighbours, as conv_runs takes them."""
     cdef const Py_ssize_t *off = job.off + phase.tap
@@ -73,27 +126,37 @@ cdef bint in_runs(const Job *job, const Phase *phase) noexcept nogil:
     return phase.taps % FC_CONV_RUN == 0
 
 
-cdef void run_tiles(const Job *job, fc_conv_tile *tile, const fc_conv_tile_fn *kernels, const char *x, char *sums,
+cdef void run_tiles(const Job *job, Visit *visit, fc_conv_tile *tile, const fc_conv_tile_fn *kernels, const char *x, char *sums,
                     Py_ssize_t cols, Py_ssize_t tiles) noexcept nogil:
     """`tiles` tiles of about equal sizes on the `cols` pixels from x on."""
-    cdef Py_ssize_t j, first, last = 0
+    cdef Py_ssize_t j, first, last = 0, part
     for j in range(tiles):
         first = last
         last = (j + 1) * cols // tiles
         tile.x = x + first * job.itemsize
         tile.sums = sums + first * tile.s_px * job.itemsize
+        tile.fetch = tile.w
+        tile.fetch_step = 0
+        if visit.tile < visit.fetch.rows * visit.parts:
+            part = visit.tile % visit.parts
+            tile.fetch_step = (visit.fetch.lines * FC_CACHE_LINE // visit.parts + tile.terms - 1) // tile.terms
+            tile.fetch = (<const char *>visit.fetch.at + visit.tile // visit.parts * visit.fetch.row * job.itemsize
+                          + part * visit.fetch.lines * FC_CACHE_LINE // visit.parts)
         kernels[last - first](tile)
         tile.next = <const char *>tile.next + tile.next_bytes
+        visit.tile += 1
 
 
-cdef void sum_phase(const Direct *direct, const Phase *phase, const Py_ssize_t *count, Py_ssize_t group,
-                    Py_ssize_t panel0, Py_ssize_t panel1, Py_ssize_t *off, const char *band, char *sums) noexcept nogil:
-    """Some panels of the `count` outputs of a phase, to their places in the rows of y."""
+cdef void sum_phase(const Direct *direct, Visit *visit, const Phase *phase, const Py_ssize_t *count,
+                    Py_ssize_t panel0, Py_ssize_t panel1, char *sums, const fc_fetch *y) noexcept nogil:
+    """Some panels of the `count` outputs of a phase, to their places in the rows of y; `y`: these rows, to be fetched."""
     cdef const Job *job = &direct.job
     cdef fc_conv_tile tile
     cdef Py_ssize_t item = job.itemsize, step = direct.spread * direct.s_px
     cdef Py_ssize_t row = job.band.block[2] * step, rows = count[1], cols = count[2]
-    cdef Py_ssize_t block = max(1, CHAIN // phase.taps), c, d, r, most, half, rest, pairs, tiles, panel, start, size, width
+    cdef Py_ssize_t block = max(1, CHAIN // phase.taps), c, d, r, most, half, rest, pairs, tiles, steps, panel, start
+    cdef Py_ssize_t size, width
+    cdef bint fetches = job.kernels.lanes * item == FC_CACHE_LINE
     cdef const char *x
     cdef char *to
     cdef int nv
@@ -104,14 +167,15 @@ cdef void sum_phase(const Direct *direct, const Phase *phase, const Py_ssize_t *
         rows = 1
     for c in range(min(block, job.channels)):
         for r in range(phase.taps):
-            off[c * phase.taps + r] = c * job.band.channel + job.off[phase.tap + r]
+            visit.off[c * phase.taps + r] = c * job.band.channel + job.off[phase.tap + r]
     c = 0
-    tile.off = off
+    tile.off = visit.off
     tile.s_px = step
     tile.x_jump = tile.s_jump = 0
     while c < job.channels:
         tile.terms = min(block, job.channels - c) * phase.taps
         tile.add = c > 0
+        fill_to(direct, visit, min(c + block, job.channels) if fetches else job.channels)
         for panel in range(panel0, panel1):
             panel_bounds(job, panel, &start, &size, &width)
             nv = <int>(width // job.kernels.lanes)
@@ -126,56 +190,72 @@ cdef void sum_phase(const Direct *direct, const Phase *phase, const Py_ssize_t *
                 most = (cols + job.kernels.run_mr[nv] - 1) // job.kernels.run_mr[nv]
                 if cols >= most * RUNS_MIN:
                     kernels, tiles, pairs = job.kernels.conv_runs[nv], most, 0
-            tile.w = packed_panel(job, group, start) + packed_term(job, c, phase.tap, phase.taps) * width * item
-            # the tiles of this block of channels share the fetching of the next weights out among them
+            tile.w = packed_panel(job, visit.t.group, start) + packed_term(job, c, phase.tap, phase.taps) * width * item
+            # the tiles of this block of channels share the fetching of what comes next out among them
+            steps = count[0] * (pairs * (2 * rest + 1) + (rows - 2 * pairs) * tiles)
+            visit.tile = visit.fetch.rows = 0
+            if visit.filled < job.channels and panel == panel0:
+                fetch_source(direct, visit, block, &visit.fetch)
+            elif y != NULL and c + block >= job.channels:
+                visit.fetch = y[0]
+                visit.fetch.at = <const char *>y.at + (panel - panel0) * job.panel * y.row * item
+                visit.fetch.rows = size
+            share_fetch(visit, steps, item)
             tile.next_bytes = tile.terms * width * item
             tile.next = <const char *>tile.w + (
                 job.panel * job.column if panel + 1 < panel1 else
                 tile.next_bytes - (panel1 - 1 - panel0) * job.panel * job.column if c + block < job.channels else
                 tile.next_bytes)
-            tile.next_bytes //= count[0] * (pairs * (2 * rest + 1) + (rows - 2 * pairs) * tiles)
+            tile.next_bytes //= steps
             for d in range(count[0]):
                 for r in range(rows):
-                    x = band + (c * job.band.channel + (d * job.band.rows + r) * job.band.width) * item
+                    x = visit.band + (c * job.band.channel + (d * job.band.rows + r) * job.band.width) * item
                     to = sums + ((panel - panel0) * direct.sums_bytes + (d * job.band.block[1] + r) * row * item)
                     if r >= 2 * pairs:
-                        run_tiles(job, &tile, kernels, x, to, cols, tiles)
+                        run_tiles(job, visit, &tile, kernels, x, to, cols, tiles)
                         continue
                     if r % 2:
                         x += half * item
                         to += half * step * item
-                    run_tiles(job, &tile, kernels, x, to, cols - half, rest)
+                    run_tiles(job, visit, &tile, kernels, x, to, cols - half, rest)
                     if r % 2 == 0:
                         tile.x_jump = job.band.width - cols
                         tile.s_jump = row - cols * step
-                        run_tiles(job, &tile, kernels, x + (cols - half) * item, to + (cols - half) * step * item,
+                        run_tiles(job, visit, &tile, kernels, x + (cols - half) * item, to + (cols - half) * step * item,
                                   2 * half, 1)
                         tile.x_jump = tile.s_jump = 0
         c += block
 
 
-cdef void run_rows(const Direct *direct, const Task *t, const Phase *phase, Py_ssize_t panel0, Py_ssize_t panel1,
-                   char *workspace) noexcept nogil:
+cdef void run_rows(const Direct *direct, Visit *visit, const Phase *phase, Py_ssize_t panel0,
+                   Py_ssize_t panel1) noexcept nogil:
     """Some panels of the rows of y that `phase` and those after it share, or of its own outputs where those are apart."""
     cdef const Job *job = &direct.job
     cdef const Axis *axis = job.axis
+    cdef const Task *t = visit.t
     cdef fc_conv_store store
+    cdef fc_fetch y
     cdef Py_ssize_t item = job.itemsize, start, size, width, o_index, i, d, j, panel
     cdef bint whole = direct.spread == axis[2].y_step
+    cdef bint fetches = phase == direct.phases and t.count[0] == 1  # the rows of other phases lie between those of the first
     cdef Py_ssize_t count[3]
     cdef Py_ssize_t at[3]
-    cdef char *band = workspace + direct.off_bytes
-    cdef char *sums = band + job.band_bytes
+    cdef char *sums = visit.sums
     for i in range(3):
         at[i] = t.origin[i] * axis[i].y_step + (0 if i == 2 and whole else phase.start[i])
         count[i] = min(t.count[i], phase.out[i] - t.origin[i])
     if count[0] <= 0 or count[1] <= 0:
         return
+    panel_bounds(job, panel0, &start, &size, &width)
+    y.row = job.y_c
+    y.lines = ((count[1] - 1) * axis[1].y_step * axis[2].y_size + count[2] * axis[2].y_step) * item // FC_CACHE_LINE + 1
+    i = (at[0] * axis[1].y_size + at[1]) * axis[2].y_size + at[2] + t.n * job.y_n + (t.group * job.outputs + start) * job.y_c
+    y.at = job.y + i * item
     for i in range(direct.together):
         count[2] = min(t.count[2], phase[i].out[2] - t.origin[2])
         if count[2] > 0:
-            sum_phase(direct, phase + i, count, t.group, panel0, panel1, <Py_ssize_t *>workspace, band,
-                      sums + (phase[i].start[2] * direct.s_px * item if whole else 0))
+            sum_phase(direct, visit, phase + i, count, panel0, panel1,
+                      sums + (phase[i].start[2] * direct.s_px * item if whole else 0), &y if fetches and i == 0 else NULL)
     for panel in range(panel0, panel1):
         panel_bounds(job, panel, &start, &size, &width)
         o_index = t.group * job.outputs + start
@@ -206,17 +286,21 @@ cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogi
     cdef const Direct *direct = <const Direct *>argument
     cdef const Job *job = &direct.job
     cdef Task t
+    cdef Visit visit
     cdef Py_ssize_t panel, i
     decode(job, number, &t)
-    fill_band(job.axis, &job.band, job.itemsize, t.origin, t.count, source_plane(job, &t), job.x_c, job.channels,
-              workspace + direct.off_bytes)
+    visit.t = &t
+    visit.off = <Py_ssize_t *>workspace
+    visit.band = workspace + direct.off_bytes
+    visit.sums = visit.band + job.band_bytes
+    visit.filled = 0
     if direct.together < direct.spread:  # no tap reaches the other places of a row
-        memset(workspace + direct.off_bytes + job.band_bytes, 0, direct.panels * direct.sums_bytes)
+        memset(visit.sums, 0, direct.panels * direct.sums_bytes)
     panel = t.panel0
     while panel < t.panel1:
         i = 0
         while i < direct.count:
-            run_rows(direct, &t, direct.phases + i, panel, min(panel + direct.panels, t.panel1), workspace)
+            run_rows(direct, &visit, direct.phases + i, panel, min(panel + direct.panels, t.panel1))
             i += direct.together
         panel += direct.panels
     activate(job, &t)

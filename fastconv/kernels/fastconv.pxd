@@ -21,6 +21,8 @@ cdef extern from "fastconv.h" nogil:
         void *sums
         const void *next
         Py_ssize_t next_bytes
+        const void *fetch
+        Py_ssize_t fetch_step
         Py_ssize_t terms, s_px, x_jump, s_jump
         int add
 
@@ -260,7 +262,7 @@ cdef extern from "fastconv.h" nogil:
         fc_depthwise_load_fn depthwise_load
         fc_depthwise_sums_fn depthwise_sums
         fc_depthwise_store_fn depthwise_store
-        fc_wgrad_tile_fn wgrad_tile[3][8]
+        fc_wgrad_tile_fn wgrad_tile[3][15]
         fc_winograd_input_fn winograd_input[3]
         fc_winograd_tile_fn winograd_tile[3][15]
         fc_winograd_output_fn winograd_output[3]
