@@ -932,10 +932,10 @@ _AVX512 = Costs(
         },
         "direct": {
             "calls": 2640,
-            "efficiency": 0.765,
+            "efficiency": 0.8,
             "gathers": 5.04,
             "leaps": 45.9,
-            "lines": 10,
+            "lines": 7,
             "pack far": 11.7,
             "pack": 5.43,
             "reads far": 4.5,
