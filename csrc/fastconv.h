@@ -67,8 +67,8 @@ typedef struct {
     void *sums;
     const void *next; /* next_bytes of weights that later tiles will read: to be fetched */
     ptrdiff_t next_bytes;
-    const void *fetch; /* likewise: fetch_step bytes a term from here on, by rows whose vectors are
-                          cache lines */
+    const void *fetch; /* likewise: a line each fetch_step bytes a term (conv_runs: a run) from here
+                          on, by rows whose vectors are cache lines */
     ptrdiff_t fetch_step;
     ptrdiff_t terms, s_px, x_jump, s_jump;
     int add;
@@ -84,7 +84,8 @@ typedef struct {
 } fc_conv_store;
 
 /*
- * gemm_tile[nv][mr]: pixel-vectorised product of some panels of mr rows, i < panels, m < mr.
+ * gemm_tile[nv][mr]: pixel-vectorised product of some panels of mr rows, i < panels, m < mr;
+ * at least one channel.
  *   acc[i*mr + m][p] = sum_c a[i*a_panel + c*a_c + m] * x[c*x_c + p]     p < nv*lanes
  *   y[(i*mr + m)*y_m + y_at[p]] = act(acc[...] + bias_m[i*mr + m] + bias_n[p] + residual[...])
  * x must be readable for nv*lanes pixels; `pixels` of them are stored.

@@ -194,9 +194,9 @@ cdef void sum_phase(const Direct *direct, Visit *visit, const Phase *phase, cons
             # the tiles of this block of channels share the fetching of what comes next out among them
             steps = count[0] * (pairs * (2 * rest + 1) + (rows - 2 * pairs) * tiles)
             visit.tile = visit.fetch.rows = 0
-            if visit.filled < job.channels and panel == panel0:
+            if fetches and visit.filled < job.channels and panel == panel0:
                 fetch_source(direct, visit, block, &visit.fetch)
-            elif y != NULL and c + block >= job.channels:
+            elif fetches and y != NULL and c + block >= job.channels:
                 visit.fetch = y[0]
                 visit.fetch.at = <const char *>y.at + (panel - panel0) * job.panel * y.row * item
                 visit.fetch.rows = size
