@@ -33,6 +33,10 @@ CASES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "wide-oc": ((1, 4, 5, 5), (67, 4, 2, 2), {}),
     "stride2": ((2, 4, 11, 10), (17, 4, 3, 3), {"stride": 2, "padding": 1}),
     "stride4-k11": ((1, 3, 35, 35), (9, 3, 11, 11), {"stride": 4, "padding": 2}),
+    "stride4-rows": ((2, 3, 12, 150), (9, 3, 5, 5), {"stride": 4, "padding": 2}),
+    # rows of taps in threes
+    "6-taps": ((2, 5, 8, 20), (19, 5, 2, 6), {"padding": (0, 3)}),
+    "9-taps": ((1, 34, 6, 17), (35, 34, 1, 9), {"padding": (0, 4)}),
     "stride>kernel": ((1, 3, 13, 14), (5, 3, 2, 2), {"stride": 3}),
     "stride-mixed": ((1, 3, 13, 14), (5, 3, 3, 2), {"stride": (1, 3), "padding": (0, 1)}),
     "dilated": ((1, 3, 14, 13), (6, 3, 3, 3), {"dilation": (2, 3), "padding": 2}),
