@@ -67,8 +67,8 @@ typedef struct {
     void *sums;
     const void *next; /* next_bytes of weights that later tiles will read: to be fetched */
     ptrdiff_t next_bytes;
-    const void *fetch; /* likewise: a line each fetch_step bytes a term (conv_runs: a run) from here
-                          on, by rows whose vectors are cache lines */
+    const void *fetch; /* likewise, by rows whose vectors are cache lines: fetch_step bytes a term,
+                          one line at each term (conv_runs: at each run) */
     ptrdiff_t fetch_step;
     ptrdiff_t terms, s_px, x_jump, s_jump;
     int add;

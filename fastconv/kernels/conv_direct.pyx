@@ -155,7 +155,7 @@ cdef void sum_phase(const Direct *direct, Visit *visit, const Phase *phase, cons
     cdef Py_ssize_t item = job.itemsize, step = direct.spread * direct.s_px
     cdef Py_ssize_t row = job.band.block[2] * step, rows = count[1], cols = count[2]
     cdef Py_ssize_t block = max(1, CHAIN // phase.taps), c, d, r, most, half, rest, pairs, tiles, steps, panel, start
-    cdef Py_ssize_t size, width
+    cdef Py_ssize_t size, width, shorter
     cdef bint fetches = job.kernels.lanes * item == FC_CACHE_LINE
     cdef const char *x
     cdef char *to
@@ -187,9 +187,9 @@ cdef void sum_phase(const Direct *direct, Visit *visit, const Phase *phase, cons
             pairs = rows // 2 if 2 * rest + 1 < 2 * tiles else 0
             kernels = job.kernels.conv_tile[nv]
             if runs and job.kernels.run_mr[nv]:
-                most = (cols + job.kernels.run_mr[nv] - 1) // job.kernels.run_mr[nv]
-                if cols >= most * RUNS_MIN:
-                    kernels, tiles, pairs = job.kernels.conv_runs[nv], most, 0
+                shorter = (cols + job.kernels.run_mr[nv] - 1) // job.kernels.run_mr[nv]
+                if cols >= shorter * RUNS_MIN:
+                    kernels, tiles, pairs = job.kernels.conv_runs[nv], shorter, 0
             tile.w = packed_panel(job, visit.t.group, start) + packed_term(job, c, phase.tap, phase.taps) * width * item
             # the tiles of this block of channels share the fetching of what comes next out among them
             steps = count[0] * (pairs * (2 * rest + 1) + (rows - 2 * pairs) * tiles)

@@ -304,10 +304,8 @@ def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, resi
     cdef size_t budget = band_budget(max_workspace)
     start_job(job, lattice, x, w, y, groups, transposed, bias, residual, activation)
     start_columns(&all)
-    tiles = max(<Py_ssize_t>PIXELS, TERMS // (all.terms * all.outputs)) // all.nr
-    if tiles * all.nr > PIXELS:  # but each thread has some of them
-        tiles = max(<Py_ssize_t>PIXELS // all.nr, min(tiles, all.tiles // (2 * max(1, threads))))
-    tiles = min(tiles, <Py_ssize_t>budget // (all.tile_bytes + partial_bytes(&all)))
+    tiles = min(TERMS // (all.terms * all.outputs), all.pixels // (2 * max(1, threads)))  # each thread has some of the tasks
+    tiles = min(max(<Py_ssize_t>PIXELS, tiles) // all.nr, <Py_ssize_t>budget // (all.tile_bytes + partial_bytes(&all)))
     tiles = max(1, min(tiles, all.tiles))
     all.blocks = (all.tiles + tiles - 1) // tiles
     if all.blocks > threads > 0:  # as many for each thread
