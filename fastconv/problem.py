@@ -62,12 +62,13 @@ def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf
         value, (int, float, np.integer, np.floating)
     ):
         raise TypeError(f"{name}: expected a number, got {value!r}")
-    if (low, high) != (-math.inf, math.inf) and not low <= value <= high:
-        raise ValueError(f"{name}: expected a number in [{low:g}, {high:g}], got {value}")
-    try:
-        return float(value)
+    try:  # before it is compared: a float32 would round the limits
+        real = float(value)
     except OverflowError:
         raise ValueError(f"{name}: expected a number that a float64 can hold") from None
+    if (low, high) != (-math.inf, math.inf) and not low <= real <= high:
+        raise ValueError(f"{name}: expected a number in [{low:g}, {high:g}], got {value}")
+    return real
 
 
 def finite(name: str, value: Any, low: float = -sys.float_info.max) -> float:

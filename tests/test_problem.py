@@ -13,8 +13,10 @@ from fastconv.problem import (
     Conv,
     adaptive_pool_problem,
     conv_problem,
+    finite,
     integer,
     integers,
+    number,
     pool_output_size,
     pool_problem,
     resolve_padding,
@@ -37,6 +39,19 @@ def test_integer_refuses_the_rest(value: object) -> None:
 def test_integer_refuses_what_overflows(value: int) -> None:
     with pytest.raises(ValueError, match=r"^n: .* too large"):
         integer("n", value)
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, np.longdouble])
+@pytest.mark.filterwarnings("error")
+def test_numbers_of_every_float_have_the_same_limits(kind: type[np.floating]) -> None:
+    """Limits that a short float cannot hold are not rounded to infinity, or to 1."""
+    assert finite("n", kind(0.5), 0) == 0.5
+    assert number("n", kind(0.5), 0, np.nextafter(1, 0)) == 0.5
+    for wrong in (kind(np.inf), kind(-np.inf), kind(np.nan)):
+        with pytest.raises(ValueError, match=r"^n: "):
+            finite("n", wrong)
+    with pytest.raises(ValueError, match=r"^n: "):
+        number("n", kind(1), 0, np.nextafter(1, 0))
 
 
 def test_integers() -> None:
