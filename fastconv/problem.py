@@ -570,14 +570,20 @@ class Pool:
         return np.minimum(first + self.kernel[axis], end) - first
 
 
-def pool_sizes(x_shape: Sizes, rank: int) -> Sizes:
+def planes_of(name: str, x_shape: Sizes, rank: int) -> Sizes:
+    """The sizes of the planes of the argument `name`: an input, or the shape of one."""
     if len(x_shape) not in (rank + 1, rank + 2):
-        raise ValueError(
-            f"x: expected (N, C, {', '.join(AXES[rank])}) or (C, {', '.join(AXES[rank])}), got shape {x_shape}"
-        )
-    if 0 in x_shape[-rank:]:
-        raise ValueError(f"x: pooling of an empty plane, got shape {x_shape}")
+        axes = ", ".join(AXES[rank])
+        raise ValueError(f"{name}: expected (N, C, {axes}) or (C, {axes}), got shape {x_shape}")
     return x_shape[-rank:]
+
+
+def pool_sizes(x_shape: Sizes, rank: int, name: str = "x") -> Sizes:
+    """Those of planes that windows can lie in."""
+    sizes = planes_of(name, x_shape, rank)
+    if 0 in sizes:
+        raise ValueError(f"{name}: pooling of an empty plane, got shape {x_shape}")
+    return sizes
 
 
 def pool_windows(

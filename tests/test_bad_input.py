@@ -274,8 +274,9 @@ def test_bad_words(direction: str, rank: int, name: str, bad: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["layout", "padding_mode", "algo"])
-def test_none_is_not_a_word(direction: str, name: str) -> None:
-    refused(direction, 2, name, **{name: None})
+@pytest.mark.parametrize("bad", [None, np.ones(2), np.ones((2, 4, 8, 9), "f4")], ids=np.ndim)
+def test_no_array_and_not_none_is_a_word(direction: str, name: str, bad: Any) -> None:
+    refused(direction, 2, name, **{name: bad})
 
 
 @pytest.mark.parametrize("bad", [0, -1, True, 1.5, "1", 2**63, (1,)], ids=repr)

@@ -42,7 +42,6 @@ class _Layout:
     """How the caller's arrays map to batched NCHW and OIHW; `canonical` weights are OIHW in any layout."""
 
     def __init__(self, layout: str, rank: int, x: Array, w: Array, canonical: bool = False) -> None:
-        choice("layout", layout, LAYOUTS)
         self.last = layout == "NHWC"
         self.rank = rank
         self.batched = x.ndim != rank + 1
@@ -142,7 +141,7 @@ def convolve(
 
 def _operands(layout: str, x: Any, w: Any, b: Any, residual: Any) -> tuple[Any, ...]:
     """The operands as arrays of real numbers, but Weights where w is packed or may be."""
-    if layout == "NCHW":  # others are rearranged before they are packed
+    if choice("layout", layout, LAYOUTS) == "NCHW":  # others are rearranged before they are packed
         w = frozen(w)
     return (
         as_array("x", x),
@@ -297,7 +296,7 @@ def _conv_backward(
     algo, precision, max_workspace = how
     if max_workspace is not None:
         max_workspace = integer("max_workspace", max_workspace, 1)
-    arrange = _Layout(layout, rank, x, w)
+    arrange = _Layout(choice("layout", layout, LAYOUTS), rank, x, w)
     problem = conv_problem(
         dtype.name, arrange.x.shape, arrange.w.shape, stride, padding, dilation, groups,
         padding_mode, rank,

@@ -25,7 +25,16 @@ from fastconv.functional._arrays import (
 from fastconv.functional._calls import again, launch_first
 from fastconv.kernels import pool as _pool
 from fastconv.kernels.call import OPERANDS, RESULTS, TEAM
-from fastconv.problem import AXES, Pool, adaptive_pool_problem, flag, pool_divisor, pool_problem
+from fastconv.problem import (
+    AXES,
+    Pool,
+    adaptive_pool_problem,
+    flag,
+    planes_of,
+    pool_divisor,
+    pool_problem,
+    pool_sizes,
+)
 
 # Whether padded cells count, and the divisor that is used instead of counting cells.
 Divide = tuple[bool, float | None]
@@ -98,8 +107,9 @@ def _max_backward(dy: Any, indices: Any, x_shape: Sequence[int], rank: int) -> A
         raise TypeError(f"indices: expected integers, got dtype {index.dtype}")
     if index.shape != dy.shape:
         raise ValueError(f"indices: expected the shape of dy {dy.shape}, got {index.shape}")
+    planes_of("x_shape", x_shape, rank)
     lead = len(x_shape) - rank
-    if lead not in (1, 2) or dy.ndim != len(x_shape) or dy.shape[:lead] != x_shape[:lead]:
+    if dy.ndim != len(x_shape) or dy.shape[:lead] != x_shape[:lead]:
         raise ValueError(
             f"dy: expected ({', '.join(map(str, x_shape[:lead]))}, {', '.join('O' + a for a in AXES[rank])}) "
             f"for an input of shape {x_shape}, got {dy.shape}"
@@ -164,6 +174,7 @@ def _avg_backward(
     if found is not None:
         return found
     dy, x_shape = as_array("dy", dy), shape_of("x_shape", x_shape)
+    pool_sizes(x_shape, options[1], "x_shape")
     problem, divide = find(dy, x_shape, *options[1:])
     shape, planes = _shapes(x_shape, problem)
     if dy.shape != shape:
