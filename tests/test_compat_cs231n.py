@@ -331,6 +331,32 @@ def test_columns_reject_wrong_shapes():
         cs231n.col2im_cython(np.ones((4, 9)), 1, 1, 4, 4, 2, 2, 0, 0)
 
 
+def test_columns_of_no_images_and_no_channels():
+    for shape in ((0, 2, 5, 6), (3, 0, 5, 6)):
+        cols = cs231n.im2col_cython(np.ones(shape), 2, 3, 1, 1)
+        assert cols.shape == (shape[1] * 6, 36 * shape[0])
+        assert cs231n.col2im_cython(cols, *shape, 2, 3, 1, 1).shape == shape
+        six = np.ones((shape[1], 2, 3, shape[0], 6, 6))
+        assert cs231n.col2im_6d_cython(six, *shape, 2, 3, 1, 1).shape == shape
+
+
+@pytest.mark.parametrize("bad", [None, "2", 1.5, -1, np.ones(2), {}])
+def test_bad_numbers_of_columns_are_named(bad):
+    x, cols, six = np.ones((1, 2, 5, 5)), np.ones((18, 9)), np.ones((2, 3, 3, 1, 3, 3))
+    field = {"field_height": 3, "field_width": 3, "padding": 0, "stride": 1}
+    short = {"HH": 3, "WW": 3, "pad": 0, "stride": 1}
+    images = {"N": 1, "C": 2, "H": 5, "W": 5}
+    for function, array, numbers in (
+        (cs231n.im2col_cython, x, field),
+        (cs231n.col2im_cython, cols, images | field),
+        (cs231n.col2im_6d_cython, six, images | short),
+    ):
+        function(array, **numbers)
+        for name in numbers:
+            with pytest.raises((TypeError, ValueError), match=f"^{name}: "):
+                function(array, **(numbers | {name: bad}))
+
+
 # -------------------------------------------------------------------------------------- errors
 
 
@@ -505,3 +531,15 @@ def test_bad_batch_norm_settings_are_named(key, bad):
     for mode in ("train", "test"):
         with pytest.raises((TypeError, ValueError), match=key):
             cs231n.spatial_batchnorm_forward(x, np.ones(3), np.ones(3), {"mode": mode, key: bad})
+
+
+@pytest.mark.parametrize("bad", [np.ones(2), 1.0, "1", np.ones(3, complex)])
+@pytest.mark.parametrize("mode", ["train", "test"])
+def test_bad_gamma_and_beta_are_named(bad, mode):
+    x, one = np.ones((2, 3, 2, 2)), np.ones(3)
+    with pytest.raises((TypeError, ValueError), match=r"^gamma: expected"):
+        cs231n.spatial_batchnorm_forward(x, bad, one, {"mode": mode})
+    with pytest.raises((TypeError, ValueError), match=r"^beta: expected"):
+        cs231n.spatial_batchnorm_forward(x, one, bad, {"mode": mode})
+    with pytest.raises(ValueError, match=r"^x: expected"):
+        cs231n.spatial_batchnorm_forward(one, one, one, {"mode": mode})

@@ -15,7 +15,7 @@ the operands' types: float64 for the course's arrays.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -78,12 +78,25 @@ def _kept(cache: Any, count: int) -> Cache:
     return cache
 
 
-def _of_shape(dout: Any, shape: tuple[int, ...]) -> Array:
-    """`dout` as an array of out's shape; the functions below would call it dy."""
-    array = as_array("dout", dout)
+def _of_shape(name: str, value: Any, shape: tuple[int, ...], whose: str = "") -> Array:
+    """`value` as an array of this shape; the functions below have other names for it."""
+    array = as_array(name, value)
     if array.shape != shape:
-        raise ValueError(f"dout: expected the shape of out {shape}, got {array.shape}")
+        raise ValueError(f"{name}: expected the shape {whose}{shape}, got {array.shape}")
     return array
+
+
+def _like_out(dout: Any, shape: tuple[int, ...]) -> Array:
+    return _of_shape("dout", dout, shape, "of out ")
+
+
+def _field(
+    height: Any, width: Any, padding: Any, stride: Any, names: Sequence[str]
+) -> tuple[tuple[int, int], int, int]:
+    """((height, width), padding, stride) of the windows whose arguments have these names."""
+    values = zip(names, (height, width, padding, stride), (1, 1, 0, 1), strict=True)
+    hh, ww, pad, step = (integer(name, value, least) for name, value, least in values)
+    return (hh, ww), pad, step
 
 
 def _conv_numbers(conv_param: Mapping[str, Any]) -> tuple[int, int]:
@@ -156,7 +169,7 @@ def conv_backward_fast(dout: Any, cache: Cache) -> tuple[Array, Array, Array]:
     x, w = as_array("x", x), as_array("w", w)
     sizes = zip(x.shape[2:], w.shape[2:], strict=False)
     plane = (output_size(size, kernel, stride, (pad, pad), 1) for size, kernel in sizes)
-    dout = _of_shape(dout, (*x.shape[:1], *w.shape[:1], *plane))
+    dout = _like_out(dout, (*x.shape[:1], *w.shape[:1], *plane))
     gradients: Any = functional.conv2d_backward(dout, x, w, stride, pad)
     return gradients
 
@@ -216,7 +229,7 @@ def max_pool_backward_fast(dout: Any, cache: Cache) -> Array:
         When dout has not the shape of out.
     """
     indices, x_shape, pool_param = _kept(cache, 3)
-    dout = _of_shape(dout, np.shape(indices))
+    dout = _like_out(dout, np.shape(indices))
     return functional.max_pool2d_backward(dout, indices, x_shape, *_pool_numbers(pool_param))
 
 
@@ -263,7 +276,11 @@ def spatial_batchnorm_forward(
     eps = finite("bn_param['eps']", bn_param.get("eps", 1e-5), 0)
     momentum = finite("bn_param['momentum']", bn_param.get("momentum", 0.9))
     x = as_array("x", x)
-    zeros = np.zeros(x.shape[1:2])
+    if x.ndim < 2:
+        raise ValueError(f"x: expected (N, C) or (N, C, H, W), got shape {x.shape}")
+    channels = x.shape[1:2]
+    gamma, beta = _of_shape("gamma", gamma, channels), _of_shape("beta", beta, channels)
+    zeros = np.zeros(channels)
     running_mean = as_array("bn_param['running_mean']", bn_param.get("running_mean", zeros))
     running_var = as_array("bn_param['running_var']", bn_param.get("running_var", zeros))
     if mode == "train":
@@ -299,7 +316,7 @@ def spatial_batchnorm_backward(dout: Any, cache: Cache) -> tuple[Array, Array, A
         When dout has not the shape of out.
     """
     x, gamma, saved, training = _kept(cache, 4)
-    dout = _of_shape(dout, np.shape(x))
+    dout = _like_out(dout, np.shape(x))
     return functional.batch_norm_backward(dout, x, gamma, saved, training=training)
 
 
@@ -334,9 +351,11 @@ def im2col_cython(x: Any, field_height: int, field_width: int, padding: int, str
     x = as_array("x", x)
     if x.ndim != 4:
         raise ValueError(f"x: expected (N, C, H, W), got shape {x.shape}")
-    field = (field_height, field_width)
+    names = "field_height", "field_width", "padding", "stride"
+    field, padding, stride = _field(field_height, field_width, padding, stride, names)
     cols = functional.unfold(x, field, padding=padding, stride=stride)
-    return cols.transpose(1, 2, 0).reshape(cols.shape[1], -1)
+    images, rows, windows = cols.shape
+    return cols.transpose(1, 2, 0).reshape(rows, windows * images)
 
 
 def col2im_cython(
@@ -368,10 +387,13 @@ def col2im_cython(
     ValueError
         When the columns do not belong to such images.
     """
-    field = (field_height, field_width)
+    names = "field_height", "field_width", "padding", "stride"
+    field, padding, stride = _field(field_height, field_width, padding, stride, names)
+    N, C, H, W = _images(N, C, H, W)
     out_h, out_w = _windows((H, W), field, padding, stride)
-    cols = _columns(cols, (C * field_height * field_width, out_h * out_w * N))
-    cols = cols.reshape(-1, out_h * out_w, N).transpose(2, 0, 1)
+    rows = C * field[0] * field[1]
+    cols = _of_shape("cols", cols, (rows, out_h * out_w * N), "for such images ")
+    cols = cols.reshape(rows, out_h * out_w, N).transpose(2, 0, 1)
     return functional.fold(cols, (H, W), field, padding=padding, stride=stride)
 
 
@@ -399,27 +421,26 @@ def col2im_6d_cython(
     ValueError
         When the columns do not belong to such images.
     """
+    (HH, WW), pad, stride = _field(HH, WW, pad, stride, ("HH", "WW", "pad", "stride"))
+    N, C, H, W = _images(N, C, H, W)
     out_h, out_w = _windows((H, W), (HH, WW), pad, stride)
-    cols = _columns(cols, (C, HH, WW, N, out_h, out_w))
+    cols = _of_shape("cols", cols, (C, HH, WW, N, out_h, out_w), "for such images ")
     cols = cols.reshape(C * HH * WW, N, out_h * out_w).transpose(1, 0, 2)
     return functional.fold(cols, (H, W), (HH, WW), padding=pad, stride=stride)
+
+
+def _images(n: Any, c: Any, h: Any, w: Any) -> tuple[int, int, int, int]:
+    """The images' shape."""
+    return integer("N", n, 0), integer("C", c, 0), integer("H", h, 1), integer("W", w, 1)
 
 
 def _windows(
     sizes: tuple[int, int], field: tuple[int, int], padding: int, stride: int
 ) -> tuple[int, int]:
     """(out_h, out_w)."""
-    padding, stride = integer("padding", padding, 0), integer("stride", stride, 1)
     pads = (padding, padding)
     height, width = (output_size(n, k, stride, pads, 1) for n, k in zip(sizes, field, strict=True))
     return height, width
-
-
-def _columns(cols: Any, shape: tuple[int, ...]) -> Array:
-    cols = as_array("cols", cols)
-    if cols.shape != shape:
-        raise ValueError(f"cols: expected shape {shape} for such images, got {cols.shape}")
-    return cols
 
 
 # ------------------------------------------------------------------------------------ installing
