@@ -101,7 +101,7 @@ _process_threads: tuple[int, str] = _default_threads()
 _threads: ContextVar[int | None] = ContextVar("fastconv_threads", default=None)
 _default_precision: str = choice(
     "environment variable FASTCONV_PRECISION",
-    os.environ.get("FASTCONV_PRECISION", "highest"),
+    os.environ.get("FASTCONV_PRECISION") or "highest",
     PRECISIONS,
 )
 _precision: ContextVar[str | None] = ContextVar("fastconv_precision", default=None)

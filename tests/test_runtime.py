@@ -440,6 +440,7 @@ def test_every_precision_computes_integers_exactly(word: str) -> None:
 def test_fastconv_precision() -> None:
     code = "import fastconv; print(fastconv.runtime.resolve_precision(None))"
     assert run_python(code, env={"FASTCONV_PRECISION": "high"}).stdout == "high\n"
+    assert run_python(code, env={"FASTCONV_PRECISION": ""}).stdout == "highest\n"
     assert "'medium'" in refused_import("FASTCONV_PRECISION", "best")
 
 
