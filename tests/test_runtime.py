@@ -453,6 +453,7 @@ y = f.conv2d(x, w, padding=1, algo="im2col")
 f.conv2d_backward(y, x, w, padding=((0, 2), (1, 1)))
 f.conv1d(np.ones((1, 2, 9)), np.ones((3, 2, 2)))
 f.linear(np.ones((4, 6), "f4"), np.ones((5, 6), "f4"))
+f.conv2d_backward(y, x, w, padding=1, padding_mode="reflect")
 """
 
 
@@ -463,12 +464,21 @@ def test_verbose_lines_are_csv_of_the_header() -> None:
     assert ",".join(header) == runtime.VERBOSE_HEADER
     assert [len(row) for row in rows] == [len(header)] * len(rows)
     lines = [dict(zip(header, row, strict=True)) for row in rows]
-    names = ["conv2d", "conv2d_dx", "conv2d_dw", "conv1d", "linear"]
+    names = [
+        "conv2d",
+        "conv2d_dx",
+        "conv2d_dw",
+        "conv1d",
+        "linear",
+        "conv2d_dx",
+        "pad_dx",
+        "conv2d_dw",
+    ]
     assert [line["operation"] for line in lines] == names
     assert {line["fastconv"] for line in lines} == {"fastconv"}
     assert {line["isa"] for line in lines} == {isa.available()[-1]}
     assert lines[0]["algorithm"] == "im2col"
-    assert [line["dtype"] for line in lines] == ["float32"] * 3 + ["float64", "float32"]
+    assert [line["dtype"] for line in lines] == ["float32"] * 3 + ["float64"] + ["float32"] * 4
     assert int(lines[0]["flops"]) == 2 * 2 * 5 * 8 * 9 * 3 * 3 * 3
     assert int(lines[4]["flops"]) == 2 * 4 * 5 * 6
     assert all(1 <= int(line["threads"]) <= 2 for line in lines)

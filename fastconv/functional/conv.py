@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -396,21 +397,10 @@ def _gradients(
 def _copied_input_gradient(how: _Backward, dy: Array, w: Array, dx: Array, team: int) -> None:
     """dx where padding copies input cells: that of the padded input, folded back."""
     problem = how.problem
+    sizes = tuple(s + sum(p) for s, p in zip(problem.sizes, problem.pads, strict=True))
     for part in slices(problem.batch, dx.nbytes // max(problem.batch, 1)):
-        padded = conv_problem(
-            problem.dtype,
-            (
-                part.stop - part.start,
-                problem.x_shape[1],
-                *(s + sum(p) for s, p in zip(problem.sizes, problem.pads, strict=True)),
-            ),
-            (w.shape[0], w.shape[1], *problem.kernel),
-            problem.stride,
-            0,
-            problem.dilation,
-            problem.groups,
-            "zeros",
-            3,
+        padded = replace(
+            problem, batch=part.stop - part.start, sizes=sizes, pads=((0, 0),) * 3, mode="zeros"
         )
         plan = algorithms.plan(padded, how.algo, "dx", precision=how.precision)
         dxp = result("dx", padded.x_shape, dy.dtype)
