@@ -602,6 +602,11 @@ def test_a_pooling_takes_as_many_sizes_as_it_has_axes(kind):
             layer((2,) * (rank + 1))
 
 
+def test_max_pooling_takes_no_fifth_argument_by_place():
+    with pytest.raises(TypeError, match="positional"):  # PyTorch's is return_indices
+        nn.MaxPool2d(2, 2, 0, 1, True)  # type: ignore[misc]
+
+
 def test_layers_take_every_padding_that_conv2d_takes(rng):
     x = rng.standard_normal((1, 2, 6, 6))
     for padding in (1, (1, 2), ((1, 2), (0, 1)), ((1, 1), (2, 2)), "same", "valid", np.array([1])):

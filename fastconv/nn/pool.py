@@ -29,7 +29,7 @@ class _MaxPool(_Pool):
     kernel_size, stride, padding, dilation : int or tuple of {rank}
         `stride` is `kernel_size` by default.
     ceil_mode : bool
-        Whether a last window may hang over the end.
+        Whether a last window may hang over the end. By name only: PyTorch's fifth argument is `return_indices`.
     """
 
     option_names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
@@ -40,6 +40,7 @@ class _MaxPool(_Pool):
         stride: Any = None,
         padding: Any = 0,
         dilation: Any = 1,
+        *,
         ceil_mode: bool = False,
     ) -> None:
         pool_windows(self.rank, kernel_size, stride, padding, dilation)
