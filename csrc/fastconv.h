@@ -112,18 +112,24 @@ typedef struct {
  *   sums[m*s_m + r*s_row + p] (+)= sum_c sum_i sum_t
  *       a[c*a_c + (i*tap_row + t)*mr + m] * x[c*x_c + off[i*tap_row + t] + r*x_row + p]
  * for i < tap_rows, t < taps and p < cols rounded up to whole vectors; x and sums must have room
- * for those. With `add` the sums are added to, else they are written. A `lag` other than 0 says
- * that tap_rows is 1 and that off[t] - off[t - lag] is x_row for all t, or -x_row for all t: tiles
- * of two rows (mr == 1) then read x once for both.
+ * for those. With `add` the sums are added to, else they are written. With a y they are complete,
+ * and go there instead:
+ *   y[m*y_m + r*y_row + p] = act(sum + bias[m] + residual)   p < cols
+ * A `lag` other than 0 says that tap_rows is 1 and that off[t] - off[t - lag] is x_row for all t,
+ * or -x_row for all t: tiles of two rows (mr == 1, no y) then read x once for both.
  */
 typedef struct {
     const void *x;
     const ptrdiff_t *off; /* off[tap_rows][tap_row] */
     const void *a;        /* a[channels][tap_rows][tap_row][mr], channels a_c apart */
     void *sums;
+    void *y;              /* or NULL */
+    const void *bias;     /* bias[mr] or NULL */
+    const void *residual; /* same strides as y, or NULL */
     ptrdiff_t x_c, x_row, a_c, channels, tap_rows, tap_row, taps, lag;
-    ptrdiff_t rows, cols, s_m, s_row;
-    int add;
+    ptrdiff_t rows, cols, s_m, s_row, y_m, y_row;
+    int ahead;             /* ask for the pixels of the next channel */
+    int add, relu, stream; /* stream: as FC_STREAM; rows of y are then whole vectors */
 } fc_pixel_sums;
 
 /*

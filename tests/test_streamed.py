@@ -73,3 +73,30 @@ def test_im2col(isa_row: str) -> None:
             for part, add in zip(halves(x), halves(residual), strict=True)
         ]
         same_bytes(y, np.concatenate(parts))
+
+
+@pytest.mark.parametrize(("stride", "kernel"), [(1, 3), (4, 4)])
+def test_pixel(stride: int, kernel: int, isa_row: str) -> None:
+    """Rows of whole cache lines, from the registers or, with a residual, the workspace."""
+    g = rng(6)
+    x = reals(g, (2, 2, 256 * stride, 320 * stride), np.float32)
+    w, bias = reals(g, (56, 2, kernel, kernel), np.float32), reals(g, (56,), np.float32)
+    residual = reals(g, (2, 56, 256, 320), np.float32)
+
+    def run(x: Array, add: Array | None, activation: str | None) -> Array:
+        return F.conv2d(
+            x,
+            w,
+            bias,
+            stride=stride,
+            padding=(kernel - stride) // 2,
+            residual=add,
+            activation=activation,
+            algo="pixel",
+        )
+
+    same_bytes(
+        run(x, None, "relu"), np.concatenate([run(each, None, "relu") for each in halves(x)])
+    )
+    parts = [run(*each, None) for each in zip(halves(x), halves(residual), strict=True)]
+    same_bytes(run(x, residual, None), np.concatenate(parts))

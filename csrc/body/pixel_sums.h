@@ -10,7 +10,10 @@
  * must fit the register file, which is FC_PIXEL_ACC + 4 of the row's file. With more than one
  * output there is time to ask for the pixels of the next channel: a band of many channels comes
  * from beyond L2, and its channels are too far apart for the hardware to see them coming (3 of 64
- * channels, 3x3: 69 -> 91 % of the peak).
+ * channels, 3x3: 69 -> 91 % of the peak). Of a small band it only takes the loads' time (avx512, 64
+ * of 3 channels: 1.1 times as long).
+ *
+ * Complete sums go from the registers to the rows of y.
  *
  * pixel_planes: one channel to one output, from x straight to the rows of y.
  *
@@ -29,17 +32,27 @@
  *
  * pixel_store: bias, residual and activation, to the rows of y.
  */
-static FC_INLINE void FC_FN(pixel_tile)(const fc_pixel_sums *t, const REAL *x, REAL *sums,
-                                        const int mr, const int nv, const int some) {
+/* Where a tile's sums go: from its first pixel on, `left` pixels to the end of the row. */
+typedef struct {
+    REAL *sums;
+    ptrdiff_t at_y, left;
+    REAL zero; /* 0, from memory: else gcc keeps a register of it in the loops */
+} FC_FN(pixel_place);
+
+static void FC_FN(pixel_store)(const fc_pixel_store *t);
+
+static FC_INLINE void FC_FN(pixel_tile)(const fc_pixel_sums *t, const REAL *x,
+                                        const FC_FN(pixel_place) * place, const int mr,
+                                        const int nv, const int some, const int ahead) {
     enum { LINE = 64 / sizeof(REAL) };
     V acc[FC_MR_MAX][FC_PIXEL_NV_MAX];
     const REAL *a = t->a;
     const ptrdiff_t *const off = t->off;
-    const ptrdiff_t taps = t->taps, x_c = t->x_c, s_m = t->s_m;
+    const ptrdiff_t taps = t->taps, x_c = t->x_c;
     /* `some` taps, or all: then they are one row, which spares a loop around those of a channel */
     const ptrdiff_t tap_row = some ? t->tap_row : taps, end = some ? t->tap_rows * tap_row : taps;
     const ptrdiff_t a_skip = (tap_row - taps) * mr, a_next = some ? t->a_c - end * mr : 0;
-    const int add = t->add;
+    FC_OPAQUE(place); /* else its fields take registers from the loops */
 #pragma GCC unroll 14
     for (int m = 0; m < mr; m++)
 #pragma GCC unroll 8
@@ -49,12 +62,12 @@ static FC_INLINE void FC_FN(pixel_tile)(const fc_pixel_sums *t, const REAL *x, R
         for (ptrdiff_t i = 0; i < end; i += tap_row, a += a_skip) {
             for (ptrdiff_t k = i; k < i + taps; k++) {
                 const REAL *xs = x + off[k];
-                if (mr > 1) {
-                    const REAL *ahead = xs + next;
-                    FC_OPAQUE(ahead); /* else each line has a register for its distance */
+                if (mr > 1 && ahead) {
+                    const REAL *line = xs + next;
+                    FC_OPAQUE(line); /* else each has a register for its distance */
 #pragma GCC unroll 8
-                    for (int j = LINE; j < nv * VL; j += LINE) FC_PREFETCH_READ(ahead + j);
-                    FC_PREFETCH_READ(ahead + nv * VL - 1);
+                    for (int j = LINE; j < nv * VL; j += LINE) FC_PREFETCH_READ(line + j);
+                    FC_PREFETCH_READ(line + nv * VL - 1);
                 }
                 FC_OPAQUE(xs);
                 if (mr < nv) {
@@ -87,13 +100,48 @@ static FC_INLINE void FC_FN(pixel_tile)(const fc_pixel_sums *t, const REAL *x, R
         a += a_next;
         x += x_c;
     }
-#pragma GCC unroll 14
-    for (int m = 0; m < mr; m++)
-#pragma GCC unroll 8
-        for (int v = 0; v < nv; v++) {
-            REAL *const at = sums + m * s_m + v * VL;
-            v_store(at, add ? v_add(v_load(at), acc[m][v]) : acc[m][v]);
-        }
+#define FC_PIXEL_EACH(statement) \
+    do { \
+        _Pragma("GCC unroll 14") for (int m = 0; m < mr; m++) \
+            _Pragma("GCC unroll 8") for (int v = 0; v < nv; v++) statement; \
+    } while (0)
+    REAL *const sums = place->sums;
+    const ptrdiff_t s_m = t->s_m;
+    if (t->add) FC_PIXEL_EACH(acc[m][v] = v_add(v_load(sums + m * s_m + v * VL), acc[m][v]));
+    if (!t->y) {
+        FC_PIXEL_EACH(v_store(sums + m * s_m + v * VL, acc[m][v]));
+        return;
+    }
+    const ptrdiff_t y_m = t->y_m;
+    REAL *const y = (REAL *)t->y + place->at_y;
+    if (t->residual || place->left < nv * VL) {
+        const REAL *const residual = t->residual ? (const REAL *)t->residual + place->at_y : NULL;
+        FC_PIXEL_EACH(v_store(sums + m * s_m + v * VL, acc[m][v]));
+        const fc_pixel_store rest = {.sums = sums,
+                                     .y = y,
+                                     .bias = t->bias,
+                                     .residual = residual,
+                                     .rows = 1,
+                                     .cols = place->left < nv * VL ? place->left : nv * VL,
+                                     .s_m = s_m,
+                                     .y_m = y_m,
+                                     .y_px = 1,
+                                     .outputs = mr,
+                                     .relu = t->relu};
+        FC_FN(pixel_store)(&rest);
+        return;
+    }
+    const REAL *const bias = t->bias;
+    if (bias) FC_PIXEL_EACH(acc[m][v] = v_add(acc[m][v], v_set1(bias[m])));
+    if (t->relu) {
+        const V zero = v_set1(place->zero);
+        FC_PIXEL_EACH(acc[m][v] = v_max(zero, acc[m][v]));
+    }
+    if (t->stream)
+        FC_PIXEL_EACH(v_stream(y + m * y_m + v * VL, acc[m][v]));
+    else
+        FC_PIXEL_EACH(v_store(y + m * y_m + v * VL, acc[m][v]));
+#undef FC_PIXEL_EACH
 }
 
 /* One output channel of two neighbouring rows: each vector of x serves the lead row at one tap and
@@ -184,7 +232,8 @@ static void FC_FN(pixel_pairs)(const fc_pixel_sums *t, ptrdiff_t r) {
 }
 
 /* All rows of a block, each in tiles of nearly equal width. */
-static FC_INLINE void FC_FN(pixel_rows)(const fc_pixel_sums *t, const int mr, const int some) {
+static FC_INLINE void FC_FN(pixel_rows)(const fc_pixel_sums *t, const int mr, const int some,
+                                        const int ahead) {
     const int wide = FC_PIXEL_ACC / mr < FC_PIXEL_NV_MAX ? FC_PIXEL_ACC / mr : (int)FC_PIXEL_NV_MAX;
     const int operands = (mr < wide ? mr : wide) + 1; /* held and passing */
     const int most = wide * mr + operands <= FC_PIXEL_ACC + 4 ? wide : wide - 1;
@@ -194,24 +243,30 @@ static FC_INLINE void FC_FN(pixel_rows)(const fc_pixel_sums *t, const int mr, co
         for (; r + 2 <= t->rows; r += 2) FC_FN(pixel_pairs)(t, r);
     for (; r < t->rows; r++) {
         const REAL *x = (const REAL *)t->x + r * t->x_row;
-        REAL *sums = (REAL *)t->sums + r * t->s_row;
+        FC_FN(pixel_place)
+        place = {(REAL *)t->sums + r * t->s_row, r * t->y_row, t->cols, 0};
         ptrdiff_t left = vectors;
         for (ptrdiff_t j = tiles; j > 0; j--) {
             const int nv = (int)((left + j - 1) / j);
-            FC_PIXEL_CASES(nv, most, FC_FN(pixel_tile)(t, x, sums, mr, n, some))
+            FC_PIXEL_CASES(nv, most, FC_FN(pixel_tile)(t, x, &place, mr, n, some, ahead))
             x += nv * VL;
-            sums += nv * VL;
+            place.sums += nv * VL;
+            place.at_y += nv * VL;
+            place.left -= nv * VL;
             left -= nv;
         }
     }
+    if (t->stream) v_fence();
 }
 
 #define FC_PIXEL_SUMS(mr, nv) \
     static void FC_FN(pixel_sums_##mr)(const fc_pixel_sums *t) { \
-        if (t->tap_rows == 1 && t->a_c == t->taps * mr) \
-            FC_FN(pixel_rows)(t, mr, 0); \
+        if (t->tap_rows > 1 || t->a_c != t->taps * mr) \
+            FC_FN(pixel_rows)(t, mr, 1, 1); \
+        else if (t->ahead) \
+            FC_FN(pixel_rows)(t, mr, 0, 1); \
         else \
-            FC_FN(pixel_rows)(t, mr, 1); \
+            FC_FN(pixel_rows)(t, mr, 0, 0); \
     }
 FC_TILES_1(FC_PIXEL_SUMS, FC_PIXEL_MR)
 
@@ -475,7 +530,7 @@ static inline void FC_FN(pixel_scatter)(const fc_pixel_store *t, const REAL *s, 
     }
 }
 
-static void FC_FN(pixel_store)(const fc_pixel_store *t) {
+static FC_NOINLINE void FC_FN(pixel_store)(const fc_pixel_store *t) {
     const ptrdiff_t cols = t->cols, step = t->y_px;
     for (int m = 0; m < t->outputs; m++) {
         const REAL *const bias = t->bias ? (const REAL *)t->bias + m : NULL;

@@ -57,6 +57,9 @@ cdef void sum_panel(const Images *all, const Task *t, Py_ssize_t panel, const ch
     weights = packed_panel(job, t.group, start)
     unit = max(2, (LATENCY + width - 1) // width)
     chain = max(1, CHAIN // job.taps)
+    s.y = NULL
+    s.stream = False
+    s.ahead = True
     s.x_c = job.band.channel * job.kernels.lanes
     s.x_row = job.band.width * job.kernels.lanes
     s.a_c = job.taps * width

@@ -2,8 +2,9 @@
 """Direct convolution, vectorised over pixels: depthwise, few output channels, small calls.
 
 As conv_direct, but a vector holds neighbouring pixels and the weights are broadcast, so it needs no transposed store and
-wastes nothing where output channels are few. The sums of a block go to the workspace and from there to the rows of y. The
-phases of an input gradient share one band and one visit to the rows of y.
+wastes nothing where output channels are few. The sums of a block go to the rows of y or, where those have holes between them
+or some channels are still to come, to the workspace and from there to y. The phases of an input gradient share one band and
+one visit to the rows of y.
 
 Where one channel goes to one output without a stride, tiles of rows are summed from the planes themselves: no band, no sums.
 """
@@ -30,7 +31,14 @@ from fastconv.kernels.correlate cimport (
     start_job,
     tap_at,
 )
-from fastconv.kernels.fastconv cimport FC_PIXEL_NV_MAX, FC_PLANE_TAPS, fc_pixel_planes, fc_pixel_store, fc_pixel_sums
+from fastconv.kernels.fastconv cimport (
+    FC_CACHE_LINE,
+    FC_PIXEL_NV_MAX,
+    FC_PLANE_TAPS,
+    fc_pixel_planes,
+    fc_pixel_store,
+    fc_pixel_sums,
+)
 from fastconv.kernels.isa cimport cache_bytes
 from fastconv.kernels.lattice cimport (
     Axis,
@@ -40,7 +48,7 @@ from fastconv.kernels.lattice cimport (
     choose_block,
     fill_band,
 )
-from fastconv.kernels.memory cimport block_alloc, block_free
+from fastconv.kernels.memory cimport block_alloc, block_free, streams
 
 cdef enum:
     # Terms summed in registers before the partial sums go to memory; a constant, because it shows in the last bits.
@@ -50,6 +58,7 @@ cdef enum:
     # Sums that must be under way to cover the latency of a multiply-add: a narrower tile takes as long as one of these.
     LATENCY = 8
     PLANE = 1 << 15  # outputs of a task's planes, or of its part of one
+    NEAR = 512 << 10  # a band of no more bytes comes from L2 without being asked for
     PAIR = 2  # rows of more vectors than this are worked on two by two where the kernel allows it
 
 cdef struct PixelPhase:
@@ -61,6 +70,7 @@ cdef struct Pixel:
     PixelPhase *phases
     Py_ssize_t count
     bint paired           # stride 2: phases 2i and 2i + 1 are the even and the odd places of the same rows
+    bint stream           # complete rows go past the caches
 
 
 cdef Py_ssize_t whole(const Job *job, Py_ssize_t pixels) noexcept nogil:
@@ -84,9 +94,17 @@ cdef void set_rows(const Job *job, const Py_ssize_t *count, bint in_pairs, fc_pi
     sums.s_m = count[1] * sums.s_row + FC_PIXEL_NV_MAX * job.kernels.lanes
 
 
+cdef bint are_rows(const Job *job, const PixelPhase *own, const fc_pixel_sums *sums, const Py_ssize_t *count) noexcept nogil:
+    """Whether the tiles can write the rows of y themselves, from left to right and without holes."""
+    cdef const Axis *axis = job.axis
+    if axis[2].y_step > 1 or (own.lag and job.panel == 1):
+        return False
+    return sums.cols == count[2] or job.band.width == count[2] == axis[1].y_step * axis[2].y_size
+
+
 cdef void sum_phase(const Pixel *pixel, const PixelPhase *own, const char *weights, Py_ssize_t width, const char *band,
-                    fc_pixel_sums *sums) noexcept nogil:
-    """All channels of one phase, one panel and one d."""
+                    fc_pixel_sums *sums, void *y) noexcept nogil:
+    """All channels of one phase, one panel and one d; to y, or NULL: to the sums."""
     cdef const Job *job = &pixel.job
     cdef const Phase *phase = &own.phase
     cdef Py_ssize_t c = 0, item = job.itemsize
@@ -98,6 +116,7 @@ cdef void sum_phase(const Pixel *pixel, const PixelPhase *own, const char *weigh
     while c < job.channels:
         sums.channels = min(job.channel_block, job.channels - c)
         sums.add = c > 0
+        sums.y = y if c + sums.channels == job.channels else NULL
         sums.a = weights + packed_term(job, c, phase.tap, phase.taps) * width * item
         sums.x = band + c * job.band.channel * item
         job.kernels.pixel_sums[width](sums)
@@ -116,6 +135,7 @@ cdef void run_phase(const Pixel *pixel, const Task *t, const PixelPhase *own, ch
     cdef Py_ssize_t at[3]
     cdef const char *weights
     cdef const char *band
+    cdef bint complete
     for i in range(3):
         count[i] = min(t.count[i], phase.out[i] - t.origin[i])
         if count[i] <= 0:
@@ -125,6 +145,12 @@ cdef void run_phase(const Pixel *pixel, const Task *t, const PixelPhase *own, ch
     sums.x_row = job.band.width
     set_rows(job, count, own.lag > 0 and job.panel == 1, &sums)
     cols = sums.cols
+    complete = not pixel.paired and are_rows(job, own, &sums, count)
+    sums.y_m = job.y_c
+    sums.y_row = axis[1].y_step * axis[2].y_size
+    sums.relu = job.relu
+    sums.ahead = job.band_bytes > NEAR
+    sums.stream = pixel.stream and complete
     store.sums = workspace + job.band_bytes
     store.rows = count[1]
     store.cols = count[2]
@@ -152,17 +178,21 @@ cdef void run_phase(const Pixel *pixel, const Task *t, const PixelPhase *own, ch
             for d in range(count[0]):
                 band = workspace + (
                     g * job.channels * job.band.channel + d * job.band.rows * job.band.width) * item
-                sums.sums = <void *>store.sums
-                sum_phase(pixel, own, weights, width, band, &sums)
-                if store.odd != NULL:
-                    sums.sums = <void *>store.odd
-                    sums.cols = cols - count[2] + store.odd_cols
-                    sum_phase(pixel, own + 1, weights, width, band, &sums)
-                    sums.cols = cols
                 at_y = t.n * job.y_n + o_index * job.y_c + (
                     ((at[0] + d * axis[0].y_step) * axis[1].y_size + at[1]) * axis[2].y_size + at[2])
                 store.y = job.y + at_y * item
                 store.residual = NULL if job.residual == NULL else job.residual + at_y * item
+                sums.sums = <void *>store.sums
+                sums.bias = store.bias
+                sums.residual = store.residual
+                sum_phase(pixel, own, weights, width, band, &sums, store.y if complete else NULL)
+                if complete:
+                    continue
+                if store.odd != NULL:
+                    sums.sums = <void *>store.odd
+                    sums.cols = cols - count[2] + store.odd_cols
+                    sum_phase(pixel, own + 1, weights, width, band, &sums, NULL)
+                    sums.cols = cols
                 job.kernels.pixel_store(&store)
             weights += job.packed_group
 
@@ -311,6 +341,9 @@ def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, resi
     if phases:
         most = max([phase.taps for phase in phases])
     pixel.paired = job.axis[2].y_step == 2 and [phase.starts[2] for phase in phases[:2]] == [0, 1]
+    # past the caches where the rows of y are whole lines, and whole in a block
+    pixel.stream = (job.axis[2].out * job.itemsize % FC_CACHE_LINE == 0 and block[2] == job.axis[2].out and job.activation < 0
+                    and streams(job.y, job.x, job.batch * job.y_n * job.itemsize, job.axis[2].y_size * job.itemsize))
     job.channel_block = max(1, CHAIN // most)
     terms = job.channels * job.outputs * job.taps * block[0] * block[1] * block[2]
     job.group_step = min(TERMS // max(1, terms), groups)
