@@ -93,6 +93,8 @@ typedef struct {
  */
 typedef struct {
     const void *x;
+    void *keep;    /* NULL, or with FC_NV_MAX vectors where the first panel copies the rows of x to,
+                      nv*lanes apart, for the others */
     const void *a; /* a[panels][channels][mr], panels a_panel and rows a_c apart */
     void *acc; /* partial sums [panels][mr][nv*lanes]; used only when the channels are blocked */
     void *y;

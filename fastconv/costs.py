@@ -27,6 +27,8 @@ BAND_BYTES, REREAD_BYTES = 1 << 20, 1 << 18
 DEPTHWISE_PIXELS = 14
 # Of that machine: pages that the first-level table knows, and their bytes.
 DTLB, PAGE = 64, 4096
+# Channels, taps and the share of them on pixels with which im2col leaves out those on padding.
+IM2COL_DEEP, IM2COL_TAPS, IM2COL_REAL = 128, 63, 0.8
 COL2IM_BYTES, COL2IM_LIMIT, COL2IM_PIXELS = 256 << 10, 512 << 10, 128
 WINOGRAD_TILES = 32
 WGRAD_PIXELS, WGRAD_OUTPUTS, WGRAD_TERMS, WGRAD_TILES = 256, 512, 288, 512
@@ -275,6 +277,16 @@ def _direct(shape: Shape) -> Counts:
     }
 
 
+def _left(shape: Shape) -> float:
+    """The share of its products that im2col does where it leaves out taps on padding, see set_strips of conv_im2col.
+
+    Of what could be left out it is about half: tiles at the edges of strips have taps of both sides, and strips are narrow.
+    """
+    real = math.prod(_real_taps(shape, axis) / max(1, shape.kernel[axis]) for axis in (1, 2))
+    deep = shape.channels >= IM2COL_DEEP and shape.runs == 1 < shape.taps <= IM2COL_TAPS
+    return (1 + real) / 2 if deep and real <= IM2COL_REAL else 1.0
+
+
 def _im2col(shape: Shape) -> Counts:
     lanes, most = isa.lanes(shape.itemsize), isa.tiles(shape.itemsize)["gemm"][2]
     spread, step = math.prod(shape.spread), math.prod(shape.step)
@@ -293,13 +305,14 @@ def _im2col(shape: Shape) -> Counts:
         if shape.step[2] > 2 and shape.kernel[2] >= lanes:  # see lattice.apart
             kind = "transposes"
     runs = shape.groups * shape.runs
+    terms, chains = _left(shape) * runs * shape.terms, _left(shape) * runs * shape.chains
     return {
-        "fma": runs * shape.terms * panels * slots,
-        "tiles": runs * panels * tiles * shape.chains,
-        "fills": runs * tiles * shape.chains,
+        "fma": terms * panels * slots,
+        "tiles": panels * tiles * chains,
+        "fills": tiles * chains,
         "scatters": runs * shape.outputs * 2 * (tiles if spread > 1 else min(tiles, rows)),
-        "copies": runs * shape.terms * 2 * whole,
-        kind: runs * shape.terms * pieces,
+        "copies": terms * 2 * whole,
+        kind: terms * pieces,
         **_reads(shape),
         **_packing(shape, shape.outputs / lanes),
         "calls": shape.runs,

@@ -11,24 +11,38 @@
 #ifndef FC_GEMM_AHEAD
 #define FC_GEMM_AHEAD 1536 /* bytes: 64 rows of 6 floats, some 400 cycles */
 #endif
-/* Lines asked for at a time: a core (Intel) waits for 10 to 16 at once, and stalls at the next. */
-#ifndef FC_GEMM_LINES
+/* Lines asked for at a time: a core (Intel) waits for 10 to 16 at once, and stalls at the next. Few
+ * leave room for what the tile itself reads, as long as there are some terms between them. */
 #define FC_GEMM_LINES 16
-#endif
+#define FC_GEMM_FEW 6
+#define FC_GEMM_TERMS 16
 
-/* The end of a tile whose pixels are not consecutive in y, or do not fill its vectors. */
+/* The end of a tile whose pixels are not consecutive in y, or do not fill its vectors: runs of
+ * neighbours, of a vector at most. */
 static __attribute__((noinline)) void FC_FN(gemm_scatter)(const fc_gemm_tile *t, REAL *y,
                                                           const REAL *residual, const REAL *sums,
                                                           int mr, int nr) {
-    const ptrdiff_t *const at = t->y_at;
-    for (int m = 0; m < mr; m++, sums += nr, y += t->y_m) {
-        for (int p = 0; p < t->pixels; p++) {
-            const ptrdiff_t i = at ? at[p] : p;
-            REAL s = sums[p];
-            if (residual) s += residual[i];
-            y[i] = t->flags & FC_RELU && 0 > s ? 0 : s;
+    const ptrdiff_t *const at = t->y_at, y_m = t->y_m;
+    const int relu = t->flags & FC_RELU;
+    for (int p = 0, n; p < t->pixels; p += n) {
+        const int most = t->pixels - p < VL ? t->pixels - p : VL;
+        const ptrdiff_t first = at ? at[p] : p;
+        for (n = at ? 1 : most; n < most && at[p + n] == first + n; n++) continue;
+        const REAL *from = sums + p, *with = residual ? residual + first : NULL;
+        REAL *to = y + first;
+        if (n == 1) { /* with a stride all are */
+            for (int m = 0; m < mr; m++, from += nr, to += y_m) {
+                const REAL s = with ? *from + with[m * y_m] : *from;
+                *to = relu && 0 > s ? 0 : s;
+            }
+            continue;
         }
-        if (residual) residual += t->y_m;
+        for (int m = 0; m < mr; m++, from += nr, to += y_m) {
+            V s = v_load_n(from, n);
+            if (with) s = v_add(s, v_load_n(with + m * y_m, n));
+            if (relu) s = v_max(v_zero(), s);
+            v_store_n(to, s, n);
+        }
     }
 }
 
@@ -37,13 +51,13 @@ typedef struct {
     ptrdiff_t terms, y_rows, rows;
 } FC_FN(gemm_stretch);
 
-static FC_INLINE void FC_FN(gemm_panel)(const fc_gemm_tile *t, const REAL *a, REAL *partial,
-                                        REAL *y, const REAL *residual, const REAL *bias_m,
-                                        const REAL *fetch, const FC_FN(gemm_stretch) * with,
-                                        const int mr, const int nv) {
+static FC_INLINE void FC_FN(gemm_panel)(const fc_gemm_tile *t, const REAL *x, const ptrdiff_t x_c,
+                                        REAL *keep, const REAL *a, REAL *partial, REAL *y,
+                                        const REAL *residual, const REAL *bias_m, const REAL *fetch,
+                                        const FC_FN(gemm_stretch) * with, const int mr,
+                                        const int nv) {
     V acc[FC_MR_MAX][FC_NV_MAX];
-    const REAL *x = t->x;
-    const ptrdiff_t x_c = t->x_c, a_c = t->a_c, y_m = t->y_m;
+    const ptrdiff_t a_c = t->a_c, y_m = t->y_m;
     const int nr = nv * VL;
     const int last = t->flags & FC_LAST, stream = last && t->flags & FC_STREAM;
     const REAL *const to = last ? y : partial;
@@ -75,6 +89,11 @@ static FC_INLINE void FC_FN(gemm_panel)(const fc_gemm_tile *t, const REAL *a, RE
             V b[FC_NV_MAX];
 #pragma GCC unroll 2
             for (int v = 0; v < nv; v++) b[v] = v_load(xs + v * VL);
+            if (keep) {
+#pragma GCC unroll 2
+                for (int v = 0; v < nv; v++) v_store(keep + v * VL, b[v]);
+                keep += nr;
+            }
 #pragma GCC unroll 14
             for (int m = 0; m < mr; m++) {
                 const V w = v_set1(a[m]);
@@ -122,17 +141,32 @@ static FC_INLINE void FC_FN(gemm_panel)(const fc_gemm_tile *t, const REAL *a, RE
 }
 
 static FC_INLINE void FC_FN(gemm_tile_body)(const fc_gemm_tile *t, const int mr, const int nv) {
-    const REAL *a = t->a, *residual = t->residual, *bias_m = t->bias_m, *fetch = t->fetch.at;
-    REAL *partial = t->acc, *y = t->y;
+    const REAL *x = t->x, *a = t->a, *residual = t->residual, *bias_m = t->bias_m,
+               *fetch = t->fetch.at;
+    REAL *keep = nv == FC_NV_MAX ? t->keep : NULL, *partial = t->acc, *y = t->y;
+    ptrdiff_t x_c = t->x_c;
     const ptrdiff_t lines = 2 * mr + t->fetch.rows * t->fetch.lines;
-    ptrdiff_t stretches = (lines + FC_GEMM_LINES - 1) / FC_GEMM_LINES;
+    const ptrdiff_t least = (lines + FC_GEMM_LINES - 1) / FC_GEMM_LINES;
+    const ptrdiff_t most = (lines + FC_GEMM_FEW - 1) / FC_GEMM_FEW;
+    ptrdiff_t stretches = t->channels / FC_GEMM_TERMS;
+    if (stretches > most) stretches = most;
+    if (stretches < least) stretches = least;
     if (stretches > t->channels) stretches = t->channels;
     FC_FN(gemm_stretch) with;
     with.terms = (t->channels + stretches - 1) / stretches;
     with.y_rows = (mr + stretches - 1) / stretches;
     with.rows = (t->fetch.rows + stretches - 1) / stretches;
     for (ptrdiff_t left = t->panels;;) {
-        FC_FN(gemm_panel)(t, a, partial, y, residual, bias_m, fetch, &with, mr, nv);
+        if (keep) { /* a loop of its own: the others have no time for a choice */
+            FC_FN(gemm_panel)
+            (t, x, x_c, keep, a, partial, y, residual, bias_m, fetch, &with, mr, nv);
+            x = keep;
+            x_c = nv * VL;
+            keep = NULL;
+        } else {
+            FC_FN(gemm_panel)
+            (t, x, x_c, NULL, a, partial, y, residual, bias_m, fetch, &with, mr, nv);
+        }
         if (--left == 0) break;
         a += t->a_panel;
         fetch += t->fetch.rows * t->fetch.row;

@@ -30,7 +30,7 @@ from fastconv.functional._arrays import (
 )
 from fastconv.functional._calls import again
 from fastconv.functional.shape import pad_backward
-from fastconv.kernels import conv_wgrad
+from fastconv.kernels import conv_wgrad, elementwise
 from fastconv.kernels.call import OPERANDS, RESULTS, TEAM, WEIGHTS, Call, frozen
 from fastconv.kernels.correlate import Weights
 from fastconv.problem import ACTIVATIONS, LAYOUTS, Conv, choice, conv_problem, describe, integer
@@ -226,7 +226,7 @@ def _input_gradient(
     """dx of a zero-padded convolution, batched NCHW with three spatial axes."""
     problem = plan.problem
     if not problem.phases_cover_input or dy.size == 0:
-        dx[...] = 0
+        elementwise.clear(dx, team)
     if dy.size == 0:
         return
 

@@ -4,6 +4,8 @@
 from fastconv.kernels.correlate cimport Job
 
 cdef enum:
+    CUTS = 8      # most places where the pixels of a row are cut
+    TAPS = 63     # most of a mask
     PIXELS = 128  # of a task: enough of them pass each weight that comes to L2
 
 cdef struct Columns:
@@ -17,6 +19,12 @@ cdef struct Columns:
     Py_ssize_t outputs            # most of a task
     # Bytes of a task: the places of its pixels in y, the columns of one tile and of all that are kept
     Py_ssize_t places_bytes, tile_bytes, columns_bytes
+    # Taps that lie on padding are left out: terms are [tap][channel], and rows are cut where other taps begin to read pixels.
+    bint by_tap
+    bint skips                    # by_tap, and weights are finite
+    Py_ssize_t cuts
+    Py_ssize_t cut[CUTS]
+    bint own                      # every output reads the pixel at its own place and nothing else
     bint whole                    # y has room for whole tiles
     bint stream                   # whole vectors are stored past the caches
 

@@ -4,12 +4,18 @@
 The pixels of all images are one axis, cut into tiles of NR. The columns of a tile and of CHAIN rows are written to the
 workspace as [channel*tap][NR], where they stay in L1 while panels of weights pass, and the packed micro-kernel GEMM adds the
 product to the partial sums, or to the bias and so on in the output. Nothing of the size of a full im2col matrix ever exists.
+
+Where dilation takes many taps to padding, terms are in the order [tap][channel], so that those of a chain have one tap, and
+tiles of which all pixels have it on padding leave the chain out. Rows are then cut into strips whose pixels have the same taps.
 """
+
+from libc.stdint cimport uint64_t
 
 from fastconv.kernels.correlate cimport (
     Job,
     activate_rows,
     band_budget,
+    has_zero_taps,
     output_at,
     packed_panel,
     panel_bounds,
@@ -18,7 +24,7 @@ from fastconv.kernels.correlate cimport (
     start_job,
 )
 from fastconv.kernels.fastconv cimport FC_CACHE_LINE, FC_FIRST, FC_LAST, FC_NV_MAX, FC_RELU, FC_STREAM, fc_fetch, fc_gemm_tile
-from fastconv.kernels.lattice cimport Axis, Lattice, copy_taps, own_pixels, source_at
+from fastconv.kernels.lattice cimport Axis, Lattice, copy_taps, own_pixels, real_taps, source_at
 from fastconv.kernels.memory cimport streams
 
 cdef enum:
@@ -33,23 +39,81 @@ cdef enum:
     TERMS = 1 << 20
     # Most cache lines of a tile in a plane that are fetched ahead: where its rows lie further apart, most would not be read.
     FETCHED = 8
+    # Channels from which on taps on padding are left out, where those are at least one of SPARE: shorter chains may take longer
+    # than what is saved, and so may strips of fewer pixels.
+    DEEP = 128
+    SPARE = 5
+    STRIP = 64
+
+# Each tap by itself, see lattice.pxd.
+cdef Py_ssize_t EACH[TAPS]
+cdef Py_ssize_t ONES[TAPS]
+for tap in range(TAPS):
+    EACH[tap], ONES[tap] = tap, 1
 
 # Neighbouring pixels of one row: pixel (d, h, w) of image n, and the count - 1 after it.
 cdef struct Run:
     Py_ssize_t n, d, h, w, count
 
 
-cdef Run run_at(const Axis *axis, Py_ssize_t pixel, Py_ssize_t most) noexcept nogil:
-    """The longest run from a pixel on."""
+cdef Run run_at(const Columns *all, Py_ssize_t pixel, Py_ssize_t most) noexcept nogil:
+    """The longest run from a pixel on: they are in the order [image][strip][d][h][w]."""
+    cdef const Axis *axis = all.job.axis
+    cdef Py_ssize_t rows = axis[0].out * axis[1].out, first = 0, last = axis[2].out, i
     cdef Run run
-    run.w = pixel % axis[2].out
-    run.count = min(most, axis[2].out - run.w)
-    pixel //= axis[2].out
+    run.n = pixel // (rows * last)
+    pixel -= run.n * rows * last
+    for i in range(all.cuts):
+        if pixel < rows * (all.cut[i] - first):
+            last = all.cut[i]
+            break
+        pixel -= rows * (all.cut[i] - first)
+        first = all.cut[i]
+    last -= first
+    run.w = pixel % last
+    run.count = min(most, last - run.w)
+    run.w += first
+    pixel //= last
     run.h = pixel % axis[1].out
-    pixel //= axis[1].out
-    run.d = pixel % axis[0].out
-    run.n = pixel // axis[0].out
+    run.d = pixel // axis[1].out
     return run
+
+
+cdef uint64_t taps_of(const Columns *all, Py_ssize_t pixel, Py_ssize_t count) noexcept nogil:
+    """The taps with which some of `count` pixels read others than zeros, at least one."""
+    cdef const Axis *axis = all.job.axis
+    cdef uint64_t taps = 0, row
+    cdef Py_ssize_t done = 0, d, h
+    cdef Py_ssize_t first[3]
+    cdef Py_ssize_t stop[3]
+    cdef Run run
+    while done < count:
+        run = run_at(all, pixel + done, count - done)
+        real_taps(&axis[0], run.d, run.d, first, stop)
+        real_taps(&axis[1], run.h, run.h, first + 1, stop + 1)
+        real_taps(&axis[2], run.w, run.w + run.count - 1, first + 2, stop + 2)
+        row = ((<uint64_t>1 << (stop[2] - first[2])) - 1) << first[2]
+        for d in range(first[0], stop[0]):
+            for h in range(first[1], stop[1]):
+                taps |= row << (d * axis[1].taps + h) * axis[2].taps
+        done += run.count
+    return taps if taps else 1
+
+
+cdef bint is_needed(const Columns *all, Py_ssize_t pixel, Py_ssize_t count, Py_ssize_t term, int *flags) noexcept nogil:
+    """Whether a tile has the chain from `term` on, and whether that is its FC_FIRST or FC_LAST one."""
+    cdef const Job *job = &all.job
+    cdef uint64_t taps
+    cdef Py_ssize_t tap, stop = min(term + all.chain, all.terms)
+    flags[0] = (FC_FIRST if term == 0 else 0) | (FC_LAST if stop == all.terms else 0)
+    if not all.skips:
+        return True
+    taps = taps_of(all, pixel, count)
+    tap = term // job.channels
+    flags[0] = (FC_FIRST if term == tap * job.channels and not taps & ((<uint64_t>1 << tap) - 1) else 0)
+    if stop >= (tap + 1) * job.channels and not taps >> tap >> 1:
+        flags[0] |= FC_LAST
+    return taps >> tap & 1
 
 
 cdef void merge_axes(Axis *axis) noexcept:
@@ -70,22 +134,27 @@ cdef const char *image(const Job *job, Py_ssize_t n, Py_ssize_t group, Py_ssize_
     return job.x + (n * job.x_n + (group * job.channels + channel) * job.x_c) * job.itemsize
 
 
+cdef Py_ssize_t channel_of(const Columns *all, Py_ssize_t term) noexcept nogil:
+    return term % all.job.channels if all.by_tap else term // all.job.taps
+
+
 cdef void fill_tile(const Columns *all, Py_ssize_t group, Py_ssize_t pixel, Py_ssize_t count, Py_ssize_t term,
                     Py_ssize_t terms, char *to) noexcept nogil:
     """to[(c, tap)][NR] of `count` pixels, zeros after them; `terms` from `term` on."""
     cdef const Job *job = &all.job
     cdef const Axis *axis = job.axis
     cdef Py_ssize_t done = 0, item = job.itemsize, kd, kh, src_d, src_h, zeros, tap, first, last
-    cdef Py_ssize_t taps = min(terms, job.taps)  # of each channel
+    cdef Py_ssize_t taps = 1 if all.by_tap else min(terms, job.taps)  # of each channel
+    cdef Py_ssize_t begin = term // job.channels if all.by_tap else term % job.taps  # the first of them
     cdef const char *plane
     cdef const char *row
     cdef char *line
     cdef Run run
     while done < count:
-        run = run_at(axis, pixel + done, count - done)
-        plane = image(job, run.n, group, term // job.taps)
+        run = run_at(all, pixel + done, count - done)
+        plane = image(job, run.n, group, channel_of(all, term))
         line = to + done * item
-        tap = -(term % job.taps)  # the first of a row, counted from the first that is wanted
+        tap = -begin  # the first of a row, counted from the first that is wanted
         done += run.count
         zeros = all.nr - count if done == count else 0
         for kd in range(axis[0].taps):
@@ -102,12 +171,26 @@ cdef void fill_tile(const Columns *all, Py_ssize_t group, Py_ssize_t pixel, Py_s
                 tap += axis[2].taps
 
 
-cdef Py_ssize_t first_read(const Columns *all, const Run *pixel) noexcept nogil:
-    """Where in its plane the first tap of a pixel reads; -1: padding."""
+cdef void start_tile(const Columns *all, Py_ssize_t group, Py_ssize_t pixel, Py_ssize_t count, Py_ssize_t term,
+                     Py_ssize_t terms, char *columns, fc_gemm_tile *tile) noexcept nogil:
+    """fill_tile, but where the columns lie in x as they are, rows apart, the first panel reads them there and writes them."""
+    cdef const Job *job = &all.job
+    cdef Py_ssize_t at = pixel % job.x_c
+    if all.own and count == all.nr <= job.x_c - at:
+        tile.keep = columns
+        tile.x = image(job, pixel // job.x_c, group, term) + at * job.itemsize
+        tile.x_c = job.x_c
+    else:
+        fill_tile(all, group, pixel, count, term, terms, columns)
+
+
+cdef Py_ssize_t first_read(const Columns *all, const Run *pixel, Py_ssize_t tap) noexcept nogil:
+    """Where in its plane a tap of a pixel reads; -1: padding."""
     cdef const Axis *axis = all.job.axis
-    cdef Py_ssize_t d = source_at(&axis[0], pixel.d * axis[0].step + axis[0].offset[0])
-    cdef Py_ssize_t h = source_at(&axis[1], pixel.h * axis[1].step + axis[1].offset[0])
-    cdef Py_ssize_t w = source_at(&axis[2], pixel.w * axis[2].step + axis[2].offset[0])
+    cdef Py_ssize_t row = tap // axis[2].taps
+    cdef Py_ssize_t d = source_at(&axis[0], pixel.d * axis[0].step + axis[0].offset[row // axis[1].taps])
+    cdef Py_ssize_t h = source_at(&axis[1], pixel.h * axis[1].step + axis[1].offset[row % axis[1].taps])
+    cdef Py_ssize_t w = source_at(&axis[2], pixel.w * axis[2].step + axis[2].offset[tap % axis[2].taps])
     return (d * axis[1].size + h) * axis[2].size + w if min(d, h, w) >= 0 else -1
 
 
@@ -115,24 +198,25 @@ cdef void look_ahead(const Columns *all, Py_ssize_t group, Py_ssize_t pixel, Py_
                      fc_fetch *fetch) noexcept nogil:
     """What the first tap of `count` pixels reads in their last image, in the chain from `term` on, is needed soon."""
     cdef const Job *job = &all.job
-    cdef Run run = run_at(job.axis, pixel + count - 1, 1)
-    cdef Py_ssize_t last = first_read(all, &run), first, n = run.n
+    cdef Run run = run_at(all, pixel + count - 1, 1)
+    cdef Py_ssize_t tap = term // job.channels if all.by_tap and term < all.terms else 0
+    cdef Py_ssize_t last = first_read(all, &run, tap), first, n = run.n
     fetch.rows = fetch.lines = 0
     if term >= all.terms or last < 0:
         return
     if run.w >= count - 1:  # they are of one row
         run.w -= count - 1
     else:
-        run = run_at(job.axis, max(pixel, n * (all.pixels // job.batch)), 1)
-    first = first_read(all, &run)
+        run = run_at(all, max(pixel, n * (all.pixels // job.batch)), 1)
+    first = first_read(all, &run, tap)
     if first < 0 or first > last:
         first = last
     fetch.lines = (last - first) * job.itemsize // FC_CACHE_LINE + 1
     if fetch.lines > FETCHED:
         fetch.lines = 1
-    fetch.at = image(job, n, group, term // job.taps) + last * job.itemsize - (fetch.lines - 1) * FC_CACHE_LINE
+    fetch.at = image(job, n, group, channel_of(all, term)) + last * job.itemsize - (fetch.lines - 1) * FC_CACHE_LINE
     fetch.row = job.x_c
-    fetch.rows = max(1, min(all.chain, all.terms - term) // job.taps)
+    fetch.rows = max(1, min(all.chain, all.terms - term) // (1 if all.by_tap else job.taps))
 
 
 cdef void places(const Columns *all, Py_ssize_t pixel, Py_ssize_t count, Py_ssize_t *at) noexcept nogil:
@@ -141,7 +225,7 @@ cdef void places(const Columns *all, Py_ssize_t pixel, Py_ssize_t count, Py_ssiz
     cdef Py_ssize_t done = 0, i, first, step = job.axis[2].y_step
     cdef Run run
     while done < count:
-        run = run_at(job.axis, pixel + done, count - done)
+        run = run_at(all, pixel + done, count - done)
         first = run.n * job.y_n + output_at(job, run.d, run.h, run.w)
         for i in range(run.count):
             at[done + i] = first + i * step
@@ -155,7 +239,7 @@ cdef void multiply_tile(const Columns *all, Py_ssize_t group, Py_ssize_t panel0,
     cdef Py_ssize_t start, size, width, stop, at_y
     cdef Py_ssize_t item = job.itemsize, lanes = job.kernels.lanes, output = group * job.outputs
     cdef int nv
-    cdef bint apart = at[count - 1] - at[0] >= count
+    cdef bint apart = all.cuts > 0 or at[count - 1] - at[0] >= count
     tile.y_at = at if apart else NULL
     tile.fetch.rows = (tile.fetch.rows + panel1 - panel0 - 1) // (panel1 - panel0)
     while panel0 < panel1:  # the wider ones, then the others
@@ -173,6 +257,10 @@ cdef void multiply_tile(const Columns *all, Py_ssize_t group, Py_ssize_t panel0,
         tile.y = job.y + at_y * item
         tile.residual = NULL if job.residual == NULL else job.residual + at_y * item
         job.kernels.gemm_tile[nv][width](tile)
+        if tile.keep != NULL:
+            tile.x = tile.keep
+            tile.x_c = all.nr
+            tile.keep = NULL
         tile.fetch.at = <const char *>tile.fetch.at + tile.panels * tile.fetch.rows * tile.fetch.row * item
         panel0 = stop
 
@@ -202,36 +290,45 @@ cdef void multiply(const Columns *all, Py_ssize_t group, Py_ssize_t panel0, Py_s
     cdef fc_gemm_tile tile
     cdef Py_ssize_t nr = all.nr, panel, stop, term = 0, i, terms, start, size, width
     cdef const Py_ssize_t *at = <const Py_ssize_t *>workspace
-    cdef char *columns = workspace + all.places_bytes
-    cdef char *partial = columns + all.columns_bytes
+    cdef char *columns
+    cdef char *partial = workspace + all.places_bytes + all.columns_bytes
     panel_bounds(job, panel0, &start, &size, &width)
     partial -= start * nr * job.itemsize  # the sums of output 0
-    tile.x_c = nr
+    tile.keep = NULL
     tile.y_m = job.y_c
     tile.bias_n = NULL
     tile.fetch.at = job.x
     tile.fetch.row = 0
     while term < all.terms:
         terms = min(all.chain, all.terms - term)
-        if job.taps > CHAIN:
+        if all.by_tap:
+            terms = min(terms, job.channels - term % job.channels)
+        elif job.taps > CHAIN:
             terms = min(terms, job.taps - term % job.taps)
         tile.channels = terms
-        tile.flags = (FC_FIRST if term == 0 else 0) | (FC_RELU if job.relu else 0)
-        if term + terms == all.terms:
-            tile.flags |= FC_LAST | (FC_STREAM if all.stream else 0)
         panel = panel0
         while panel < panel1:
             stop = min(panel1, panel + all.range_panels)
             i = 0
             while i < pixels:
-                tile.x = columns + (i // nr * all.tile_bytes if job.panels > all.range_panels else 0)
+                if not is_needed(all, first + i, min(nr, pixels - i), term, &tile.flags):
+                    i += nr
+                    continue
+                tile.flags |= FC_RELU if job.relu else 0
+                if all.stream and tile.flags & FC_LAST:
+                    tile.flags |= FC_STREAM
+                columns = workspace + all.places_bytes + (i // nr * all.tile_bytes if job.panels > all.range_panels else 0)
+                tile.x = columns
+                tile.x_c = nr
                 tile.fetch.rows = tile.fetch.lines = 0
                 if panel == panel0:
-                    fill_tile(all, group, first + i, min(nr, pixels - i), term, terms, <char *>tile.x)
+                    start_tile(all, group, first + i, min(nr, pixels - i), term, terms, columns, &tile)
                     if i + nr < pixels:
                         look_ahead(all, group, first + i + nr, min(nr, pixels - i - nr), term, &tile.fetch)
-                    else:
+                    elif term + terms < all.terms:
                         look_ahead(all, group, first, min(nr, pixels), term + terms, &tile.fetch)
+                    elif first + pixels < all.pixels:  # of the next task
+                        look_ahead(all, group, first + pixels, min(nr, all.pixels - first - pixels), 0, &tile.fetch)
                 multiply_tile(all, group, panel, stop, term, at + i, min(nr, pixels - i),
                               partial + i * all.outputs * job.itemsize, &tile)
                 i += nr
@@ -254,13 +351,52 @@ cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogi
     activate(all, group, panel0, panel1, at, pixels)
 
 
+cdef void set_strips(Columns *all) noexcept:
+    """Whether the terms are [tap][channel], and where rows are cut."""
+    cdef Job *job = &all.job
+    cdef const Axis *axis = job.axis
+    cdef Py_ssize_t i, o, before = 0, rows = axis[0].out * axis[1].out
+    cdef Py_ssize_t first[2]
+    cdef Py_ssize_t stop[2]
+    cdef double share = 1, real
+    all.by_tap = all.skips = False
+    all.cuts = 0
+    if job.channels < DEEP or job.taps == 1 or job.taps > TAPS:
+        return
+    for i in range(3):
+        real = 0
+        for o in range(axis[i].out):
+            real_taps(&axis[i], o, o, first, stop)
+            real += stop[0] - first[0]
+        share *= real / (axis[i].out * axis[i].taps)
+    if SPARE * (1 - share) < 1:
+        return
+    for o in range(axis[2].out):
+        real_taps(&axis[2], o, o, first, stop)
+        if o and (first[0] != first[1] or stop[0] != stop[1]):
+            if all.cuts == CUTS or rows * (o - before) < STRIP:
+                all.cuts = 0
+                return
+            all.cut[all.cuts] = before = o
+            all.cuts += 1
+        first[1], stop[1] = first[0], stop[0]
+    all.by_tap = True
+    job.phase_tap = EACH
+    job.phase_taps = ONES
+
+
 cdef void start_columns(Columns *all) noexcept:
     """Fill in what follows from the job."""
     cdef Job *job = &all.job
     cdef Py_ssize_t parts
+    all.own = own_pixels(job.axis)
     merge_axes(job.axis)
+    set_strips(all)
     all.terms = job.channels * job.taps
-    if job.taps <= CHAIN:
+    if all.by_tap:
+        parts = (job.channels + CHAIN - 1) // CHAIN
+        all.chain = (job.channels + parts - 1) // parts
+    elif job.taps <= CHAIN:
         all.chain = min(CHAIN // job.taps, job.channels) * job.taps
     else:  # equal parts of the taps
         parts = (job.taps + CHAIN - 1) // CHAIN
@@ -314,6 +450,7 @@ def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, resi
     # past the caches where a row of a tile is whole lines, and all tiles of a plane begin with one
     all.stream = (all.nr * job.itemsize % FC_CACHE_LINE == 0 and job.activation < 0 and job.axis[2].out == job.y_c
                   and streams(job.y, job.x, job.batch * job.y_n * job.itemsize, job.y_c * job.itemsize))
+    all.skips = all.by_tap and threads > 0 and has_zero_taps(job, w, transposed)
     if threads:
         run_packed(job, w, task, all.blocks, workspace, threads)
     return workspace

@@ -388,7 +388,8 @@ cdef int run_rounds(Job *job, object w, task_fn pack, size_t pack_workspace, siz
     kept = None
     job.packed_group = group_bytes
     if isinstance(w, Weights):
-        key = (<size_t>job.kernels, <size_t>pack, job.groups, job.w_g, job.column, job.panel, job.panels, job.multiple)
+        key = (<size_t>job.kernels, <size_t>pack, job.groups, job.w_g, job.column, job.panel, job.panels, job.multiple,
+               job.order)
         job.group1, job.panel1 = job.groups, job.panels
         kept = (<Weights>w).form(key, group_bytes * job.groups, &job.packed, pack, job, job.groups * job.panels, pack_workspace,
                                  threads)

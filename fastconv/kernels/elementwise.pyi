@@ -6,6 +6,7 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 
 def activation(code: int, y: Array, x: Array, dy: Array | None, threads: int) -> None: ...
+def clear(y: Array, threads: int) -> None: ...
 def softmax(
     log: bool,
     y: Array,

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Activations and softmax over contiguous arrays, in chunks that any thread may take."""
 
+from libc.string cimport memset
+
 from fastconv.kernels.fastconv cimport (
     FC_ACT_RELU, FC_CACHE_LINE, FC_COLUMNS, FC_TOGETHER,
     fc_kernels, fc_map2_fn, fc_map_fn, fc_softmax_columns_fn, fc_softmax_fn,
@@ -33,6 +35,20 @@ cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogi
         job.map(job.y + at, job.x + at, n, job.stream)
     else:
         job.map2(job.y + at, job.x + at, job.second + at, n, job.stream)
+
+
+cdef void clear_task(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
+    cdef const Job *job = <const Job *>argument
+    cdef Py_ssize_t first = number * job.chunk
+    memset(job.y + first * job.itemsize, 0, min(job.chunk, job.size - first) * job.itemsize)
+
+
+def clear(y, int threads):
+    """y = 0."""
+    cdef Job job
+    job.y = address(y)
+    job.size, job.chunk, job.itemsize = y.size, CHUNK, y.itemsize
+    run_tasks(clear_task, &job, (job.size + CHUNK - 1) // CHUNK, 0, threads)
 
 
 cdef struct SoftmaxJob:

@@ -36,6 +36,7 @@ cdef extern from "fastconv.h" nogil:
 
     ctypedef struct fc_gemm_tile:
         const void *x
+        void *keep
         const void *a
         void *acc
         void *y

@@ -102,6 +102,7 @@ cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogi
     cdef char *packed_b = workspace + CHAIN * FC_MR_MAX * item
     cdef char *partial
     panels = (rows + job.kernels.gemm_mr[FC_NV_MAX] - 1) // job.kernels.gemm_mr[FC_NV_MAX]
+    tile.keep = NULL
     tile.bias_m = NULL
     tile.residual = NULL
     tile.x_c = job.pitch if job.kept == NULL else job.panel
