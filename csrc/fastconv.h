@@ -136,11 +136,12 @@ typedef struct {
 
 /*
  * pixel_planes: one channel to one output, from x straight to y.
- *   y[r*y_row + p] = act(sum_i sum_k a[i*a_row + k] * x[(top + r + i)*x_row + off[k] + p] + bias +
- *   residual[r*y_row + p])   r < rows, p < cols, i < down (3, 5 or 7), k < across <= FC_PLANE_TAPS
- * and the same for `planes` planes. Cells of x beyond in_rows x in_cols are zero: of their rows
- * `zeros` takes the place, in their columns are only lanes of the first and the last vector of a
- * row.
+ *   y[r*y_row + p] = act(sum_i sum_k a[i*a_row + k] * x[(top + r*step + i)*x_row + off[k] + p*step]
+ *   + bias + residual[r*y_row + p])
+ * for r < rows, p < cols, i < down (3, 5 or 7), k < across <= FC_PLANE_TAPS, and `planes` planes.
+ * Cells of x beyond in_rows x in_cols are zero: of their rows `zeros` takes the place, in their
+ * columns are only lanes of the first and the last vector of a row. A step of 2 is for square
+ * kernels, off[k] = k - across/2, at most plane_strided columns, and cols = (in_cols + 1)/2.
  */
 enum { FC_PLANE_TAPS = 7 };
 typedef struct {
@@ -152,6 +153,7 @@ typedef struct {
     const void *residual; /* same strides as y, or NULL */
     ptrdiff_t planes, x_plane, a_plane, y_plane;
     ptrdiff_t x_row, in_rows, in_cols, top, a_row, down, across, rows, cols, y_row;
+    ptrdiff_t step; /* 1 or 2 */
     int relu;
 } fc_pixel_planes;
 
@@ -434,6 +436,7 @@ typedef struct {
     fc_gemm_tile_fn gemm_tile[FC_NV_MAX + 1][FC_MR_MAX + 1];
     fc_pixel_sums_fn pixel_sums[FC_MR_MAX + 1];
     fc_pixel_planes_fn pixel_planes;
+    int plane_strided; /* most columns of rows with a step of 2 */
     fc_plane_dots_fn plane_dots;
     void (*sum_lanes)(void *y, const void *x, ptrdiff_t n); /* y[i] of vector x[i], i < n */
     fc_pixel_store_fn pixel_store;

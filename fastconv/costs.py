@@ -361,7 +361,23 @@ def are_planes(shape: Shape) -> bool:
     if shape.what == "dw":
         wide = shape.size[2] > isa.lanes(shape.itemsize)
         return one and not shape.has_stride and down == across == 3 and wide
-    return one and not shape.has_stride and down in (3, 5, 7) and across <= 7
+    if not one or down not in (3, 5, 7) or across > 7:
+        return False
+    return not shape.has_stride or _are_strided(shape)
+
+
+def _are_strided(shape: Shape) -> bool:
+    """Whether the rows of such a convolution have a stride of 2 that pixel_planes knows, see are_strided of conv_pixel."""
+    down, across = shape.kernel[1:]
+    width = (shape.source[2] + 1) // 2
+    padded = math.prod(n + k - 1 for n, k in zip(shape.source, shape.kernel, strict=True))
+    return (
+        max(shape.spread) == 1
+        and shape.step == (1, 2, 2)
+        and down == across
+        and shape.cells == padded + shape.pixels // max(1, shape.batch)
+        and shape.size[2] == width <= isa.plane_strided(shape.itemsize)
+    )
 
 
 def _plane_rows(shape: Shape) -> int:

@@ -77,6 +77,12 @@ CASES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "plane-narrow": ((2, 3, 15, 13), (3, 1, 5, 5), {"groups": 3, "padding": 2}),
     "plane-wide": ((1, 2, 9, 150), (2, 1, 7, 4), {"groups": 2, "padding": (3, 2)}),
     "plane-five": ((2, 2, 6, 77), (2, 1, 3, 3), {"groups": 2}),
+    # whole rows, with a stride too: fewer rows than a tile, rows left, one vector and several, more columns than they take
+    "plane-whole": ((2, 2, 12, 27), (2, 1, 7, 7), {"groups": 2, "padding": 3}),
+    "plane-strided": ((2, 3, 17, 14), (3, 1, 3, 3), {"groups": 3, "padding": 1, "stride": 2}),
+    "plane-strided-5": ((2, 2, 7, 61), (2, 1, 5, 5), {"groups": 2, "padding": 2, "stride": 2}),
+    "plane-strided-7": ((1, 2, 22, 30), (2, 1, 7, 7), {"groups": 2, "padding": 3, "stride": 2}),
+    "plane-strided-wide": ((1, 1, 8, 130), (1, 1, 3, 3), {"padding": 1, "stride": 2}),
     "plane-dilated": (
         (1, 3, 8, 30),
         (3, 1, 3, 3),

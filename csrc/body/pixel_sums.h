@@ -22,6 +22,10 @@
  *
  * Tile: R rows x nv vectors of pixels, so that a vector of x serves up to `down` rows. What the
  * first and the last vector of a row lack are masked lanes: x is neither copied nor padded.
+ * On AVX-512 nearly each load between columns crosses a cache line, which takes longer than a
+ * shuffle: where a tile has whole rows, padded by across/2, it loads each vector once, for all i
+ * and then k, and slides the others out of it. So it may be with a stride of 2 as well: the even
+ * and the odd columns of a row are vectors of their own, and i is 2*r + a row of weights.
  *
  * plane_dots: the weight gradient of 3x3 kernels of one channel to one output.
  *
@@ -283,16 +287,19 @@ static inline V FC_FN(pixel_act)(int relu, V s, const REAL *bias, const REAL *re
  * rows. Tiles that share their rows with others, of another width perhaps, have FC_PLANE_FEW. */
 #define FC_PLANE_NV 4
 #if FC_LANES_BYTES == 64
+#define FC_PLANE_SLIDES 1
 #define FC_PLANE_FEW 4
 #define FC_PLANE_ROWS(nv) ((nv) < 3 ? 7 : FC_PLANE_FEW)
 #else
+#define FC_PLANE_SLIDES 0
 #define FC_PLANE_FEW 2
 #define FC_PLANE_ROWS(nv) ((nv) == 1 ? 7 : (nv) == 2 ? 4 : FC_PLANE_FEW)
 #endif
 
-/* Which lanes of a tile's first and last vector are columns of x, for each tap. */
+/* Which lanes of a tile's first and last vector are columns of x, for each tap; and of the last
+ * vectors of a row of x that slides. */
 typedef struct {
-    LANES first[FC_PLANE_TAPS], last[FC_PLANE_TAPS];
+    LANES first[FC_PLANE_TAPS], last[FC_PLANE_TAPS], ends[2];
 } FC_FN(plane_lanes);
 
 /* Which of the first n lanes at column `at` are in a row of `cols`. */
@@ -302,13 +309,57 @@ static FC_INLINE LANES FC_FN(plane_inside)(ptrdiff_t cols, ptrdiff_t at, ptrdiff
     return v_lanes(first < stop ? first : stop, stop);
 }
 
+/* Tap k of `across`: of a row of nv vectors b[0]; with a stride of 2, of the even columns b[0] and
+ * the odd ones b[1]. There are zeros beyond. */
+#if FC_PLANE_SLIDES
+static FC_INLINE V FC_FN(plane_slide)(V (*b)[FC_PLANE_NV], const int v, const int nv, const int k,
+                                      const int across, const int step) {
+    const int at = k - across / 2 + 4 * step, n = at / step - 4;
+    const V *const row = b[at % step];
+    if (n < 0) return v_slide(v > 0 ? row[v - 1] : v_zero(), row[v], VL + n);
+    return v_slide(row[v], v + 1 < nv ? row[v + 1] : v_zero(), n);
+}
+
+/* All sums of a tile of whole rows. The last vectors of a row of x have the lanes ends[0] and, with
+ * a stride, ends[1]. */
+static FC_INLINE void FC_FN(plane_slides)(const LANES *ends, const REAL *const *x, const REAL *a,
+                                          V (*acc)[FC_PLANE_NV], const int down, const int rows,
+                                          const int nv, const int step) {
+#pragma GCC unroll 19
+    for (int i = 0; i < step * (rows - 1) + down; i++) {
+        V b[2][FC_PLANE_NV];
+#pragma GCC unroll 4
+        for (int v = 0; v < nv; v++) {
+            const REAL *const xs = x[i] + v * step * VL;
+            b[0][v] = v < nv - 1 ? v_load(xs) : v_load_lanes(xs, ends[0]);
+            if (step == 1) continue;
+            const V high = v < nv - 1 ? v_load(xs + VL) : v_load_lanes(xs + VL, ends[1]);
+            b[1][v] = v_odd(b[0][v], high);
+            b[0][v] = v_even(b[0][v], high);
+        }
+#pragma GCC unroll 7
+        for (int k = 0; k < down; k++)
+#pragma GCC unroll 4
+            for (int v = 0; v < nv; v++) {
+                const V s = FC_FN(plane_slide)(b, v, nv, k, down, step);
+#pragma GCC unroll 7
+                for (int r = 0; r < rows; r++) {
+                    const int u = i - step * r;
+                    if (u < 0 || u >= down) continue;
+                    acc[r][v] = v_fma(v_set1(a[u * down + k]), s, acc[r][v]);
+                }
+            }
+    }
+}
+#endif
+
 static FC_INLINE void FC_FN(plane_tile)(const fc_pixel_planes *t, const FC_FN(plane_lanes) * lanes,
                                         const REAL *plane, const REAL *a, REAL *y, const REAL *bias,
                                         const REAL *residual, ptrdiff_t r0, ptrdiff_t p,
                                         const int down, const ptrdiff_t across, const int rows,
-                                        const int nv) {
+                                        const int nv, const int step) {
     V acc[7][FC_PLANE_NV];
-    const REAL *x[13];
+    const REAL *x[19];
     const ptrdiff_t x_row = t->x_row, a_row = t->a_row, y_row = t->y_row, in_rows = t->in_rows;
     const ptrdiff_t *const off = t->off;
     const ptrdiff_t left = t->cols - p - (nv - 1) * VL, n = left < VL ? left : VL;
@@ -316,13 +367,20 @@ static FC_INLINE void FC_FN(plane_tile)(const fc_pixel_planes *t, const FC_FN(pl
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
         for (int v = 0; v < nv; v++) acc[r][v] = v_zero();
-#pragma GCC unroll 13
-    for (int i = 0; i < rows + down - 1; i++) {
-        const ptrdiff_t h = t->top + r0 + i;
-        x[i] = (h >= 0 && h < in_rows ? plane + h * x_row : (const REAL *)t->zeros) + p;
+    const int reach = step == 2 ? 2 * (rows - 1) + down : rows + down - 1;
+    const ptrdiff_t top = t->top + r0 * t->step;
+    const REAL *const zeros = (const REAL *)t->zeros + p;
+    plane += p;
+#pragma GCC unroll 19
+    for (int i = 0; i < reach; i++) {
+        const ptrdiff_t h = top + i;
+        x[i] = (size_t)h < (size_t)in_rows ? plane + h * x_row : zeros;
     }
+#if FC_PLANE_SLIDES
+    if (step) FC_FN(plane_slides)(lanes->ends, x, a, acc, down, rows, nv, step);
+#endif
 #pragma GCC unroll 3
-    for (ptrdiff_t k = 0; k < across; k++) {
+    for (ptrdiff_t k = 0; !step && k < across; k++) {
         const LANES first = lanes->first[k], last = lanes->last[k];
         const ptrdiff_t at = off[k];
         V w[7];
@@ -344,56 +402,99 @@ static FC_INLINE void FC_FN(plane_tile)(const fc_pixel_planes *t, const FC_FN(pl
             }
         }
     }
-    y += r0 * y_row + p;
-    if (residual) residual += r0 * y_row + p;
-    const int plain = !bias && !residual && !t->relu;
-#pragma GCC unroll 7
-    for (int r = 0; r < rows; r++, y += y_row)
-#pragma GCC unroll 4
-        for (int v = 0; v < nv; v++) {
-            const ptrdiff_t m = v < nv - 1 ? VL : n;
-            V s = acc[r][v];
-            if (!plain) s = FC_FN(pixel_act)(t->relu, s, bias, residual, r * y_row + v * VL, m);
-            if (v < nv - 1)
-                v_store(y + v * VL, s);
-            else
-                v_store_n(y + v * VL, s, m);
+#define FC_PLANE_EACH \
+    _Pragma("GCC unroll 7") for (int r = 0; r < rows; r++) \
+        _Pragma("GCC unroll 4") for (int v = 0; v < nv; v++)
+    const ptrdiff_t at = r0 * y_row + p;
+    y += at;
+    if (bias) {
+        const V b = v_set1(*bias);
+        FC_PLANE_EACH acc[r][v] = v_add(acc[r][v], b);
+    }
+    if (residual) {
+        residual += at;
+        FC_PLANE_EACH {
+            const REAL *const from = residual + r * y_row + v * VL;
+            acc[r][v] = v_add(acc[r][v], v < nv - 1 ? v_load(from) : v_load_n(from, n));
         }
+    }
+    if (t->relu) FC_PLANE_EACH acc[r][v] = v_max(v_zero(), acc[r][v]);
+    FC_PLANE_EACH {
+        if (v < nv - 1)
+            v_store(y + r * y_row + v * VL, acc[r][v]);
+        else
+            v_store_n(y + r * y_row + v * VL, acc[r][v], n);
+    }
+#undef FC_PLANE_EACH
 }
 
-#define FC_PLANE_CASE(down, across, rows, nv) \
-    FC_FN(plane_tile)(t, lanes, x, a, y, bias, residual, r, p, down, across, rows, nv)
+#define FC_PLANE_CASE(down, across, rows, nv, step) \
+    FC_FN(plane_tile)(t, lanes, x, a, y, bias, residual, r, p, down, across, rows, nv, step)
 #define FC_PLANE_TILE(down, nv) \
     static void FC_FN(plane_tile_##down##x##nv)( \
         const fc_pixel_planes *t, const FC_FN(plane_lanes) * lanes, const REAL *x, const REAL *a, \
         REAL *y, const REAL *bias, const REAL *residual, ptrdiff_t r, ptrdiff_t p, int rows) { \
         if (rows == 1) \
-            FC_PLANE_CASE(down, t->across, 1, nv); \
+            FC_PLANE_CASE(down, t->across, 1, nv, 0); \
         else if (rows == FC_PLANE_FEW && nv == 2) \
-            FC_PLANE_CASE(down, t->across, FC_PLANE_FEW, nv); \
+            FC_PLANE_CASE(down, t->across, FC_PLANE_FEW, nv, 0); \
         else if (t->across == 3 && down == 3) \
-            FC_PLANE_CASE(down, 3, FC_PLANE_ROWS(nv), nv); \
+            FC_PLANE_CASE(down, 3, FC_PLANE_ROWS(nv), nv, 0); \
         else \
-            FC_PLANE_CASE(down, t->across, FC_PLANE_ROWS(nv), nv); \
-    }
+            FC_PLANE_CASE(down, t->across, FC_PLANE_ROWS(nv), nv, 0); \
+    } \
+    FC_PLANE_SLIDE(down, nv, 1) FC_PLANE_SLIDE(down, nv, 2)
 #define FC_PLANE_TILES(X, down) X(down, 1) X(down, 2) X(down, 3) X(down, 4)
 #define FC_ENTRY_PLANE(down, nv) [down / 2 - 1][nv - 1] = FC_FN(plane_tile_##down##x##nv),
+#if FC_PLANE_SLIDES
+#define FC_PLANE_SLIDE(down, nv, step) \
+    static void FC_FN(plane_slide_##down##x##nv##_##step)( \
+        const fc_pixel_planes *t, const FC_FN(plane_lanes) * lanes, const REAL *x, const REAL *a, \
+        REAL *y, const REAL *bias, const REAL *residual, ptrdiff_t r, ptrdiff_t p, int rows) { \
+        if (rows == 1) \
+            FC_PLANE_CASE(down, down, 1, nv, step); \
+        else \
+            FC_PLANE_CASE(down, down, FC_PLANE_ROWS(nv), nv, step); \
+    }
+#define FC_ENTRY_SLIDE(down, nv) \
+    [down / 2 - 1][nv - 1] = {FC_FN(plane_slide_##down##x##nv##_1), \
+                              FC_FN(plane_slide_##down##x##nv##_2)},
+#else
+#define FC_PLANE_SLIDE(down, nv, step)
+#endif
 FC_PLANE_TILES(FC_PLANE_TILE, 3)
 FC_PLANE_TILES(FC_PLANE_TILE, 5)
 FC_PLANE_TILES(FC_PLANE_TILE, 7)
 
+typedef void (*FC_FN(plane_fn))(const fc_pixel_planes *, const FC_FN(plane_lanes) *, const REAL *,
+                                const REAL *, REAL *, const REAL *, const REAL *, ptrdiff_t,
+                                ptrdiff_t, int);
+
+/* The tile of whole rows of nv vectors that slide; NULL where they do not. */
+static FC_FN(plane_fn) FC_FN(plane_slider)(const fc_pixel_planes *t, ptrdiff_t nv) {
+#if FC_PLANE_SLIDES
+    static const FC_FN(plane_fn) tile[3][FC_PLANE_NV][2] = {FC_PLANE_TILES(
+        FC_ENTRY_SLIDE, 3) FC_PLANE_TILES(FC_ENTRY_SLIDE, 5) FC_PLANE_TILES(FC_ENTRY_SLIDE, 7)};
+    const ptrdiff_t reach = t->across / 2;
+    const int dense = t->off[0] == -reach ? t->a_row == t->across : t->off[0] == reach;
+    if (t->across == t->down && dense && t->off[0] + t->off[t->across - 1] == 0 &&
+        t->in_cols <= t->cols * t->step && t->in_cols > (nv - 1) * VL * t->step)
+        return tile[t->down / 2 - 1][nv - 1][t->step - 1];
+#endif
+    (void)t, (void)nv;
+    return NULL;
+}
+
 static void FC_FN(pixel_planes)(const fc_pixel_planes *t) {
-    static void (*const tile[3][FC_PLANE_NV])(
-        const fc_pixel_planes *, const FC_FN(plane_lanes) *, const REAL *, const REAL *, REAL *,
-        const REAL *, const REAL *, ptrdiff_t, ptrdiff_t,
-        int) = {FC_PLANE_TILES(FC_ENTRY_PLANE, 3) FC_PLANE_TILES(FC_ENTRY_PLANE, 5)
-                    FC_PLANE_TILES(FC_ENTRY_PLANE, 7)};
+    static const FC_FN(plane_fn) tile[3][FC_PLANE_NV] = {FC_PLANE_TILES(
+        FC_ENTRY_PLANE, 3) FC_PLANE_TILES(FC_ENTRY_PLANE, 5) FC_PLANE_TILES(FC_ENTRY_PLANE, 7)};
     enum { LINE = 64 / sizeof(REAL), AHEAD = 2048 / sizeof(REAL) }; /* from L3 */
     FC_FN(plane_lanes) lanes[3]; /* of the first, other and last tiles of a row */
     const ptrdiff_t vectors = (t->cols + VL - 1) / VL;
     const ptrdiff_t tiles = (vectors + FC_PLANE_NV - 1) / FC_PLANE_NV;
     const ptrdiff_t nv = vectors / tiles, wider = vectors - nv * tiles;
     const ptrdiff_t most = tiles > 1 ? FC_PLANE_FEW : FC_PLANE_ROWS(nv);
+    const FC_FN(plane_fn) slider = tiles > 1 ? NULL : FC_FN(plane_slider)(t, nv);
     for (int j = 0; j < 3; j++) {
         const ptrdiff_t i = j == 0 ? 0 : j == 1 ? tiles / 2 : tiles - 1; /* such a tile */
         const ptrdiff_t p = (i * nv + (i < wider ? i : wider)) * VL;
@@ -402,14 +503,23 @@ static void FC_FN(pixel_planes)(const fc_pixel_planes *t) {
             lanes[j].first[k] = FC_FN(plane_inside)(t->in_cols, p + t->off[k], VL);
             lanes[j].last[k] = FC_FN(plane_inside)(t->in_cols, last + t->off[k], VL);
         }
+        for (int k = 0; k < 2; k++)
+            lanes[j].ends[k] = FC_FN(plane_inside)(t->in_cols, last * t->step + k * VL, VL);
     }
     for (ptrdiff_t g = 0; g < t->planes; g++) {
         const REAL *const x = (const REAL *)t->x + g * t->x_plane;
-        const REAL *const a = (const REAL *)t->a + g * t->a_plane;
+        const REAL *a = (const REAL *)t->a + g * t->a_plane;
         const REAL *const bias = t->bias ? (const REAL *)t->bias + g : NULL;
         const REAL *const residual =
             t->residual ? (const REAL *)t->residual + g * t->y_plane : NULL;
         REAL *const y = (REAL *)t->y + g * t->y_plane;
+        REAL turned[FC_PLANE_TAPS * FC_PLANE_TAPS];
+        if (slider && t->off[0] > 0) { /* weights in the order of the columns and rows of x */
+            for (ptrdiff_t i = 0; i < t->down; i++)
+                for (ptrdiff_t k = 0; k < t->across; k++)
+                    turned[i * t->across + k] = a[i * t->a_row + t->across - 1 - k];
+            a = turned;
+        }
         for (ptrdiff_t r = 0, rows; r < t->rows; r += rows) {
             ptrdiff_t p = 0;
             rows = t->rows - r;
@@ -417,14 +527,15 @@ static void FC_FN(pixel_planes)(const fc_pixel_planes *t) {
              * the time of a tile */
             if (rows > 1 && rows < most && most <= r && !t->residual) r -= most - rows;
             rows = t->rows - r < most ? 1 : most;
-            for (ptrdiff_t i = 0; i < rows * t->x_row; i += LINE)
-                FC_PREFETCH_READ(x + (t->top + r) * t->x_row + AHEAD + i);
+            for (ptrdiff_t i = 0; i < rows * t->step * t->x_row; i += LINE)
+                FC_PREFETCH_READ(x + (t->top + r * t->step) * t->x_row + AHEAD + i);
             for (ptrdiff_t i = 0; i < rows * t->y_row; i += LINE)
                 FC_PREFETCH(y + r * t->y_row + AHEAD + i);
             for (ptrdiff_t j = 0; j < tiles; j++) {
                 const ptrdiff_t here = nv + (j < wider);
-                tile[t->down / 2 - 1][here - 1](t, lanes + (j > 0) + (j > 0 && j == tiles - 1), x,
-                                                a, y, bias, residual, r, p, (int)rows);
+                const FC_FN(plane_fn) run = slider ? slider : tile[t->down / 2 - 1][here - 1];
+                run(t, lanes + (j > 0) + (j > 0 && j == tiles - 1), x, a, y, bias, residual, r, p,
+                    (int)rows);
                 p += here * VL;
             }
         }

@@ -46,6 +46,7 @@ const fc_kernels FC_FN(kernels) = {
                   [2] = {FC_TILES_2(FC_ENTRY_GEMM, FC_GEMM_MR_2)}},
     .pixel_sums = {FC_TILES_1(FC_ENTRY_PIXEL, FC_PIXEL_MR)},
     .pixel_planes = FC_FN(pixel_planes),
+    .plane_strided = FC_PLANE_SLIDES ? FC_PLANE_NV * VL : 0,
     .plane_dots = FC_FN(plane_dots),
     .sum_lanes = FC_FN(sum_lanes),
     .pixel_store = FC_FN(pixel_store),
@@ -110,6 +111,9 @@ const fc_kernels FC_FN(kernels) = {
 #undef FC_PLANE_ROWS
 #undef FC_PLANE_CASE
 #undef FC_PLANE_TILE
+#undef FC_PLANE_SLIDES
+#undef FC_PLANE_SLIDE
+#undef FC_ENTRY_SLIDE
 #undef FC_PLANE_TILES
 #undef FC_ENTRY_PLANE
 #undef FC_DEPTHWISE_TILES

@@ -15,6 +15,8 @@
  *                    comes before others may read it
  *   v_even_odd(a, b) a[0], a[2], ..., b[1], b[3], ...: of two that overlap by one REAL, every other one
  *   v_zip(a, b, lo, hi)  a[0], b[0], a[1], b[1], ...: the first VL of them to *lo, the rest to *hi
+ *   v_even(a, b), v_odd(a, b)  every other one of a and b; these and v_slide on AVX-512 alone
+ *   v_slide(a, b, n) a[n], ..., a[VL-1], b[0], ..., for a constant n <= 3 or n >= VL - 3
  *   v_or(m, n)       of two masks
  *   v_any(m)         whether a mask has a lane
  *   v_store_index(p, a, base, n)  p[i] = base + a[i] as int64_t, for the first n; a holds whole
@@ -55,6 +57,9 @@
 #undef v_fence
 #undef v_even_odd
 #undef v_zip
+#undef v_even
+#undef v_odd
+#undef v_slide
 #undef v_or
 #undef v_any
 #undef v_store_index
@@ -444,6 +449,9 @@ static FC_INLINE void FC_FN(transpose_v)(__m256d *r, const double *p, ptrdiff_t 
 #define v_fence() _mm_sfence()
 #define v_even_odd(a, b) FC_FN(even_odd)(a, b)
 #define v_zip(a, b, lo, hi) FC_FN(zip)(a, b, lo, hi)
+#define v_even(a, b) FC_FN(every_other)(a, b, 0)
+#define v_odd(a, b) FC_FN(every_other)(a, b, 1)
+#define v_slide(a, b, n) FC_FN(slide)(a, b, n)
 #define v_or(m, n) ((MASK)((m) | (n)))
 #define v_any(m) ((m) != 0)
 #define v_store_index(p, a, base, n) FC_FN(store_index)(p, a, base, n)
@@ -472,6 +480,20 @@ static inline __m512 FC_FN(even_odd)(__m512 a, __m512 b) {
         _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 17, 19, 21, 23, 25, 27, 29, 31);
     return _mm512_permutex2var_ps(a, even, b);
 }
+static inline __m512 FC_FN(every_other)(__m512 a, __m512 b, int first) {
+    const __m512i even =
+        _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    return _mm512_permutex2var_ps(a, _mm512_add_epi32(even, _mm512_set1_epi32(first)), b);
+}
+#define FC_SLIDE(n) \
+    case n: \
+        return _mm512_castsi512_ps( \
+            _mm512_alignr_epi32(_mm512_castps_si512(b), _mm512_castps_si512(a), n));
+static FC_INLINE __m512 FC_FN(slide)(__m512 a, __m512 b, const int n) {
+    switch (n) { FC_SLIDE(1) FC_SLIDE(2) FC_SLIDE(3) FC_SLIDE(13) FC_SLIDE(14) FC_SLIDE(15) }
+    return n ? b : a;
+}
+#undef FC_SLIDE
 static inline void FC_FN(zip)(__m512 a, __m512 b, __m512 *lo, __m512 *hi) {
     const __m512 even = _mm512_unpacklo_ps(a, b), odd = _mm512_unpackhi_ps(a, b);
     const __m512 l = _mm512_shuffle_f32x4(even, odd, 0x44),
@@ -552,6 +574,9 @@ static FC_INLINE void FC_FN(transpose_v)(__m512 *r, const float *p, ptrdiff_t st
 #define v_fence() _mm_sfence()
 #define v_even_odd(a, b) FC_FN(even_odd)(a, b)
 #define v_zip(a, b, lo, hi) FC_FN(zip)(a, b, lo, hi)
+#define v_even(a, b) FC_FN(every_other)(a, b, 0)
+#define v_odd(a, b) FC_FN(every_other)(a, b, 1)
+#define v_slide(a, b, n) FC_FN(slide)(a, b, n)
 #define v_or(m, n) ((MASK)((m) | (n)))
 #define v_any(m) ((m) != 0)
 #define v_store_index(p, a, base, n) FC_FN(store_index)(p, a, base, n)
@@ -579,6 +604,19 @@ static inline __m512d FC_FN(even_odd)(__m512d a, __m512d b) {
     const __m512i even = _mm512_setr_epi64(0, 2, 4, 6, 9, 11, 13, 15);
     return _mm512_permutex2var_pd(a, even, b);
 }
+static inline __m512d FC_FN(every_other)(__m512d a, __m512d b, int first) {
+    const __m512i even = _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14);
+    return _mm512_permutex2var_pd(a, _mm512_add_epi64(even, _mm512_set1_epi64(first)), b);
+}
+#define FC_SLIDE(n) \
+    case n: \
+        return _mm512_castsi512_pd( \
+            _mm512_alignr_epi64(_mm512_castpd_si512(b), _mm512_castpd_si512(a), n));
+static FC_INLINE __m512d FC_FN(slide)(__m512d a, __m512d b, const int n) {
+    switch (n) { FC_SLIDE(1) FC_SLIDE(2) FC_SLIDE(3) FC_SLIDE(5) FC_SLIDE(6) FC_SLIDE(7) }
+    return n ? b : a;
+}
+#undef FC_SLIDE
 static inline void FC_FN(zip)(__m512d a, __m512d b, __m512d *lo, __m512d *hi) {
     const __m512d even = _mm512_unpacklo_pd(a, b), odd = _mm512_unpackhi_pd(a, b);
     const __m512d l = _mm512_shuffle_f64x2(even, odd, 0x44),

@@ -252,7 +252,8 @@ cdef void planes_task(void *argument, Py_ssize_t number, char *workspace) noexce
     planes.a_plane = job.packed_group // item
     planes.down = axis[1].taps
     planes.across = planes.a_row = axis[2].taps
-    planes.top = t.origin[1] + tap_at(&axis[1], 0)
+    planes.step = axis[1].step
+    planes.top = t.origin[1] * planes.step + tap_at(&axis[1], 0)
     if axis[1].offset[planes.down - 1] < axis[1].offset[0]:  # of a gradient: from the last row of weights to the first
         planes.top -= planes.down - 1
         planes.a = <const char *>planes.a + (planes.down - 1) * planes.a_row * item
@@ -273,20 +274,33 @@ cdef void planes_task(void *argument, Py_ssize_t number, char *workspace) noexce
     activate_groups(job, &t)
 
 
+cdef bint are_strided(const Job *job):
+    """Whether rows with a step of 2 are as pixel_planes wants them."""
+    cdef const Axis *w = &job.axis[2]
+    cdef Py_ssize_t i
+    for i in range(w.taps):
+        if tap_at(w, i) != i - w.taps // 2:
+            return False
+    return (w.step == 2 and w.taps == job.axis[1].taps and w.out <= job.kernels.plane_strided
+            and w.out == (w.size + 1) // 2)
+
+
 cdef bint are_planes(const Job *job):
     """Whether pixel_planes can run it."""
     cdef const Axis *axis = job.axis
     cdef const Axis *w = &job.axis[2]
     cdef Py_ssize_t i
     for i in range(3):
-        if axis[i].step != 1 or axis[i].y_step != 1 or axis[i].source != NULL:
+        if axis[i].y_step != 1 or axis[i].source != NULL:
             return False
+    if axis[0].step != 1 or axis[1].step != w.step or (w.step != 1 and not are_strided(job)):
+        return False
     if job.channels != 1 or job.outputs != 1 or axis[1].taps not in (3, 5, 7) or w.taps > FC_PLANE_TAPS or w.out > PLANE:
         return False
     for i in range(1, axis[1].taps):
         if axis[1].offset[i] - axis[1].offset[i - 1] != axis[1].offset[1] - axis[1].offset[0]:
             return False
-    for i in range(w.taps):
+    for i in range(w.taps if w.step == 1 else 0):
         if not spans_vectors(w, tap_at(w, i), tap_at(w, i), w.out, job.kernels.lanes):
             return False
     return (abs(axis[1].offset[1] - axis[1].offset[0]) == axis[0].taps == 1 and axis[0].out == axis[0].size

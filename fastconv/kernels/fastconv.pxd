@@ -71,7 +71,7 @@ cdef extern from "fastconv.h" nogil:
         const void *bias
         const void *residual
         Py_ssize_t planes, x_plane, a_plane, y_plane
-        Py_ssize_t x_row, in_rows, in_cols, top, a_row, down, across, rows, cols, y_row
+        Py_ssize_t x_row, in_rows, in_cols, top, a_row, down, across, rows, cols, y_row, step
         int relu
 
     ctypedef struct fc_plane_dots:
@@ -260,6 +260,7 @@ cdef extern from "fastconv.h" nogil:
         fc_gemm_tile_fn gemm_tile[3][15]
         fc_pixel_sums_fn pixel_sums[15]
         fc_pixel_planes_fn pixel_planes
+        int plane_strided
         fc_plane_dots_fn plane_dots
         fc_add_fn sum_lanes
         fc_pixel_store_fn pixel_store

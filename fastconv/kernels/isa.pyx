@@ -99,6 +99,11 @@ def lanes(int itemsize) -> int:
     return active_kernels(itemsize).lanes
 
 
+def plane_strided(int itemsize) -> int:
+    """Most columns of rows with a stride of 2 that pixel_planes takes."""
+    return active_kernels(itemsize).plane_strided
+
+
 def tiles(int itemsize) -> dict:
     """The largest tiles of the active row: pixels by vectors, rows by vectors, outputs."""
     cdef const fc_kernels *kernels = active_kernels(itemsize)
