@@ -112,10 +112,10 @@ static FC_INLINE void FC_FN(pool_run)(int op, const int taps, const REAL *x, ptr
     }
 }
 
-/* Whether row oh of dx is the same as the one before it, and so long that a copy saves time. */
-static FC_INLINE int FC_FN(pool_repeats)(const fc_pool *p, const ptrdiff_t unit, ptrdiff_t oh) {
+/* Whether row oh of dx is the same as the one before it. A copy takes less time at any length. */
+static FC_INLINE int FC_FN(pool_repeats)(const fc_pool *p, ptrdiff_t oh) {
     const ptrdiff_t *const start = p->start[1] + oh, *const stop = p->stop[1] + oh;
-    return p->out[2] * unit >= 6 * VL && start[0] == start[-1] && stop[0] == stop[-1];
+    return start[0] == start[-1] && stop[0] == stop[-1];
 }
 
 /* Rows [first, last) of windows reduced into rows of scratch, few taps as constants. x is row h.
@@ -134,7 +134,7 @@ static FC_INLINE void FC_FN(pool_rows)(const fc_pool *p, int op, const ptrdiff_t
             const ptrdiff_t reach = stop[oh] - start[oh];
             const ptrdiff_t apart = reach > step ? step * W : 0; /* else it may lead far away */
             n = 1;
-            if (phases > 1 && oh > first && FC_FN(pool_repeats)(p, unit, oh)) continue;
+            if (phases > 1 && oh > first && FC_FN(pool_repeats)(p, oh)) continue;
             if (flat && reach > 0 && (reach <= step || reach - step <= 2 * step)) {
                 ptrdiff_t next = oh + phases, away = 0;
                 if (next < last) away = start[next] - start[oh];
@@ -251,7 +251,7 @@ static FC_INLINE void FC_FN(pool_phases_rows)(const fc_pool *p, const ptrdiff_t 
     const ptrdiff_t cells = p->out[2] * unit, width = p->width * unit;
     const int odd = (int)(p->pad % stride);
     for (ptrdiff_t i = 0; i < n; i++, row += width, dx += cells) {
-        if (stride > 1 && i > 0 && FC_FN(pool_repeats)(p, unit, oh + i)) {
+        if (stride > 1 && i > 0 && FC_FN(pool_repeats)(p, oh + i)) {
             memcpy(dx, dx - cells, (size_t)cells * sizeof(REAL));
             continue;
         }
@@ -365,7 +365,7 @@ static FC_INLINE int FC_FN(pool_block)(const fc_pool *p, int op, const ptrdiff_t
         return FC_FN(pool_windows)(p, op, x, y, FC_FN(pool_divisor)(p, op == POOL_SUM, od, first));
     for (ptrdiff_t oh = first; unit > 1 && !p->stride && oh < last; oh++, y += out) {
         const REAL *from = x + (p->start[1][oh] - h) * p->in[2] * unit;
-        if (op >= POOL_ADD && oh > first && FC_FN(pool_repeats)(p, unit, oh)) {
+        if (op >= POOL_ADD && oh > first && FC_FN(pool_repeats)(p, oh)) {
             memcpy(y, y - out, (size_t)out * sizeof(REAL));
             continue;
         }
