@@ -21,7 +21,7 @@ from fastconv.problem import Conv, Sizes
 LATENCY = 8
 # Blocks of the drivers, see the enums of conv_*.pyx; WGRAD_TILES is a typical one, for its driver counts bytes.
 CHAIN = 256
-DIRECT_PIXELS, PIXEL_PIXELS = 784, 4096
+DIRECT_PIXELS, PIXEL_PIXELS, PIXEL_PIXELS_MIN, PIXEL_BLOCKS = 784, 4096, 512, 8
 # Bytes of a block's band, and of one that is read several times, on the machine that the table comes from.
 BAND_BYTES, REREAD_BYTES = 1 << 20, 1 << 18
 DEPTHWISE_PIXELS = 14
@@ -419,6 +419,7 @@ def _pixel(shape: Shape) -> Counts:
         slots, loads = height * max(LATENCY, width * row), height * row
     runs = shape.groups * shape.runs
     stored = shape.outputs * planes * height * row
+    pixels = max(PIXEL_PIXELS_MIN, shape.groups * shape.pixels // PIXEL_BLOCKS)
     return {
         "fma": runs * shape.terms * panels * planes * slots,
         "loads": runs * shape.terms * panels * planes * loads,
@@ -427,7 +428,7 @@ def _pixel(shape: Shape) -> Counts:
         "chains": runs * stored * (shape.chains - 1),
         **_band(
             shape,
-            PIXEL_PIXELS,
+            min(PIXEL_PIXELS, pixels),
             shape.channels,
             REREAD_BYTES if panels * shape.runs > 1 else BAND_BYTES,
         ),

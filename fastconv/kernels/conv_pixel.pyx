@@ -53,7 +53,11 @@ from fastconv.kernels.memory cimport block_alloc, block_free, streams
 cdef enum:
     # Terms summed in registers before the partial sums go to memory; a constant, because it shows in the last bits.
     CHAIN = 256
-    PIXELS = 4096  # outputs of a block: long rows for the vectors; the band's own budget bounds the memory
+    # Outputs of a block: long rows for the vectors; the band's own budget bounds the memory. Fewer where one image gives some
+    # threads nothing to do: an eighth of all.
+    PIXELS = 4096
+    PIXELS_MIN = 512
+    BLOCKS = 8
     TERMS = 1 << 14  # multiply-adds worth a task: small planes go several groups at a time
     # Sums that must be under way to cover the latency of a multiply-add: a narrower tile takes as long as one of these.
     LATENCY = 8
@@ -338,7 +342,7 @@ def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, resi
     cdef Py_ssize_t few_taps[64]  # small calls need no allocation for these
     cdef PixelPhase few_phases[4]
     cdef Py_ssize_t *off = few_taps
-    cdef Py_ssize_t slack, workspace, terms, budget, most = lattice.taps, tap = 0, i = 0
+    cdef Py_ssize_t slack, workspace, terms, budget, pixels, most = lattice.taps, tap = 0, i = 0
     cdef Py_ssize_t block[3]
     start_job(job, lattice, x, w, y, groups, transposed, bias, residual, activation)
     job.multiple = 0
@@ -350,7 +354,9 @@ def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, resi
     budget = band_budget(max_workspace)
     if job.panels * pixel.count > 1:  # each reads the band again, from L2
         budget = min(budget, <Py_ssize_t>(cache_bytes(2) // 2))
-    choose_block(job.axis, job.channels, job.itemsize, budget, PIXELS, block)
+    pixels = groups * job.batch * job.axis[0].out * job.axis[1].out * job.axis[2].out // BLOCKS
+    pixels = min(max(pixels, <Py_ssize_t>PIXELS_MIN), <Py_ssize_t>PIXELS)
+    choose_block(job.axis, job.channels, job.itemsize, budget, pixels, block)
     band_layout(job.axis, block, job.itemsize, &job.band)
     if phases:
         most = max([phase.taps for phase in phases])
