@@ -320,7 +320,7 @@ def test_columns_and_back(rng, x_shape, field, stride, pad):
 def test_columns_reject_wrong_shapes():
     with pytest.raises(ValueError, match="x:"):
         cs231n.im2col_cython(np.ones((3, 4, 4)), 2, 2, 0, 1)
-    with pytest.raises(ValueError, match="do not fit"):
+    with pytest.raises(ValueError, match="field_height: expected at most 2"):
         cs231n.im2col_cython(np.ones((1, 1, 2, 2)), 3, 3, 0, 1)
     with pytest.raises(ValueError, match="cols"):
         cs231n.col2im_cython(np.ones((4, 8)), 1, 1, 4, 4, 2, 2, 0, 1)
@@ -355,6 +355,9 @@ def test_bad_numbers_of_columns_are_named(bad):
         for name in numbers:
             with pytest.raises((TypeError, ValueError), match=f"^{name}: "):
                 function(array, **(numbers | {name: bad}))
+        for name in set(numbers) & {"field_height", "field_width", "HH", "WW"}:
+            with pytest.raises(ValueError, match=f"^{name}: expected at most 5 pixels"):
+                function(array, **(numbers | {name: 6}))
 
 
 # -------------------------------------------------------------------------------------- errors

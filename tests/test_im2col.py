@@ -19,7 +19,8 @@ FORWARD = {1: fastconv.conv1d, 2: fastconv.conv2d, 3: fastconv.conv3d}
 BACKWARD = {1: fastconv.conv1d_backward, 2: fastconv.conv2d_backward, 3: fastconv.conv3d_backward}
 
 # x, w, options: dilation by a third of the map, more terms of a tap than are summed at a time, strips along one axis or of
-# different taps, pixels of which all taps lie on padding, two sorts of padding that are not left out, volumes, groups
+# different taps, pixels of which all taps lie on padding, two sorts of padding that are not left out, volumes, groups; and so
+# many outputs that the terms of the input gradient are as many
 DILATED: dict[str, tuple[Shape, Shape, dict[str, Any]]] = {
     "third": ((2, 130, 33, 33), (20, 130, 3, 3), {"padding": 12, "dilation": 12}),
     "many channels": ((1, 300, 24, 22), (17, 300, 3, 3), {"padding": 8, "dilation": 8}),
@@ -37,6 +38,12 @@ DILATED: dict[str, tuple[Shape, Shape, dict[str, Any]]] = {
     ),
     "volume": ((1, 128, 9, 10, 11), (4, 128, 3, 3, 3), {"padding": 4, "dilation": 4}),
     "groups": ((1, 256, 30, 30), (6, 128, 3, 3), {"padding": 12, "dilation": 12, "groups": 2}),
+    "gradient": ((1, 9, 30, 30), (130, 9, 3, 3), {"padding": 12, "dilation": 12}),
+    "gradient, stride": (
+        (2, 7, 33, 33),
+        (129, 7, 3, 3),
+        {"padding": 12, "dilation": 12, "stride": 2},
+    ),
 }
 # maps that fill tiles, or of which tiles end within several, in one image or in many
 POINTS: list[tuple[Shape, Shape, dict[str, Any]]] = [

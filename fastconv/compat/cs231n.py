@@ -82,12 +82,12 @@ def _of_shape(name: str, value: Any, shape: tuple[int, ...], whose: str = "") ->
     """`value` as an array of this shape; the functions below have other names for it."""
     array = as_array(name, value)
     if array.shape != shape:
-        raise ValueError(f"{name}: expected the shape {whose}{shape}, got {array.shape}")
+        raise ValueError(f"{name}: expected the shape {shape}{whose}, got {array.shape}")
     return array
 
 
 def _like_out(dout: Any, shape: tuple[int, ...]) -> Array:
-    return _of_shape("dout", dout, shape, "of out ")
+    return _of_shape("dout", dout, shape, " of out")
 
 
 def _field(
@@ -353,6 +353,7 @@ def im2col_cython(x: Any, field_height: int, field_width: int, padding: int, str
         raise ValueError(f"x: expected (N, C, H, W), got shape {x.shape}")
     names = "field_height", "field_width", "padding", "stride"
     field, padding, stride = _field(field_height, field_width, padding, stride, names)
+    _windows(x.shape[2:], field, padding, stride, names)
     cols = functional.unfold(x, field, padding=padding, stride=stride)
     images, rows, windows = cols.shape
     return cols.transpose(1, 2, 0).reshape(rows, windows * images)
@@ -390,9 +391,9 @@ def col2im_cython(
     names = "field_height", "field_width", "padding", "stride"
     field, padding, stride = _field(field_height, field_width, padding, stride, names)
     N, C, H, W = _images(N, C, H, W)
-    out_h, out_w = _windows((H, W), field, padding, stride)
+    out_h, out_w = _windows((H, W), field, padding, stride, names)
     rows = C * field[0] * field[1]
-    cols = _of_shape("cols", cols, (rows, out_h * out_w * N), "for such images ")
+    cols = _of_shape("cols", cols, (rows, out_h * out_w * N), " for such images")
     cols = cols.reshape(rows, out_h * out_w, N).transpose(2, 0, 1)
     return functional.fold(cols, (H, W), field, padding=padding, stride=stride)
 
@@ -421,10 +422,11 @@ def col2im_6d_cython(
     ValueError
         When the columns do not belong to such images.
     """
-    (HH, WW), pad, stride = _field(HH, WW, pad, stride, ("HH", "WW", "pad", "stride"))
+    names = "HH", "WW", "pad", "stride"
+    (HH, WW), pad, stride = _field(HH, WW, pad, stride, names)
     N, C, H, W = _images(N, C, H, W)
-    out_h, out_w = _windows((H, W), (HH, WW), pad, stride)
-    cols = _of_shape("cols", cols, (C, HH, WW, N, out_h, out_w), "for such images ")
+    out_h, out_w = _windows((H, W), (HH, WW), pad, stride, names)
+    cols = _of_shape("cols", cols, (C, HH, WW, N, out_h, out_w), " for such images")
     cols = cols.reshape(C * HH * WW, N, out_h * out_w).transpose(1, 0, 2)
     return functional.fold(cols, (H, W), (HH, WW), padding=pad, stride=stride)
 
@@ -435,11 +437,16 @@ def _images(n: Any, c: Any, h: Any, w: Any) -> tuple[int, int, int, int]:
 
 
 def _windows(
-    sizes: tuple[int, int], field: tuple[int, int], padding: int, stride: int
+    sizes: Sequence[int], field: tuple[int, int], padding: int, stride: int, names: Sequence[str]
 ) -> tuple[int, int]:
-    """(out_h, out_w)."""
+    """(out_h, out_w) of the windows whose arguments have these names."""
     pads = (padding, padding)
     height, width = (output_size(n, k, stride, pads, 1) for n, k in zip(sizes, field, strict=True))
+    for name, kernel, size, count in zip(names, field, sizes, (height, width), strict=False):
+        if count < 1:
+            raise ValueError(
+                f"{name}: expected at most {size} pixels and {padding} of padding on both sides, got {kernel}"
+            )
     return height, width
 
 

@@ -48,6 +48,7 @@ cdef enum:
 # Each tap by itself, see lattice.pxd.
 cdef Py_ssize_t EACH[TAPS]
 cdef Py_ssize_t ONES[TAPS]
+cdef Py_ssize_t tap
 for tap in range(TAPS):
     EACH[tap], ONES[tap] = tap, 1
 
@@ -351,25 +352,34 @@ cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogi
     activate(all, group, panel0, panel1, at, pixels)
 
 
+cdef Py_ssize_t outputs_below(const Axis *axis, Py_ssize_t q) noexcept nogil:
+    """Outputs whose first coordinate is less than q."""
+    return min((max(q, 0) + axis.step - 1) // axis.step, axis.out)
+
+
+cdef double real_share(const Axis *axis) noexcept nogil:
+    """The share of the taps of all outputs that lie on pixels."""
+    cdef Py_ssize_t k, real = 0
+    if axis.source != NULL:  # padding that copies pixels
+        return 1
+    for k in range(axis.taps):
+        real += (outputs_below(axis, axis.inner_stop - axis.offset[k])
+                 - outputs_below(axis, axis.inner_start - axis.offset[k]))
+    return <double>real / (axis.out * axis.taps)
+
+
 cdef void set_strips(Columns *all) noexcept:
     """Whether the terms are [tap][channel], and where rows are cut."""
     cdef Job *job = &all.job
     cdef const Axis *axis = job.axis
-    cdef Py_ssize_t i, o, before = 0, rows = axis[0].out * axis[1].out
+    cdef Py_ssize_t o, before = 0, rows = axis[0].out * axis[1].out
     cdef Py_ssize_t first[2]
     cdef Py_ssize_t stop[2]
-    cdef double share = 1, real
     all.by_tap = all.skips = False
     all.cuts = 0
     if job.channels < DEEP or job.taps == 1 or job.taps > TAPS:
         return
-    for i in range(3):
-        real = 0
-        for o in range(axis[i].out):
-            real_taps(&axis[i], o, o, first, stop)
-            real += stop[0] - first[0]
-        share *= real / (axis[i].out * axis[i].taps)
-    if SPARE * (1 - share) < 1:
+    if SPARE * (1 - real_share(&axis[0]) * real_share(&axis[1]) * real_share(&axis[2])) < 1:
         return
     for o in range(axis[2].out):
         real_taps(&axis[2], o, o, first, stop)

@@ -6,7 +6,8 @@ wastes nothing where output channels are few. The sums of a block go to the rows
 or some channels are still to come, to the workspace and from there to y. The phases of an input gradient share one band and
 one visit to the rows of y.
 
-Where one channel goes to one output without a stride, tiles of rows are summed from the planes themselves: no band, no sums.
+Where one channel goes to one output without a stride, or (AVX-512) with one of 2, tiles of rows are summed from the planes
+themselves: no band, no sums.
 """
 
 from libc.stdint cimport SIZE_MAX
