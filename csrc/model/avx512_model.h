@@ -81,6 +81,7 @@ FC_MODEL_2(and_ps, __m512)
 FC_MODEL_2(and_pd, __m512d)
 FC_MODEL_2(or_ps, __m512)
 FC_MODEL_2(or_pd, __m512d)
+FC_MODEL_2(add_epi32, __m512i)
 FC_MODEL_2(add_epi64, __m512i)
 FC_MODEL_2(unpacklo_ps, __m512) /* within each 128-bit lane, like the 256-bit ones */
 FC_MODEL_2(unpacklo_pd, __m512d)
@@ -88,6 +89,7 @@ FC_MODEL_2(unpackhi_ps, __m512)
 FC_MODEL_2(unpackhi_pd, __m512d)
 FC_MODEL_SET1(set1_ps, __m512, float, _mm256_set1_ps)
 FC_MODEL_SET1(set1_pd, __m512d, double, _mm256_set1_pd)
+FC_MODEL_SET1(set1_epi32, __m512i, int, _mm256_set1_epi32)
 FC_MODEL_SET1(set1_epi64, __m512i, long long, _mm256_set1_epi64x)
 FC_MODEL_SHIFT(slli_epi32)
 FC_MODEL_SHIFT(slli_epi64)
@@ -116,6 +118,7 @@ FC_MODEL_1(castpd_si512, __m512i, __m512d, _mm256_castpd_si256)
 #define _mm512_and_pd fc_model_and_pd
 #define _mm512_or_ps fc_model_or_ps
 #define _mm512_or_pd fc_model_or_pd
+#define _mm512_add_epi32 fc_model_add_epi32
 #define _mm512_add_epi64 fc_model_add_epi64
 #define _mm512_unpacklo_ps fc_model_unpacklo_ps
 #define _mm512_unpacklo_pd fc_model_unpacklo_pd
@@ -123,6 +126,7 @@ FC_MODEL_1(castpd_si512, __m512i, __m512d, _mm256_castpd_si256)
 #define _mm512_unpackhi_pd fc_model_unpackhi_pd
 #define _mm512_set1_ps fc_model_set1_ps
 #define _mm512_set1_pd fc_model_set1_pd
+#define _mm512_set1_epi32 fc_model_set1_epi32
 #define _mm512_set1_epi64 fc_model_set1_epi64
 #define _mm512_setzero_ps() fc_model_set1_ps(0)
 #define _mm512_setzero_pd() fc_model_set1_pd(0)
@@ -175,6 +179,23 @@ FC_MODEL __m256d fc_model_extractf64x4_pd(__m512d a, int imm) { return imm & 1 ?
 #undef _mm512_extractf64x4_pd
 #define _mm512_extractf32x8_ps fc_model_extractf32x8_ps
 #define _mm512_extractf64x4_pd fc_model_extractf64x4_pd
+
+/* ---- elements n, n+1, ... of b and a in one row */
+#define FC_MODEL_ALIGNR(op, integer, n) \
+    FC_MODEL __m512i fc_model_##op(__m512i a, __m512i b, int first) { \
+        union { \
+            __m512i v[2]; \
+            integer x[2 * n]; \
+        } from = {{b, a}}, to; \
+        for (int k = 0; k < n; k++) to.x[k] = from.x[k + first]; \
+        return to.v[0]; \
+    }
+FC_MODEL_ALIGNR(alignr_epi32, unsigned, 16)
+FC_MODEL_ALIGNR(alignr_epi64, unsigned long long, 8)
+#undef _mm512_alignr_epi32
+#undef _mm512_alignr_epi64
+#define _mm512_alignr_epi32 fc_model_alignr_epi32
+#define _mm512_alignr_epi64 fc_model_alignr_epi64
 
 /* ---- elements of a (0 to n-1) and b (n to 2n-1), chosen by the low bits of an index each */
 #define FC_MODEL_PERMUTEX2(ps, real, integer, type, n) \
