@@ -5,15 +5,18 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from platform import machine
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "fastconv"
 CSRC = ROOT / "csrc"
+GCC = shutil.which("gcc")
 
 # What the modules of a layer may import of ours. Data goes one way: nn -> functional -> problem, algorithms -> kernels.
 ALLOWED = {
@@ -208,3 +211,15 @@ def test_sources_carry_their_licence_and_no_dead_code(path: Path) -> None:
     if path != Path(__file__):
         assert "#if 0" not in text
         assert not re.search(r"\b(TODO|FIXME|XXX)\b", text)
+
+
+@pytest.mark.skipif(GCC is None or machine() != "x86_64", reason="gcc for x86-64 is not installed")
+def test_the_model_of_avx512_has_every_intrinsic() -> None:
+    """FASTCONV_MODEL_AVX512=1 still compiles; see CONTRIBUTING.md."""
+    row = re.search(r'FC_ISA\(avx512, .*"(.* -include .*)"\)', (CSRC / "isa/isa.def").read_text())
+    assert row is not None
+    command = [GCC, "-std=c11", "-fsyntax-only", "-Icsrc", '-DFC_ISA_FLAGS=""', *row[1].split()]
+    run = subprocess.run(
+        [*command, "csrc/isa/avx512.c"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr[:2000]

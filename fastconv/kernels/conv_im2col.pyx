@@ -118,10 +118,8 @@ cdef bint is_needed(const Columns *all, Py_ssize_t pixel, Py_ssize_t count, Py_s
 
 
 cdef void merge_axes(Axis *axis) noexcept:
-    """Where every output reads and lands at its own place, whole maps are one row."""
+    """Where every output, which reads at its own place, lands there too, whole maps are one row."""
     cdef Py_ssize_t i, pixels = 1
-    if not own_pixels(axis):
-        return
     for i in range(3):
         if axis[i].y_step != 1 or axis[i].y_size != axis[i].out:
             return
@@ -400,7 +398,8 @@ cdef void start_columns(Columns *all) noexcept:
     cdef Job *job = &all.job
     cdef Py_ssize_t parts
     all.own = own_pixels(job.axis)
-    merge_axes(job.axis)
+    if all.own:
+        merge_axes(job.axis)
     set_strips(all)
     all.terms = job.channels * job.taps
     if all.by_tap:
