@@ -4,9 +4,9 @@
 A task owns one block of output pixels of one image and group. It packs the block's band once, then for some panels of
 output channels at a time and each block of channels runs the tiles along the rows; the sums stay in the workspace, in the
 order of the rows of y, until these are complete. Where vectors are cache lines the tiles meanwhile fetch those rows, and the
-channels of x that the band, packed a block of them at a time, takes next. The phases of an input gradient share the band, and
-those of the same rows of y the visit to them. Every output is summed over (channel, tap) in the same order whatever the
-blocking.
+channels of x that the band, packed a block of them at a time, takes next, in this task or the one after. The phases of an
+input gradient share the band, and those of the same rows of y the visit to them. Every output is summed over (channel, tap)
+in the same order whatever the blocking.
 """
 
 from libc.string cimport memset
@@ -70,6 +70,7 @@ cdef struct Direct:
 # What a task is about: its source and workspace, and what the tiles bring to the cache meanwhile.
 cdef struct Visit:
     const Task *t
+    const Task *after       # most likely the thread's next one
     Py_ssize_t *off
     char *band
     char *sums
@@ -89,19 +90,18 @@ cdef void fill_to(const Direct *direct, Visit *visit, Py_ssize_t channels) noexc
         visit.filled = channels
 
 
-cdef void fetch_source(const Direct *direct, const Visit *visit, Py_ssize_t channels, fc_fetch *fetch) noexcept nogil:
-    """What the block reads of the `channels` channels that its band lacks next: some rows of a plane."""
-    cdef const Job *job = &direct.job
+cdef void fetch_source(const Job *job, const Task *t, Py_ssize_t channel, Py_ssize_t channels, fc_fetch *fetch) noexcept nogil:
+    """What the block of a task reads of `channels` channels from `channel` on: some rows of a plane."""
     cdef const Axis *axis = job.axis
-    cdef Py_ssize_t first = visit.t.origin[1] * axis[1].step + axis[1].inner_shift
-    cdef Py_ssize_t last = first + (visit.t.count[1] + axis[1].shift_max) * axis[1].step
+    cdef Py_ssize_t first = t.origin[1] * axis[1].step + axis[1].inner_shift
+    cdef Py_ssize_t last = first + (t.count[1] + axis[1].shift_max) * axis[1].step
     first = max(0, first)
     last = min(axis[1].size, last)
     fetch.rows = 0
     if axis[0].size == 1 and first < last:
-        fetch.rows = min(channels, job.channels - visit.filled)
+        fetch.rows = min(channels, job.channels - channel)
         fetch.row = job.x_c
-        fetch.at = source_plane(job, visit.t) + (visit.filled * job.x_c + first * axis[2].size) * job.itemsize
+        fetch.at = source_plane(job, t) + (channel * job.x_c + first * axis[2].size) * job.itemsize
         fetch.lines = (last - first) * axis[2].size * job.itemsize // FC_CACHE_LINE + 1
 
 
@@ -195,11 +195,14 @@ cdef void sum_phase(const Direct *direct, Visit *visit, const Phase *phase, cons
             steps = count[0] * (pairs * (2 * rest + 1) + (rows - 2 * pairs) * tiles)
             visit.tile = visit.fetch.rows = 0
             if fetches and visit.filled < job.channels and panel == panel0:
-                fetch_source(direct, visit, block, &visit.fetch)
+                fetch_source(job, visit.t, visit.filled, block, &visit.fetch)
             elif fetches and y != NULL and c + block >= job.channels:
                 visit.fetch = y[0]
                 visit.fetch.at = <const char *>y.at + (panel - panel0) * job.panel * y.row * item
                 visit.fetch.rows = size
+            elif (fetches and visit.filled == job.channels and panel + 1 == visit.t.panel1
+                  and c < job.channels - block <= c + block):  # as late as y allows
+                fetch_source(job, visit.after, 0, block, &visit.fetch)
             share_fetch(visit, steps, item)
             tile.next_bytes = tile.terms * width * item
             tile.next = <const char *>tile.w + (
@@ -285,11 +288,13 @@ cdef void run_rows(const Direct *direct, Visit *visit, const Phase *phase, Py_ss
 cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
     cdef const Direct *direct = <const Direct *>argument
     cdef const Job *job = &direct.job
-    cdef Task t
+    cdef Task t, after
     cdef Visit visit
     cdef Py_ssize_t panel, i
     decode(job, number, &t)
+    decode(job, number + 1, &after)
     visit.t = &t
+    visit.after = &after
     visit.off = <Py_ssize_t *>workspace
     visit.band = workspace + direct.off_bytes
     visit.sums = visit.band + job.band_bytes
