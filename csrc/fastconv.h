@@ -117,6 +117,8 @@ typedef struct {
  * for those. With `add` the sums are added to, else they are written. With a y they are complete,
  * and go there instead:
  *   y[m*y_m + r*y_row + p] = act(sum + bias[m] + residual)   p < cols
+ * where `row` is cols. Less says that the one row of sums is several of x, x_row >= lanes apart, of
+ * which the first `row` pixels are rows of y.
  * A `lag` other than 0 says that tap_rows is 1 and that off[t] - off[t - lag] is x_row for all t,
  * or -x_row for all t: tiles of two rows (mr == 1, no y) then read x once for both.
  */
@@ -129,7 +131,7 @@ typedef struct {
     const void *bias;     /* bias[mr] or NULL */
     const void *residual; /* same strides as y, or NULL */
     ptrdiff_t x_c, x_row, a_c, channels, tap_rows, tap_row, taps, lag;
-    ptrdiff_t rows, cols, s_m, s_row, y_m, y_row;
+    ptrdiff_t rows, cols, row, s_m, s_row, y_m, y_row;
     int ahead;             /* ask for the pixels of the next channel */
     int add, relu, stream; /* stream: as FC_STREAM; rows of y are then whole vectors */
 } fc_pixel_sums;

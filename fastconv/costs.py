@@ -267,11 +267,14 @@ def _direct(shape: Shape) -> Counts:
     lines, width = _rows(shape, math.prod(shape.spread) == 1)
     lines *= min(shape.kernel[1], shape.spread[1])
     runs = shape.groups * shape.runs
+    band = _band(shape, max(1, DIRECT_PIXELS // shape.spread[2]), shape.channels)
+    if shape.step[2] > 1 and shape.size[2] + shape.halo[2] // shape.step[2] >= lanes:
+        band["strided"] = band.pop("lines")  # of whole vectors; shorter ones are copied one by one
     return {
         "fma": runs * slots * shape.terms,
         "tiles": runs * calls * shape.chains,
         "stores": shape.groups * shape.outputs * lines * _vectors(shape, width * shape.spread[2]),
-        **_band(shape, max(1, DIRECT_PIXELS // shape.spread[2]), shape.channels),
+        **band,
         **_packing(shape, vectors, joined=True),
         "calls": 1,
     }
@@ -413,7 +416,7 @@ def _pixel(shape: Shape) -> Counts:
     planes = shape.images * shape.size[0]
     complete = shape.spread[2] == 1 and width > 1  # the tiles write the rows of y
     if width * joined <= height * max(LATENCY, width * row):
-        complete = complete and reach == 0
+        complete = complete and (reach == 0 or shape.size[2] + reach >= isa.lanes(shape.itemsize))
         slots, loads = max(LATENCY, width * joined), joined
     else:
         slots, loads = height * max(LATENCY, width * row), height * row
@@ -829,6 +832,7 @@ _AVX2 = Costs(
             "pack": 1.74,
             "pack far": 2.32,
             "stores": 0.184,
+            "strided": 5.96,
             "tiles": 24.0,
             "turn": 5.14,
         },

@@ -432,6 +432,30 @@ def test_direct_rows_share_tiles(stride: int, dtype: str, isa_row: str) -> None:
         assert np.array_equal(dx, reference.conv_backward(dy, x, w, **options)[0]), width
 
 
+@pytest.mark.parametrize("outputs", [3, 23])
+def test_pixel_rows_end_within_tiles(outputs: int, dtype: str, isa_row: str) -> None:
+    """Rows of every length about the vectors, which are summed as one: of tiles that end one or several, with and without a
+    residual. Nothing beyond the result is written."""
+    g = rng(19)
+    w, b = integers(g, (outputs, 2, 3, 3), dtype, 2), integers(g, (outputs,), dtype)
+    for width in (*range(3, 40), 67):
+        x = integers(g, (2, 2, 9, width), dtype)
+        for options in ({}, {"padding": (0, 1)}, {"stride": (1, 2)}, {"padding": 1, "stride": 2}):
+            y = reference.conv(x, w, b, activation="relu", **options)
+            around = np.full(y.size + 128, 7, dtype)
+            out = around[64:-64].reshape(y.shape)
+            fastconv.conv2d(x, w, b, activation="relu", algo="pixel", out=out, **options)
+            assert np.array_equal(out, y), width
+            assert np.all(around[:64] == 7)
+            assert np.all(around[-64:] == 7)
+            residual = integers(g, y.shape, dtype)
+            y = reference.conv(x, w, b, residual=residual, **options)
+            found = fastconv.conv2d(x, w, b, residual=residual, algo="pixel", **options)
+            assert np.array_equal(found, y), width
+            dx = fastconv.conv2d_backward(residual, x, w, algo="pixel", **options)[0]
+            assert np.array_equal(dx, reference.conv_backward(residual, x, w, **options)[0]), width
+
+
 def test_columns_of_many_outputs(dtype: str, isa_row: str) -> None:
     """More outputs than a task has, of several chains; the last tile of pixels is a part."""
     g = rng(18)

@@ -9,6 +9,7 @@
  *   MASK             one bit or lane mask for each REAL
  *   v_load_n(p, n)   the first n REALs, the rest zero; reads nothing beyond p[n-1]; 0 <= n <= VL
  *   v_store_n        likewise
+ *   v_store_lanes    likewise, of v_load_lanes; slow on AMD without AVX-512
  *   v_lanes(from, to)  lanes from to to - 1, of type LANES; 0 <= from <= to <= VL
  *   v_load_lanes(p, lanes)  p[i] in these lanes, the rest zero; reads nothing else
  *   v_stream(p, a)   v_store past the caches, to an address that is a multiple of the vector's size; v_fence()
@@ -53,6 +54,7 @@
 #undef v_load_in
 #undef v_load_even
 #undef v_store_n
+#undef v_store_lanes
 #undef v_stream
 #undef v_fence
 #undef v_even_odd
@@ -162,6 +164,7 @@
 #define v_lanes(from, to) ((from) < (to))
 #define v_load_lanes(p, lanes) ((lanes) ? *(p) : (REAL)0)
 #define v_store_n(p, a, n) ((void)((n) ? (*(p) = (a)) : (REAL)0))
+#define v_store_lanes(p, a, lanes) v_store_n(p, a, lanes)
 #define v_stream(p, a) v_store(p, a)
 #define v_fence() ((void)0)
 #define v_even_odd(a, b) ((void)(b), (a))
@@ -222,6 +225,7 @@ static inline REAL FC_FN(scalar_pow2)(REAL n) {
 #define v_lanes(from, to) _mm256_andnot_si256(FC_FN(first)(from), FC_FN(first)(to))
 #define v_load_lanes(p, lanes) _mm256_maskload_ps(p, lanes)
 #define v_store_n(p, a, n) FC_FN(store_first)(p, a, n)
+#define v_store_lanes(p, a, lanes) _mm256_maskstore_ps(p, lanes, a)
 #define v_stream(p, a) _mm256_stream_ps(p, a)
 #define v_fence() _mm_sfence()
 #define v_even_odd(a, b) FC_FN(even_odd)(a, b)
@@ -343,6 +347,7 @@ static FC_INLINE void FC_FN(transpose_v)(__m256 *r, const float *p, ptrdiff_t st
 #define v_lanes(from, to) _mm256_andnot_si256(FC_FN(first)(from), FC_FN(first)(to))
 #define v_load_lanes(p, lanes) _mm256_maskload_pd(p, lanes)
 #define v_store_n(p, a, n) FC_FN(store_first)(p, a, n)
+#define v_store_lanes(p, a, lanes) _mm256_maskstore_pd(p, lanes, a)
 #define v_stream(p, a) _mm256_stream_pd(p, a)
 #define v_fence() _mm_sfence()
 #define v_even_odd(a, b) FC_FN(even_odd)(a, b)
@@ -445,6 +450,7 @@ static FC_INLINE void FC_FN(transpose_v)(__m256d *r, const double *p, ptrdiff_t 
 #define v_lanes(from, to) ((LANES)((1u << (to)) - (1u << (from))))
 #define v_load_lanes(p, lanes) _mm512_maskz_loadu_ps(lanes, p)
 #define v_store_n(p, a, n) _mm512_mask_storeu_ps(p, (__mmask16)((1u << (n)) - 1u), a)
+#define v_store_lanes(p, a, lanes) _mm512_mask_storeu_ps(p, lanes, a)
 #define v_stream(p, a) _mm512_stream_ps(p, a)
 #define v_fence() _mm_sfence()
 #define v_even_odd(a, b) FC_FN(even_odd)(a, b)
@@ -570,6 +576,7 @@ static FC_INLINE void FC_FN(transpose_v)(__m512 *r, const float *p, ptrdiff_t st
 #define v_lanes(from, to) ((LANES)((1u << (to)) - (1u << (from))))
 #define v_load_lanes(p, lanes) _mm512_maskz_loadu_pd(lanes, p)
 #define v_store_n(p, a, n) _mm512_mask_storeu_pd(p, (__mmask8)((1u << (n)) - 1u), a)
+#define v_store_lanes(p, a, lanes) _mm512_mask_storeu_pd(p, lanes, a)
 #define v_stream(p, a) _mm512_stream_pd(p, a)
 #define v_fence() _mm_sfence()
 #define v_even_odd(a, b) FC_FN(even_odd)(a, b)

@@ -73,7 +73,7 @@ cdef void sum_panel(const Images *all, const Task *t, Py_ssize_t panel, const ch
         while col < t.count[2]:
             cols = same_taps(all, t, 2, col, unit, wide)
             s.rows = rows
-            s.cols = cols * job.kernels.lanes
+            s.cols = s.row = cols * job.kernels.lanes
             s.tap_rows = max(<Py_ssize_t>1, high[1] - high[0])
             s.taps = wide[1] - wide[0] if high[0] < high[1] else 0
             s.lag = 0

@@ -84,11 +84,11 @@ cdef Py_ssize_t whole(const Job *job, Py_ssize_t pixels) noexcept nogil:
 
 
 cdef void set_rows(const Job *job, const Py_ssize_t *count, bint in_pairs, fc_pixel_sums *sums) noexcept nogil:
-    """A block's rows one by one, or as one long row, whose sums between the rows proper are thrown away, if that is faster."""
+    """A block's rows one by one, or as one long row, whose sums between the rows proper are left out, if that is faster."""
     cdef Py_ssize_t outputs = min(job.panel, job.outputs), least = LATENCY * job.kernels.lanes
     cdef Py_ssize_t row = max(least, outputs * whole(job, count[2])), joined
     sums.rows = count[1]
-    sums.cols = count[2]
+    sums.cols = sums.row = count[2]
     sums.s_row = whole(job, count[2])
     joined = (count[1] - 1) * job.band.width + count[2]
     in_pairs = in_pairs and count[2] > PAIR * job.kernels.lanes
@@ -96,15 +96,16 @@ cdef void set_rows(const Job *job, const Py_ssize_t *count, bint in_pairs, fc_pi
         sums.rows = 1
         sums.cols = joined
         sums.s_row = job.band.width
+        if job.band.width == count[2] == job.axis[1].y_step * job.axis[2].y_size:  # nor are there holes in y
+            sums.row = joined
     sums.s_m = count[1] * sums.s_row + FC_PIXEL_NV_MAX * job.kernels.lanes
 
 
-cdef bint are_rows(const Job *job, const PixelPhase *own, const fc_pixel_sums *sums, const Py_ssize_t *count) noexcept nogil:
-    """Whether the tiles can write the rows of y themselves, from left to right and without holes."""
-    cdef const Axis *axis = job.axis
-    if axis[2].y_step > 1 or (own.lag and job.panel == 1):
+cdef bint are_rows(const Job *job, const PixelPhase *own, const fc_pixel_sums *sums) noexcept nogil:
+    """Whether the tiles can write the rows of y themselves."""
+    if job.axis[2].y_step > 1 or (own.lag and job.panel == 1):
         return False
-    return sums.cols == count[2] or job.band.width == count[2] == axis[1].y_step * axis[2].y_size
+    return sums.cols == sums.row or sums.x_row >= job.kernels.lanes
 
 
 cdef void sum_phase(const Pixel *pixel, const PixelPhase *own, const char *weights, Py_ssize_t width, const char *band,
@@ -150,12 +151,12 @@ cdef void run_phase(const Pixel *pixel, const Task *t, const PixelPhase *own, ch
     sums.x_row = job.band.width
     set_rows(job, count, own.lag > 0 and job.panel == 1, &sums)
     cols = sums.cols
-    complete = not pixel.paired and are_rows(job, own, &sums, count)
+    complete = not pixel.paired and are_rows(job, own, &sums)
     sums.y_m = job.y_c
     sums.y_row = axis[1].y_step * axis[2].y_size
     sums.relu = job.relu
     sums.ahead = job.band_bytes > NEAR
-    sums.stream = pixel.stream and complete
+    sums.stream = pixel.stream and complete and sums.row == sums.cols
     store.sums = workspace + job.band_bytes
     store.rows = count[1]
     store.cols = count[2]

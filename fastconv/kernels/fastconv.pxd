@@ -58,7 +58,7 @@ cdef extern from "fastconv.h" nogil:
         const void *bias
         const void *residual
         Py_ssize_t x_c, x_row, a_c, channels, tap_rows, tap_row, taps, lag
-        Py_ssize_t rows, cols, s_m, s_row, y_m, y_row
+        Py_ssize_t rows, cols, row, s_m, s_row, y_m, y_row
         int ahead, add, relu, stream
 
     enum: FC_PLANE_TAPS
