@@ -488,6 +488,9 @@ typedef struct {
     /* The same averages of p->planes planes, any number, of which each is one row and one window;
      * without scratch. */
     fc_pool_fn pool_mean, pool_mean_backward;
+    /* The same of planes of one d with 2x2 windows and a stride of 2, all inside from the first
+     * cell on and each divided by 4; without scratch. NULL where the row has none. */
+    fc_pool_fn pool_halves_max, pool_halves_index, pool_halves_sum, pool_halves_backward;
 
     double (*sum)(const void *x, ptrdiff_t n);
     int (*finite)(const void *x, ptrdiff_t n); /* whether all are; their sum may not be */

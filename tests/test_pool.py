@@ -258,6 +258,32 @@ def test_planes_together_and_rows_in_blocks(isa_row, dtype, options, size):
             same_bytes(F.max_pool2d(x[n : n + 1, c : c + 1], **options), y[n : n + 1, c : c + 1])
 
 
+@pytest.mark.parametrize(
+    "size", [(4, 8), (6, 14), (7, 9), (3, 17), (9, 31), (2, 33), (5, 70)], ids=str
+)
+def test_halves(isa_row, dtype, size):
+    """2x2 windows with a stride of 2: maxima, averages and both gradients, where rows end within vectors and have a cell over."""
+    x = integers(rng(6), (3, 5, *size), dtype, 3)
+    for special in (-0.0, -np.inf, np.inf, np.nan):
+        x[rng(7).random(x.shape) < 0.05] = special
+        y, index = max_both_ways(2, x, kernel_size=2)
+        wanted = ref.max_pool2d(x, 2, return_indices=True)
+        assert_array_equal(y, wanted[0])
+        assert_array_equal(index, wanted[1])
+        cells = np.take_along_axis(x.reshape(3, 5, -1), index.reshape(3, 5, -1), 2)
+        same_bytes(y, cells.reshape(y.shape))
+        with np.errstate(invalid="ignore"):
+            assert_array_equal(F.avg_pool2d(x, 2), ref.avg_pool2d(x, 2))
+            wanted = ref.avg_pool2d_backward(y, x.shape, 2)
+        assert_array_equal(F.avg_pool2d_backward(y, x.shape, 2), wanted)
+    minus = np.full_like(x, -0.0)
+    for zeros in (
+        F.avg_pool2d(minus, 2),
+        F.avg_pool2d_backward(F.max_pool2d(minus, 2), x.shape, 2),
+    ):
+        same_bytes(zeros, np.zeros_like(zeros))
+
+
 SAME = [
     {"kernel_size": 3, "stride": 1, "padding": 1},
     {"kernel_size": (5, 3), "stride": 1, "padding": (2, 1), "count_include_pad": False},

@@ -846,6 +846,133 @@ static void FC_FN(pool_index)(const fc_pool *p) {
         }
 }
 
+/* ---- 2x2 windows with a stride of 2, straight from the planes: two rows of x are reduced by
+ * vectors over the columns, whose even and odd ones then meet. A vector of results is of one row of
+ * windows or, where rows of x are at most a vector, of two. */
+#ifdef v_pick
+#define POOL_INDEX 5 /* the maximum with its index */
+
+/* at[i] = 2*i + odd for i < n, then VL + 2*(i - n) + odd */
+static FC_INLINE PICKS FC_FN(pool_halves_at)(ptrdiff_t n, ptrdiff_t odd) {
+    INT at[VL];
+    for (ptrdiff_t i = 0; i < VL; i++) at[i] = (INT)(odd + (i < n ? 2 * i : VL + 2 * (i - n)));
+    return v_picks(at);
+}
+
+/* The windows of n0 columns from x on and n1 from x1 on. Whether one may hold a NaN or, of maxima
+ * without index, -0. */
+static FC_INLINE int FC_FN(pool_halves)(const fc_pool *p, int op, const REAL *x, ptrdiff_t n0,
+                                        const REAL *x1, ptrdiff_t n1, PICKS even, PICKS odd,
+                                        V *result, V *index) {
+    const ptrdiff_t W = p->in[2];
+    const V a = v_load_n(x, n0), b = v_load_n(x1, n1);
+    const V c = v_load_n(x + W, n0), d = v_load_n(x1 + W, n1);
+    if (op == POOL_SUM) { /* the zero makes a sum of -0 one of 0 */
+        const V s = v_add(a, c), t = v_add(b, d), each = v_set1((REAL)0.25);
+        *result = v_fma(v_add(v_pick(s, t, even), v_pick(s, t, odd)), each, v_zero());
+        return 0;
+    }
+    if (op == POOL_MAX) {
+        const V s = v_max_either(a, c), t = v_max_either(b, d);
+        *result = v_max_either(v_pick(s, t, even), v_pick(s, t, odd));
+        return v_any(v_or(v_isnan(*result), v_isminus0(*result)));
+    }
+    const V v[4] = {v_pick(a, b, even), v_pick(a, b, odd), v_pick(c, d, even), v_pick(c, d, odd)};
+    V m = v[0], at = v_zero();
+#pragma GCC unroll 3
+    for (int i = 1; i < 4; i++) {
+        at = v_select(v_lt(m, v[i]), v_set1((REAL)(i / 2 * W + i % 2)), at);
+        m = v_max(v[i], m);
+    }
+    *result = m;
+    *index = at;
+    return v_any(v_isnan(v_add(v_add(v[0], v[1]), v_add(v[2], v[3])))); /* or two infinities */
+}
+
+/* Of one plane, with vectors of `both` rows of windows; those of columns from 0 on begin at cells
+ * `first`. */
+static FC_INLINE void FC_FN(pool_halves_plane)(const fc_pool *p, int op, const ptrdiff_t both,
+                                               PICKS even, PICKS odd, V first) {
+    const ptrdiff_t W = p->in[2], rows = p->out[1], n = p->out[2];
+    int unsure = 0;
+    for (ptrdiff_t r = 0; r < rows; r += both)
+        for (ptrdiff_t o = 0; o < n; o += VL) {
+            if (n >= VL && o > n - VL) o = n - VL; /* the last vector overlaps */
+            const ptrdiff_t cell = 2 * (r * W + o), some = n - o < VL ? n - o : VL;
+            const REAL *const x = (const REAL *)p->x + cell;
+            const ptrdiff_t n0 = both > 1 || some < VL / 2 ? 2 * some : VL;
+            const ptrdiff_t n1 = both == 1 ? 2 * some - n0 : r + 1 < rows ? n0 : 0;
+            const REAL *const x1 = both == 1 ? x + n0 : n1 ? x + 2 * W : x;
+            V y, at;
+            unsure |= FC_FN(pool_halves)(p, op, x, n0, x1, n1, even, odd, &y, &at);
+            v_store_n((REAL *)p->y + r * n + o, y, (n0 + n1) / 2);
+            if (op == POOL_INDEX)
+                v_store_index(p->index + r * n + o, v_add(at, first), cell, (n0 + n1) / 2);
+        }
+    if (!unsure) return;
+    for (ptrdiff_t r = 0; r < rows; r++) {
+        REAL *const y = (REAL *)p->y + r * n;
+        for (ptrdiff_t o = 0; op == POOL_MAX && o < n; o++)
+            if (y[o] != y[o] || y[o] == 0) y[o] = FC_FN(pool_winner)(p, p->x, 0, r, o, y[o]);
+        if (op == POOL_INDEX) FC_FN(pool_windows_index)(p, 0, r);
+    }
+}
+
+/* All planes. */
+static FC_INLINE void FC_FN(pool_halves_planes)(const fc_pool *p, int op) {
+    const ptrdiff_t W = p->in[2], cells = p->in[1] * W, windows = p->out[1] * p->out[2];
+    const ptrdiff_t split = W <= VL ? p->out[2] : VL; /* lanes of the first row */
+    const PICKS even = FC_FN(pool_halves_at)(W <= VL ? split : VL / 2, 0);
+    const PICKS odd = FC_FN(pool_halves_at)(W <= VL ? split : VL / 2, 1);
+    REAL lane[VL];
+    for (ptrdiff_t i = 0; i < VL; i++)
+        lane[i] = (REAL)(i < split ? 2 * i : 2 * W + 2 * (i - split));
+    const V first = v_load(lane);
+    fc_pool one = *p;
+    for (ptrdiff_t i = 0; i < p->planes; i++) {
+        if (W <= VL)
+            FC_FN(pool_halves_plane)(&one, op, 2, even, odd, first);
+        else
+            FC_FN(pool_halves_plane)(&one, op, 1, even, odd, first);
+        one.x = (const REAL *)one.x + cells;
+        one.y = (REAL *)one.y + windows;
+        if (op == POOL_INDEX) one.index += windows;
+    }
+}
+
+static void FC_FN(pool_halves_max)(const fc_pool *p) { FC_FN(pool_halves_planes)(p, POOL_MAX); }
+static void FC_FN(pool_halves_index)(const fc_pool *p) { FC_FN(pool_halves_planes)(p, POOL_INDEX); }
+static void FC_FN(pool_halves_sum)(const fc_pool *p) { FC_FN(pool_halves_planes)(p, POOL_SUM); }
+
+/* Every cell of dx is the share of its window; those beyond the last one have none. */
+static void FC_FN(pool_halves_backward)(const fc_pool *p) {
+    const ptrdiff_t H = p->out[1], W = p->out[2], rows = p->in[1], n = p->in[2];
+    INT twice[VL];
+    for (int i = 0; i < VL; i++) twice[i] = i / 2;
+    const PICKS at = v_picks(twice);
+    const REAL *dy = p->x;
+    REAL *dx = p->y;
+    for (ptrdiff_t i = 0; i < p->planes; i++)
+        for (ptrdiff_t h = 0; h < H; h += 2) {
+            const ptrdiff_t windows = h / 2 < rows ? n : 0;
+            for (ptrdiff_t w = 0; w < W; w += VL) {
+                const ptrdiff_t left = windows - w / 2, some = W - w < VL ? W - w : VL;
+                V v = v_load_n(dy + w / 2, left < 0 ? 0 : left < VL / 2 ? left : VL / 2);
+                v = v_fma(v, v_set1((REAL)0.25), v_zero());
+                v = v_pick(v, v, at);
+                v_store_n(dx + w, v, some);
+                if (h + 1 < H) v_store_n(dx + W + w, v, some);
+            }
+            dy += windows;
+            dx += h + 1 < H ? 2 * W : W;
+        }
+}
+#undef POOL_INDEX
+#define FC_HALVES(name) FC_FN(name)
+#else
+#define FC_HALVES(name) NULL
+#endif
+
 static void FC_FN(pool_max)(const fc_pool *p) {
     const ptrdiff_t windows = p->out[0] * p->out[1] * p->out[2],
                     cells = p->in[0] * p->in[1] * p->in[2];

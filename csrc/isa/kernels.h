@@ -87,6 +87,10 @@ const fc_kernels FC_FN(kernels) = {
     .pool_avg_backward = FC_FN(pool_avg_backward),
     .pool_mean = FC_FN(pool_mean),
     .pool_mean_backward = FC_FN(pool_mean_backward),
+    .pool_halves_max = FC_HALVES(pool_halves_max),
+    .pool_halves_index = FC_HALVES(pool_halves_index),
+    .pool_halves_sum = FC_HALVES(pool_halves_sum),
+    .pool_halves_backward = FC_HALVES(pool_halves_backward),
     .sum = FC_FN(sum),
     .finite = FC_FN(finite),
     .moments = FC_FN(moments),
@@ -100,6 +104,7 @@ const fc_kernels FC_FN(kernels) = {
     .fma_peak = FC_FN(fma_peak),
 };
 
+#undef FC_HALVES
 #undef FC_CONV_TILE
 #undef FC_CONV_RUNS
 #undef FC_GEMM_TILE

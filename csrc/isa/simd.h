@@ -16,8 +16,9 @@
  *                    comes before others may read it
  *   v_even_odd(a, b) a[0], a[2], ..., b[1], b[3], ...: of two that overlap by one REAL, every other one
  *   v_zip(a, b, lo, hi)  a[0], b[0], a[1], b[1], ...: the first VL of them to *lo, the rest to *hi
- *   v_even(a, b), v_odd(a, b)  every other one of a and b; these and v_slide on AVX-512 alone
+ *   v_even(a, b), v_odd(a, b)  every other one of a and b; these, v_slide and v_pick on AVX-512 alone
  *   v_slide(a, b, n) a[n], ..., a[VL-1], b[0], ..., for a constant n <= 3 or n >= VL - 3
+ *   v_pick(a, b, at) a[at[i]], or b[at[i] - VL] from VL on; at = v_picks(p), of VL INTs
  *   v_or(m, n)       of two masks
  *   v_any(m)         whether a mask has a lane
  *   v_store_index(p, a, base, n)  p[i] = base + a[i] as int64_t, for the first n; a holds whole
@@ -62,6 +63,10 @@
 #undef v_even
 #undef v_odd
 #undef v_slide
+#undef INT
+#undef PICKS
+#undef v_picks
+#undef v_pick
 #undef v_or
 #undef v_any
 #undef v_store_index
@@ -458,6 +463,10 @@ static FC_INLINE void FC_FN(transpose_v)(__m256d *r, const double *p, ptrdiff_t 
 #define v_even(a, b) FC_FN(every_other)(a, b, 0)
 #define v_odd(a, b) FC_FN(every_other)(a, b, 1)
 #define v_slide(a, b, n) FC_FN(slide)(a, b, n)
+#define INT int32_t
+#define PICKS __m512i
+#define v_picks(p) _mm512_loadu_si512(p)
+#define v_pick(a, b, at) _mm512_permutex2var_ps(a, at, b)
 #define v_or(m, n) ((MASK)((m) | (n)))
 #define v_any(m) ((m) != 0)
 #define v_store_index(p, a, base, n) FC_FN(store_index)(p, a, base, n)
@@ -508,14 +517,12 @@ static inline void FC_FN(zip)(__m512 a, __m512 b, __m512 *lo, __m512 *hi) {
     *hi = _mm512_shuffle_f32x4(h, h, 0xd8);
 }
 static inline void FC_FN(store_index)(int64_t *p, __m512 a, int64_t base, ptrdiff_t n) {
-    int64_t lane[16];
-    int64_t *const to = n < 16 ? lane : p;
+    const unsigned lanes = (1u << n) - 1u;
     const __m512i b = _mm512_set1_epi64(base);
     const __m512i low = _mm512_cvtps_epi64(_mm512_castps512_ps256(a));
     const __m512i high = _mm512_cvtps_epi64(_mm512_extractf32x8_ps(a, 1));
-    _mm512_storeu_si512(to, _mm512_add_epi64(low, b));
-    _mm512_storeu_si512(to + 8, _mm512_add_epi64(high, b));
-    if (n < 16) memcpy(p, lane, (size_t)n * sizeof *p);
+    _mm512_mask_storeu_epi64(p, (__mmask8)lanes, _mm512_add_epi64(low, b));
+    if (n > 8) _mm512_mask_storeu_epi64(p + 8, (__mmask8)(lanes >> 8), _mm512_add_epi64(high, b));
 }
 static inline float FC_FN(hsum)(__m512 a) {
     const __m256 h = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
@@ -584,6 +591,10 @@ static FC_INLINE void FC_FN(transpose_v)(__m512 *r, const float *p, ptrdiff_t st
 #define v_even(a, b) FC_FN(every_other)(a, b, 0)
 #define v_odd(a, b) FC_FN(every_other)(a, b, 1)
 #define v_slide(a, b, n) FC_FN(slide)(a, b, n)
+#define INT int64_t
+#define PICKS __m512i
+#define v_picks(p) _mm512_loadu_si512(p)
+#define v_pick(a, b, at) _mm512_permutex2var_pd(a, at, b)
 #define v_or(m, n) ((MASK)((m) | (n)))
 #define v_any(m) ((m) != 0)
 #define v_store_index(p, a, base, n) FC_FN(store_index)(p, a, base, n)
@@ -632,10 +643,8 @@ static inline void FC_FN(zip)(__m512d a, __m512d b, __m512d *lo, __m512d *hi) {
     *hi = _mm512_shuffle_f64x2(h, h, 0xd8);
 }
 static inline void FC_FN(store_index)(int64_t *p, __m512d a, int64_t base, ptrdiff_t n) {
-    int64_t lane[8];
-    _mm512_storeu_si512(n < 8 ? lane : p,
-                        _mm512_add_epi64(_mm512_cvtpd_epi64(a), _mm512_set1_epi64(base)));
-    if (n < 8) memcpy(p, lane, (size_t)n * sizeof *p);
+    _mm512_mask_storeu_epi64(p, (__mmask8)((1u << n) - 1u),
+                             _mm512_add_epi64(_mm512_cvtpd_epi64(a), _mm512_set1_epi64(base)));
 }
 static inline double FC_FN(hsum)(__m512d a) {
     const __m256d h = _mm256_add_pd(_mm512_castpd512_pd256(a), _mm512_extractf64x4_pd(a, 1));

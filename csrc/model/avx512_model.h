@@ -269,6 +269,16 @@ FC_MODEL __m256i fc_model_mask_pd(unsigned k) {
 FC_MODEL_MEMORY(ps, float, 8, __m512, __mmask16)
 FC_MODEL_MEMORY(pd, double, 4, __m512d, __mmask8)
 
+FC_MODEL __m512i fc_model_loadu_si512(const void *p) {
+    return (__m512i){_mm256_loadu_si256(p), _mm256_loadu_si256((const __m256i *)p + 1)};
+}
+FC_MODEL void fc_model_mask_storeu_epi64(void *p, __mmask8 k, __m512i a) {
+    _mm256_maskstore_epi64(p, fc_model_mask_pd(k), a.lo);
+    _mm256_maskstore_epi64((long long *)p + 4, fc_model_mask_pd((unsigned)k >> 4), a.hi);
+}
+
+#define _mm512_loadu_si512 fc_model_loadu_si512
+#define _mm512_mask_storeu_epi64 fc_model_mask_storeu_epi64
 #define _mm512_loadu_ps fc_model_loadu_ps
 #define _mm512_loadu_pd fc_model_loadu_pd
 #define _mm512_storeu_ps fc_model_storeu_ps

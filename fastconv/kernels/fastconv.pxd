@@ -298,6 +298,10 @@ cdef extern from "fastconv.h" nogil:
         fc_pool_fn pool_avg_backward
         fc_pool_fn pool_mean
         fc_pool_fn pool_mean_backward
+        fc_pool_fn pool_halves_max
+        fc_pool_fn pool_halves_index
+        fc_pool_fn pool_halves_sum
+        fc_pool_fn pool_halves_backward
         fc_sum_fn sum
         fc_finite_fn finite
         fc_moments_fn moments

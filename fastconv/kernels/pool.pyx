@@ -89,6 +89,8 @@ cdef class Windows:
     cdef fc_pool adjoint  # backward; its tables are made when they are asked for
     cdef bint scanned     # whether indices need the scalar scan
     cdef bint whole       # whether a plane is one row, and one window of which the lanes add up all cells
+    cdef bint halves      # whether they are 2x2 with a stride of 2, from the first cell on, in one d
+    cdef bint quarters    # whether each of these is divided by 4
     cdef list arrays
     cdef dict divisor_w   # itemsize: divisors along w in that type
     cdef dict inside      # itemsize: fc_pool.inside, of the forward pass and of its adjoint
@@ -119,6 +121,7 @@ cdef class Windows:
                       and self.cells <= WHOLE)
         self.set_scanned()
         self.set_divisors(divisors)
+        self.set_halves()
         self.inside = {4: [None, None], 8: [None, None]}
         self.set_flat(&self.pool, False)
 
@@ -157,6 +160,16 @@ cdef class Windows:
         self.divisor_w = {8: w, 4: w.astype(np.float32)}
         self.pool.divisor[0] = <const double *>cnp.PyArray_DATA(d)
         self.pool.divisor[1] = <const double *>cnp.PyArray_DATA(h)
+
+    cdef set_halves(self):
+        cdef cnp.ndarray d, h
+        self.halves = self.pool.inp[0] == self.pool.out[0] == 1
+        for i in range(1, 3):
+            start, stop = self.arrays[2 * i], self.arrays[2 * i + 1]
+            first = 2 * np.arange(len(start))
+            self.halves = self.halves and self.pool.step[i] == 1 and (start == first).all() and (stop == first + 2).all()
+        d, h = self.arrays[6], self.arrays[7]
+        self.quarters = self.halves and (d[0] * h * self.divisor_w[8][:, None] == 4).all()
 
     cdef set_scanned(self):
         """The vector kernel keeps the offset of a maximum in a float, and copies the rows of a block of windows."""
@@ -232,11 +245,29 @@ cdef class Windows:
         return pool
 
 
-cdef run(Job *job, Windows windows, fc_pool pool, bint adjoint, object x, object y, Py_ssize_t planes, int threads):
-    cdef Py_ssize_t scratch, lanes, cells
-    job.itemsize = x.itemsize
+cdef void set_planes(Job *job, const fc_pool *pool, object x, object y) noexcept:
+    job.itemsize = cnp.PyArray_ITEMSIZE(<cnp.ndarray>x)
     job.plane_in = pool.inp[0] * pool.inp[1] * pool.inp[2]
     job.plane_out = pool.out[0] * pool.out[1] * pool.out[2]
+    job.pool = pool[0]
+    job.pool.x, job.pool.y = address(x), address(y)
+
+
+cdef bint run_halves(Job *job, fc_pool_fn kernel, const fc_pool *pool, object x, object y, Py_ssize_t planes,
+                     int threads) except -1:
+    """Run the kernel for 2x2 windows, if the row has one; rows of a few cells leave too many lanes idle."""
+    set_planes(job, pool, x, y)
+    if kernel == NULL or 2 * max(pool.inp[2], pool.out[2]) <= active_kernels(job.itemsize).lanes:
+        return False
+    job.run = kernel
+    set_group(job, planes, 1)
+    run_tasks(task, job, ceil_div(planes, job.group), 0, threads)
+    return True
+
+
+cdef run(Job *job, Windows windows, fc_pool pool, bint adjoint, object x, object y, Py_ssize_t planes, int threads):
+    cdef Py_ssize_t scratch, lanes, cells
+    set_planes(job, &pool, x, y)
     lanes = active_kernels(job.itemsize).lanes
     # Rows of results of a vector or less, or of two where they need no indices, but for a single window, whose cells fill
     # vectors.
@@ -289,10 +320,15 @@ def max_pool(Windows windows, x, y, index, Py_ssize_t planes, int threads):
     """y[plane][window] = the maximum; index[plane][window] (int64, or None) = where in the plane it lies."""
     cdef Job job
     cdef fc_pool pool = windows.pool
+    cdef const fc_kernels *kernels = active_kernels(x.itemsize)
     pool.index = <int64_t *>address(index)
     if pool.index != NULL and windows.scanned:
         pool.stride = 0
-    job.run = active_kernels(x.itemsize).pool_max
+    job.run = kernels.pool_halves_max if pool.index == NULL else kernels.pool_halves_index
+    if windows.halves and (pool.index == NULL or not windows.scanned):
+        if run_halves(&job, job.run, &pool, x, y, planes, threads):
+            return
+    job.run = kernels.pool_max
     run(&job, windows, pool, False, x, y, planes, threads)
 
 
@@ -300,6 +336,8 @@ def avg_pool(Windows windows, x, y, Py_ssize_t planes, int threads):
     """y[plane][window] = the sum of the window / its divisor."""
     cdef Job job
     cdef const fc_kernels *kernels = active_kernels(x.itemsize)
+    if windows.quarters and run_halves(&job, kernels.pool_halves_sum, &windows.pool, x, y, planes, threads):
+        return
     job.run = kernels.pool_mean if windows.whole else kernels.pool_avg
     run(&job, windows, windows.pool, False, x, y, planes, threads)
 
@@ -307,9 +345,12 @@ def avg_pool(Windows windows, x, y, Py_ssize_t planes, int threads):
 def avg_pool_backward(Windows windows, dy, dx, Py_ssize_t planes, int threads):
     """dx[plane][cell] = sum over the windows that hold the cell of dy[plane][window] / divisor."""
     cdef Job job
+    cdef fc_pool pool = windows.backward()
     cdef const fc_kernels *kernels = active_kernels(dy.itemsize)
+    if windows.quarters and run_halves(&job, kernels.pool_halves_backward, &pool, dy, dx, planes, threads):
+        return
     job.run = kernels.pool_mean_backward if windows.whole else kernels.pool_avg_backward
-    run(&job, windows, windows.backward(), True, dy, dx, planes, threads)
+    run(&job, windows, pool, True, dy, dx, planes, threads)
 
 
 cdef bint scatter(real *dx, const real *dy, const int64_t *index, Py_ssize_t cells, Py_ssize_t windows) noexcept nogil:
