@@ -175,6 +175,20 @@ typedef struct {
 } fc_plane_dots;
 
 /*
+ * plane_grads: the input gradient of a kernel of `taps` x `taps` (3 or 5), one channel to one
+ * output, with a stride of 2 and taps/2 cells of padding, from dy straight to dx. dx[h*width + w] =
+ * sum of a[u*taps + k] * dy[i*cols + j], h = 2*i + u - taps/2, w likewise for rows [2*top, 2*(top +
+ * pairs)) of the `height` ones, i < rows, j < cols, and `planes` planes. cols = (width + 1)/2, at
+ * most plane_strided; so are rows. `zeros` are `cols` of them.
+ */
+typedef struct {
+    const void *dy, *zeros, *a;
+    void *dx;
+    ptrdiff_t planes, dy_plane, a_plane, dx_plane;
+    ptrdiff_t rows, cols, height, width, top, pairs, taps;
+} fc_plane_grads;
+
+/*
  * pixel_store: y[m*y_m + r*y_row + p*y_px] = act(sums[m*s_m + r*s_row + p] + bias[m] + residual)
  * With `odd`, the sums of the odd places of rows whose y_px is 2; odd_cols is cols or cols - 1.
  */
@@ -395,6 +409,7 @@ typedef void (*fc_gemm_tile_fn)(const fc_gemm_tile *);
 typedef void (*fc_pixel_sums_fn)(const fc_pixel_sums *);
 typedef void (*fc_pixel_planes_fn)(const fc_pixel_planes *);
 typedef void (*fc_plane_dots_fn)(const fc_plane_dots *);
+typedef void (*fc_plane_grads_fn)(const fc_plane_grads *);
 typedef void (*fc_pixel_store_fn)(const fc_pixel_store *);
 typedef void (*fc_depthwise_load_fn)(void *y, const int32_t *at, const void *x, ptrdiff_t x_plane,
                                      ptrdiff_t pixels, ptrdiff_t planes);
@@ -440,6 +455,7 @@ typedef struct {
     fc_pixel_planes_fn pixel_planes;
     int plane_strided; /* most columns of rows with a step of 2 */
     fc_plane_dots_fn plane_dots;
+    fc_plane_grads_fn plane_grads;                          /* or NULL */
     void (*sum_lanes)(void *y, const void *x, ptrdiff_t n); /* y[i] of vector x[i], i < n */
     fc_pixel_store_fn pixel_store;
     fc_depthwise_load_fn depthwise_load;

@@ -366,7 +366,7 @@ def are_planes(shape: Shape) -> bool:
         return one and not shape.has_stride and down == across == 3 and wide
     if not one or down not in (3, 5, 7) or across > 7:
         return False
-    return not shape.has_stride or _are_strided(shape)
+    return not shape.has_stride or _are_strided(shape) or _are_gradients(shape)
 
 
 def _are_strided(shape: Shape) -> bool:
@@ -380,6 +380,22 @@ def _are_strided(shape: Shape) -> bool:
         and down == across
         and shape.cells == padded + shape.pixels // max(1, shape.batch)
         and shape.size[2] == width <= isa.plane_strided(shape.itemsize)
+    )
+
+
+def _are_gradients(shape: Shape) -> bool:
+    """Whether it is an input gradient that plane_grads knows, see are_gradients of conv_pixel."""
+    height, width = shape.source[1:]
+    halo = shape.kernel[1] - 1
+    padded = {
+        (2 * height - odd + halo) * (2 * width - also + halo) for odd in (0, 1) for also in (0, 1)
+    }
+    return (
+        shape.spread == (1, 2, 2)
+        and shape.size == shape.source
+        and shape.kernel[1] == shape.kernel[2] <= 5
+        and shape.cells - height * width in padded
+        and width <= isa.plane_strided(shape.itemsize)
     )
 
 
@@ -405,7 +421,21 @@ def _planes(shape: Shape) -> Counts:
     }
 
 
+def _gradients(shape: Shape) -> Counts:
+    maps, (height, width) = shape.groups * shape.images, shape.size[1:]
+    terms = maps * height * _vectors(shape, width) * math.prod(shape.kernel)
+    rows = maps * height * shape.spread[1]
+    return {
+        "fma": terms,
+        "swept": terms,
+        "vectors": rows * _vectors(shape, width * shape.spread[2]),
+        "calls": 1,
+    }
+
+
 def _pixel(shape: Shape) -> Counts:
+    if max(shape.spread) > 1 and are_planes(shape):
+        return _gradients(shape)
     if are_planes(shape):
         return _planes(shape)
     panels = max(1, math.ceil(shape.outputs / isa.tiles(shape.itemsize)["pixel"]))

@@ -82,6 +82,10 @@ CASES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "plane-strided": ((2, 3, 17, 14), (3, 1, 3, 3), {"groups": 3, "padding": 1, "stride": 2}),
     "plane-strided-5": ((2, 2, 7, 61), (2, 1, 5, 5), {"groups": 2, "padding": 2, "stride": 2}),
     "plane-strided-7": ((1, 2, 22, 30), (2, 1, 7, 7), {"groups": 2, "padding": 3, "stride": 2}),
+    "plane-strided-short": ((2, 5, 13, 9), (5, 1, 5, 5), {"groups": 5, "padding": 2, "stride": 2}),
+    "plane-strided-rows": ((1, 2, 40, 95), (2, 1, 3, 3), {"groups": 2, "padding": 1, "stride": 2}),
+    "plane-strided-full": ((1, 2, 3, 128), (2, 1, 5, 5), {"groups": 2, "padding": 2, "stride": 2}),
+    "plane-strided-tall": ((1, 1, 601, 125), (1, 1, 3, 3), {"padding": 1, "stride": 2}),
     "plane-strided-wide": ((1, 1, 8, 130), (1, 1, 3, 3), {"padding": 1, "stride": 2}),
     "plane-dilated": (
         (1, 3, 8, 30),

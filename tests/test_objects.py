@@ -33,7 +33,7 @@ TILES = (
     "plane_dots",
 )
 # With 32 registers also those that hold several weights beside the sums: a column of a plane's, a row of three taps.
-WIDE_TILES = (*TILES, "plane_tile", "conv_runs")
+WIDE_TILES = (*TILES, "plane_tile", "conv_runs", "grads")
 MEMORY_READ = re.compile(r"(?:mov|vmov|vbroadcast|vfn?madd)\S*\s+[^%$]*\([^)]*\)")
 VECTOR_STORE = re.compile(r"vmov[a-z0-9]+\s+%[xyz]mm\d+,[-0-9a-fx]*\(%r[sb]p")
 

@@ -5,6 +5,7 @@
 #include "body/conv_tile.h"
 #include "body/gemm_tile.h"
 #include "body/pixel_sums.h"
+#include "body/plane_grads.h"
 #include "body/depthwise.h"
 #include "body/wgrad_tile.h"
 #include "body/winograd.h"
@@ -48,6 +49,7 @@ const fc_kernels FC_FN(kernels) = {
     .pixel_planes = FC_FN(pixel_planes),
     .plane_strided = FC_PLANE_SLIDES ? FC_PLANE_NV * VL : 0,
     .plane_dots = FC_FN(plane_dots),
+    .plane_grads = FC_PLANE_GRADS,
     .sum_lanes = FC_FN(sum_lanes),
     .pixel_store = FC_FN(pixel_store),
     .depthwise_load = FC_FN(depthwise_load),
@@ -105,6 +107,8 @@ const fc_kernels FC_FN(kernels) = {
 };
 
 #undef FC_HALVES
+#undef FC_PLANE_GRADS
+#undef FC_GRADS_NV
 #undef FC_CONV_TILE
 #undef FC_CONV_RUNS
 #undef FC_GEMM_TILE

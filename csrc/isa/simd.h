@@ -510,11 +510,9 @@ static FC_INLINE __m512 FC_FN(slide)(__m512 a, __m512 b, const int n) {
 }
 #undef FC_SLIDE
 static inline void FC_FN(zip)(__m512 a, __m512 b, __m512 *lo, __m512 *hi) {
-    const __m512 even = _mm512_unpacklo_ps(a, b), odd = _mm512_unpackhi_ps(a, b);
-    const __m512 l = _mm512_shuffle_f32x4(even, odd, 0x44),
-                 h = _mm512_shuffle_f32x4(even, odd, 0xee);
-    *lo = _mm512_shuffle_f32x4(l, l, 0xd8);
-    *hi = _mm512_shuffle_f32x4(h, h, 0xd8);
+    const __m512i first = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    *lo = _mm512_permutex2var_ps(a, first, b);
+    *hi = _mm512_permutex2var_ps(a, _mm512_add_epi32(first, _mm512_set1_epi32(8)), b);
 }
 static inline void FC_FN(store_index)(int64_t *p, __m512 a, int64_t base, ptrdiff_t n) {
     const unsigned lanes = (1u << n) - 1u;
@@ -636,11 +634,9 @@ static FC_INLINE __m512d FC_FN(slide)(__m512d a, __m512d b, const int n) {
 }
 #undef FC_SLIDE
 static inline void FC_FN(zip)(__m512d a, __m512d b, __m512d *lo, __m512d *hi) {
-    const __m512d even = _mm512_unpacklo_pd(a, b), odd = _mm512_unpackhi_pd(a, b);
-    const __m512d l = _mm512_shuffle_f64x2(even, odd, 0x44),
-                  h = _mm512_shuffle_f64x2(even, odd, 0xee);
-    *lo = _mm512_shuffle_f64x2(l, l, 0xd8);
-    *hi = _mm512_shuffle_f64x2(h, h, 0xd8);
+    const __m512i first = _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11);
+    *lo = _mm512_permutex2var_pd(a, first, b);
+    *hi = _mm512_permutex2var_pd(a, _mm512_add_epi64(first, _mm512_set1_epi64(4)), b);
 }
 static inline void FC_FN(store_index)(int64_t *p, __m512d a, int64_t base, ptrdiff_t n) {
     _mm512_mask_storeu_epi64(p, (__mmask8)((1u << n) - 1u),

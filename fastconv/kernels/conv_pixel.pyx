@@ -7,7 +7,7 @@ or some channels are still to come, to the workspace and from there to y. The ph
 one visit to the rows of y.
 
 Where one channel goes to one output without a stride, or (AVX-512) with one of 2, tiles of rows are summed from the planes
-themselves: no band, no sums.
+themselves: no band, no sums. Of input gradients with such a stride (AVX-512) pairs of rows are.
 """
 
 from libc.stdint cimport SIZE_MAX
@@ -26,6 +26,8 @@ from fastconv.kernels.correlate cimport (
     packed_term,
     panel_bounds,
     run_job,
+    run_panels,
+    set_blocks,
     set_phase,
     source_plane,
     spans_vectors,
@@ -39,6 +41,7 @@ from fastconv.kernels.fastconv cimport (
     fc_pixel_planes,
     fc_pixel_store,
     fc_pixel_sums,
+    fc_plane_grads,
 )
 from fastconv.kernels.isa cimport cache_bytes
 from fastconv.kernels.lattice cimport (
@@ -313,9 +316,72 @@ cdef bint are_planes(const Job *job):
             and tap_at(&axis[0], 0) == 0)
 
 
+cdef bint are_gradients(const Job *job, tuple phases):
+    """Whether plane_grads can run it."""
+    cdef Lattice phase
+    cdef const Axis *axis
+    cdef Py_ssize_t taps = 3 if job.w_taps == 9 else 5, i, t, k
+    cdef Py_ssize_t at[2]
+    if job.kernels.plane_grads == NULL or len(phases) != 4 or job.channels != 1 or job.outputs != 1:
+        return False
+    if job.taps != taps * taps or job.bias != NULL or job.residual != NULL or job.relu or job.activation >= 0:
+        return False
+    for i in range(3):
+        axis = &job.axis[i]
+        if axis.size != (axis.y_size + 1) // 2 or (i == 0 and axis.y_size != 1):
+            return False
+    for phase in phases:
+        for t in range(phase.taps):
+            at[0], at[1] = divmod(t, phase.axis[2].taps)
+            k = phase.tap_index[t]
+            for i in range(2):
+                axis = &phase.axis[i + 1]
+                if axis.y_step != 2 or 2 * tap_at(axis, at[i]) != axis.y_start + taps // 2 - (k % taps if i else k // taps):
+                    return False
+    return job.axis[2].size <= job.kernels.plane_strided
+
+
+cdef void gradients_task(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
+    """Some pairs of rows of dx, of several groups."""
+    cdef const Job *job = <const Job *>argument
+    cdef const Axis *axis = job.axis
+    cdef Task t
+    cdef fc_plane_grads planes
+    decode(job, number, &t)
+    memset(workspace, 0, axis[2].size * job.itemsize)
+    planes.zeros = workspace
+    planes.dy, planes.dy_plane = source_plane(job, &t), job.x_c
+    planes.a, planes.a_plane = job.packed + t.group * job.packed_group, job.w_g
+    planes.dx, planes.dx_plane = job.y + (t.n * job.y_n + t.group * job.y_c) * job.itemsize, job.y_c
+    planes.planes = t.groups
+    planes.rows, planes.cols = axis[1].size, axis[2].size
+    planes.height, planes.width = axis[1].y_size, axis[2].y_size
+    planes.top, planes.pairs = t.origin[1], t.count[1]
+    planes.taps = 3 if job.w_taps == 9 else 5
+    job.kernels.plane_grads(&planes)
+
+
+cdef void set_plane_tasks(Job *job, int threads) noexcept:
+    """Blocks of rows of planes, or several planes."""
+    cdef Py_ssize_t block[3]
+    choose_block(job.axis, 1, job.itemsize, SIZE_MAX, PLANE, block)
+    band_layout(job.axis, block, job.itemsize, &job.band)
+    job.group_step = min(PLANE // max(1, block[0] * block[1] * block[2]), job.groups * job.batch // (4 * threads))
+    job.group_step = max(1, min(job.group_step, job.groups))
+
+
+cdef Py_ssize_t run_gradients(Job *job, int threads) except -1:
+    cdef Py_ssize_t workspace = job.axis[2].size * job.itemsize
+    if threads > 0:
+        set_plane_tasks(job, threads)
+        job.packed, job.packed_group = <char *>job.w, job.w_g * job.itemsize  # as they are
+        job.group0, job.group1, job.panel0, job.panel1 = 0, job.groups, 0, 1
+        run_panels(job, set_blocks(job), gradients_task, workspace, threads)
+    return workspace
+
+
 cdef Py_ssize_t run_planes(Pixel *pixel, object w, int threads) except -1:
     cdef Job *job = &pixel.job
-    cdef Py_ssize_t block[3]
     cdef Py_ssize_t off[FC_PLANE_TAPS]
     cdef Py_ssize_t workspace = job.axis[2].size * job.itemsize, i
     if threads == 0:
@@ -323,10 +389,7 @@ cdef Py_ssize_t run_planes(Pixel *pixel, object w, int threads) except -1:
     for i in range(job.axis[2].taps):
         off[i] = tap_at(&job.axis[2], i)
     job.off = off
-    choose_block(job.axis, 1, job.itemsize, SIZE_MAX, PLANE, block)
-    band_layout(job.axis, block, job.itemsize, &job.band)
-    job.group_step = min(PLANE // max(1, block[0] * block[1] * block[2]), job.groups * job.batch // (4 * threads))
-    job.group_step = max(1, min(job.group_step, job.groups))
+    set_plane_tasks(job, threads)
     run_job(job, w, planes_task, workspace, threads)
     return workspace
 
@@ -353,6 +416,8 @@ def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, resi
     pixel.count = len(phases) or 1
     if pixel.count == 1 and are_planes(job):
         return run_planes(&pixel, w, threads)
+    if are_gradients(job, phases):
+        return run_gradients(job, threads)
     budget = band_budget(max_workspace)
     if job.panels * pixel.count > 1:  # each reads the band again, from L2
         budget = min(budget, <Py_ssize_t>(cache_bytes(2) // 2))

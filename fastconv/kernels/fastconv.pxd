@@ -83,6 +83,14 @@ cdef extern from "fastconv.h" nogil:
         Py_ssize_t planes, x_plane, dy_plane
         Py_ssize_t x_row, in_rows, in_cols, top, rows, cols
 
+    ctypedef struct fc_plane_grads:
+        const void *dy
+        const void *zeros
+        const void *a
+        void *dx
+        Py_ssize_t planes, dy_plane, a_plane, dx_plane
+        Py_ssize_t rows, cols, height, width, top, pairs, taps
+
     ctypedef struct fc_pixel_store:
         const void *sums
         const void *odd
@@ -198,6 +206,7 @@ cdef extern from "fastconv.h" nogil:
     ctypedef void (*fc_pixel_sums_fn)(const fc_pixel_sums *) noexcept nogil
     ctypedef void (*fc_pixel_planes_fn)(const fc_pixel_planes *) noexcept nogil
     ctypedef void (*fc_plane_dots_fn)(const fc_plane_dots *) noexcept nogil
+    ctypedef void (*fc_plane_grads_fn)(const fc_plane_grads *) noexcept nogil
     ctypedef void (*fc_pixel_store_fn)(const fc_pixel_store *) noexcept nogil
     ctypedef void (*fc_depthwise_load_fn)(void *, const int32_t *, const void *, Py_ssize_t, Py_ssize_t,
                                           Py_ssize_t) noexcept nogil
@@ -262,6 +271,7 @@ cdef extern from "fastconv.h" nogil:
         fc_pixel_planes_fn pixel_planes
         int plane_strided
         fc_plane_dots_fn plane_dots
+        fc_plane_grads_fn plane_grads
         fc_add_fn sum_lanes
         fc_pixel_store_fn pixel_store
         fc_depthwise_load_fn depthwise_load
