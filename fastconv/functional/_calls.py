@@ -16,7 +16,7 @@ from fastconv.problem import describe
 Given = tuple[tuple[Any, ...], tuple[Any, ...], Any]
 
 # Elements below which one thread moves them faster than a team wakes up.
-SERIAL_ELEMENTS = 1 << 16
+SERIAL_ELEMENTS = 1 << 15
 
 
 # The results of a call like one that was made before; None when it must take the long way.

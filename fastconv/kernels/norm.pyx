@@ -16,6 +16,10 @@ cnp.import_array()
 
 cdef enum:
     TASK = 1 << 11  # elements of a task's planes in one image, or one plane
+    # Elements of the rows of a task, where planes are of one element and statistics are given, and the fewest rows: each task
+    # begins with all channels' parameters.
+    ROWS = 1 << 16
+    ROWS_MIN = 64
 
 cdef struct Job:
     const fc_kernels *kernels
@@ -33,6 +37,7 @@ cdef struct Job:
     bint constant          # backward: mean and invstd do not depend on x (evaluation mode)
     Py_ssize_t batch, channels, plane, itemsize
     Py_ssize_t group       # channels of a task
+    Py_ssize_t rows        # or images of a task
     bint stream
 
 
@@ -82,6 +87,18 @@ cdef void evaluate_task(void *argument, Py_ssize_t number, char *workspace) noex
     apply(job, number * job.group, channels_of(job, number * job.group))
 
 
+cdef void evaluate_rows_task(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
+    """All channels of some rows, which follow each other in memory."""
+    cdef Job part = (<const Job *>argument)[0]
+    cdef Py_ssize_t first = number * part.rows, channel = 0, at = first * part.channels * part.itemsize
+    part.x += at
+    part.y += at
+    part.batch = min(part.rows, part.batch - first)
+    while channel < part.channels:
+        apply(&part, channel, min(<Py_ssize_t>FC_COLUMNS, part.channels - channel))
+        channel += FC_COLUMNS
+
+
 cdef void backward_task(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
     """xhat = (x - mean)*invstd; dbias = sum dy; dweight = sum dy*xhat;
     dx = weight*invstd * (dy - mean(dy) - xhat*mean(dy*xhat)); evaluation mode has neither mean."""
@@ -127,7 +144,7 @@ cdef double *start(Job *job, object x, object y, int arrays) except NULL:
     job.x, job.y = address(x), address(y)
     job.stream = streams(job.y, job.x, x.nbytes, job.plane * job.itemsize)
     if job.plane == 1:  # several tasks, of whole cache lines
-        job.group = min(<Py_ssize_t>FC_COLUMNS, (job.channels // 4 + 31) // 32 * 32 + 32)
+        job.group = min(<Py_ssize_t>FC_COLUMNS, max(<Py_ssize_t>64, (job.channels + 127) // 128 * 32))
     else:
         job.group = max(<Py_ssize_t>1, min(<Py_ssize_t>FC_COLUMNS, TASK // max(<Py_ssize_t>1, job.plane)))
     room = <double *>block_alloc(arrays * job.channels * sizeof(double))
@@ -207,8 +224,12 @@ def evaluate(x, mean, var, weight, bias, double eps, y, int threads):
     job.invstd = room + 4 * job.channels
     for c in range(job.channels):
         job.invstd[c] = 1 / sqrt(variance[c] + eps)
+    job.rows = max(<Py_ssize_t>1, ROWS // max(<Py_ssize_t>1, job.channels))
     try:
-        run_tasks(evaluate_task, &job, tasks(&job), 0, threads)
+        if job.plane == 1 and job.rows >= ROWS_MIN:
+            run_tasks(evaluate_rows_task, &job, (job.batch + job.rows - 1) // job.rows, 0, threads)
+        else:
+            run_tasks(evaluate_task, &job, tasks(&job), 0, threads)
     finally:
         block_free(room)
 
