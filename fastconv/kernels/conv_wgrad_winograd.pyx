@@ -6,7 +6,8 @@ takes 36 products instead of 144, and the products of all tiles are added up bef
 dw[o][c] = A^T (sum over tiles of V[c] * W[o]) A. For each of the 36 positions that sum is a matrix product over the tiles.
 
 The work goes in rounds of tiles. In a round, tasks transform x and dy by panels of channels to [panel][position][tile][width],
-then tasks multiply blocks of panels of x and of dy, transform the sums, and store them or add them to dw. The rounds, and the
+then tasks multiply all panels of a position, which are read from beyond L2 only once, and add to the sums of that position.
+After the last round, and after so many tiles, tasks transform the sums and store them or add them to dw. The rounds, and the
 chains within, depend on the problem alone: neither the team nor max_workspace shows in the bits.
 
 Where the cores have an L2 cache of 1 MiB or more (taken to be those with vectors of 64 bytes) and it holds the sums of enough
@@ -39,7 +40,6 @@ from fastconv.kernels.fastconv cimport (
     fc_winograd_dw,
     fc_winograd_sum,
 )
-from fastconv.kernels.isa cimport cache_bytes
 from fastconv.kernels.lattice cimport Axis, Lattice, lines
 from fastconv.kernels.memory cimport block_alloc, block_free
 from fastconv.kernels.team cimport run_tasks
@@ -50,19 +50,23 @@ from fastconv.kernels.conv_winograd import KINDS
 cnp.import_array()
 
 cdef enum:
-    # Tiles summed in registers before the partial sums go to memory (L1): longer chains are less accurate.
+    # Tiles summed in registers before the partial sums go to memory (L1): longer chains are less accurate. (With 32 products
+    # took 3 to 6 % less time, and errors of small layers broke the promise.)
     CHAIN = 16
     # Of one panel, the chains that are multiplied at a time: those of the X_PANELS and of one of dy stay in L1.
     STEP_BYTES = 8 << 10
-    # Tiles of a round: as many as have transforms of ROUND_BYTES, between these. Each round transforms and adds all sums once.
+    X_PANELS = 2
+    # Tiles of a round: as many as have transforms of ROUND_BYTES, between these. Those of one position are 340 KiB (36
+    # positions), which stay in L2. After each TILES_MAX the sums are transformed and added to dw: longer sums are less
+    # accurate.
     TILES_MIN = 64
     TILES_MAX = 2048
     ROUND_BYTES = 12 << 20
-    # Transforms kept at a time. Where a round of all channels takes more, it is done for some of the channels at a time.
-    TRANSFORMED_LIMIT = 24 << 20
-    # Panels of a block. 16 x 2 by 16 x 4 channels have 288 KiB of sums (36 positions), which stay in L2.
-    X_PANELS = 2
-    DY_PANELS = 4
+    # So few tiles are one round, whose sums stay in L2, a pair of panels at a time: no round after it needs them.
+    PAIR_TILES = TILES_MIN
+    # Transforms and sums of a round. Where all channels take more, it is done for some of the channels at a time: 512 x 256 of
+    # them have 27 MiB. (All 512 x 512 at once, 48 MiB, took 1.15 to 1.2 times as long, avx512.)
+    SHARED_LIMIT = 32 << 20
     # Tiles that one task transforms.
     TASK_TILES = 64
     # Of a slice: most bytes of its sums; tiles that it transforms at a time (64 + 64 channels: 1.2 MiB).
@@ -90,15 +94,26 @@ cdef struct Gradient:
     Py_ssize_t task_rows, tasks   # rows of tiles that a task transforms, tasks of a panel
     bint add                      # to dw
     bint add_sums                 # to the sums of the tiles before
+    Py_ssize_t tiles_summed       # since dw was stored
+    Py_ssize_t parts              # tasks of a position
     Py_ssize_t step               # chains that a product takes at a time
-    Py_ssize_t block[2]           # panels of a product
+    Py_ssize_t block[2]           # panels that are worked on at a time
     Py_ssize_t sums_p             # elements of the sums from position to position
+    char *sums                    # of the groups that are worked on; slices have their own
     size_t band_bytes, sums_bytes, taps_bytes
     # Slices; 0: none
     Py_ssize_t slices             # of a group
     const Blocks *tiles
-    char *parts                   # dw of the slices but the first, of all groups each
+    char *slice_dw                # dw of the slices but the first, of all groups each
     size_t transformed_bytes      # of one
+
+
+# Sums of the panels [first, last) of x and of dy: at[position][dy panel][channel][width]
+cdef struct Sums:
+    char *at
+    Py_ssize_t first[2]
+    Py_ssize_t last[2]
+    Py_ssize_t p                  # elements from position to position
 
 
 cdef inline Py_ssize_t panel_size(const Gradient *g, int side, Py_ssize_t panel) noexcept nogil:
@@ -140,115 +155,175 @@ cdef void transform_task(void *argument, Py_ssize_t number, char *workspace) noe
               min(g.task_rows, g.rows - row), workspace)
 
 
-cdef void multiply(const Gradient *g, Py_ssize_t group, const Py_ssize_t *first, const Py_ssize_t *last,
-                   char *sums) noexcept nogil:
-    """sums[position][dy panel][channel][width] of the panels [first, last) of x and dy."""
+cdef inline Py_ssize_t sums_at(const Gradient *g, const Sums *sums, Py_ssize_t c, Py_ssize_t o) noexcept nogil:
+    """Elements from the first sum of a position to those of the first channel of panel c of x with panel o of dy."""
+    cdef Py_ssize_t channels = min(g.channels[0], sums.last[0] * g.nr) - sums.first[0] * g.nr
+    return (o - sums.first[1]) * channels * g.nr + (c - sums.first[0]) * g.nr * panel_width(g, 1, o)
+
+
+cdef void multiply(const Gradient *g, Py_ssize_t group, Py_ssize_t p, const Py_ssize_t *first, const Py_ssize_t *last,
+                   const Sums *sums) noexcept nogil:
+    """Those of position p, of the panels [first, last) of x and dy."""
     cdef const Job *job = &g.job
     cdef fc_winograd_sum tile
-    cdef Py_ssize_t item = job.itemsize, channels = min(g.channels[0], last[0] * g.nr) - first[0] * g.nr
-    cdef Py_ssize_t tiles = g.rows * g.cols, chains = (tiles + CHAIN - 1) // CHAIN, p, i, t, c, o, size, at, width
+    cdef Py_ssize_t item = job.itemsize
+    cdef Py_ssize_t tiles = g.rows * g.cols, chains = (tiles + CHAIN - 1) // CHAIN, i = 0, t = 0, c, o, size, at, width
     cdef int nv, mr
     cdef const char *v
     cdef char *to
     tile.chain = tiles // chains
-    for p in range(g.positions):
-        t = i = 0
-        while i < chains:
-            tile.chains = min(g.step, chains - i)
-            tile.longer = min(max(tiles % chains - i, 0), tile.chains)
-            tile.flags = FC_FIRST if i == 0 and not g.add_sums else 0
-            for o in range(first[1], last[1]):
-                width = panel_width(g, 1, o)
-                nv = <int>(width // job.kernels.lanes)
-                tile.w = panel_at(g, group, 1, o) + (p * g.tiling[1].v_p + t * width) * item
-                to = sums + (p * g.sums_p + (o - first[1]) * channels * g.nr) * item
-                for c in range(first[0], last[0]):
-                    tile.v_t = panel_width(g, 0, c)
-                    v = panel_at(g, group, 0, c) + (p * g.tiling[0].v_p + t * tile.v_t) * item
-                    size = panel_size(g, 0, c)
-                    at = 0
-                    while at < size:
-                        mr = <int>min(<Py_ssize_t>job.kernels.sum_mr[nv], size - at)
-                        tile.v = v + at * item
-                        tile.y = to + ((c - first[0]) * g.nr + at) * width * item
-                        job.kernels.winograd_sum[nv][mr](&tile)
-                        at += mr
-            t += tile.chains * tile.chain + tile.longer
-            i += tile.chains
+    while i < chains:
+        tile.chains = min(g.step, chains - i)
+        tile.longer = min(max(tiles % chains - i, 0), tile.chains)
+        tile.flags = FC_FIRST if i == 0 and not g.add_sums else 0
+        for o in range(first[1], last[1]):
+            width = panel_width(g, 1, o)
+            nv = <int>(width // job.kernels.lanes)
+            tile.w = panel_at(g, group, 1, o) + (p * g.tiling[1].v_p + t * width) * item
+            for c in range(first[0], last[0]):
+                tile.v_t = panel_width(g, 0, c)
+                v = panel_at(g, group, 0, c) + (p * g.tiling[0].v_p + t * tile.v_t) * item
+                to = sums.at + (p * sums.p + sums_at(g, sums, c, o)) * item
+                size = panel_size(g, 0, c)
+                at = 0
+                while at < size:
+                    mr = <int>min(<Py_ssize_t>job.kernels.sum_mr[nv], size - at)
+                    tile.v = v + at * item
+                    tile.y = to + at * width * item
+                    job.kernels.winograd_sum[nv][mr](&tile)
+                    at += mr
+        t += tile.chains * tile.chain + tile.longer
+        i += tile.chains
 
 
-cdef void store(const Gradient *g, Py_ssize_t group, const Py_ssize_t *first, const Py_ssize_t *last, const char *sums,
+cdef void store(const Gradient *g, Py_ssize_t group, Py_ssize_t c, Py_ssize_t c1, Py_ssize_t o, const Sums *sums,
                 char *taps, char *turned) noexcept nogil:
-    """dw of the panels, from their sums."""
+    """dw of the panels [c, c1) of x and o of dy, from their sums."""
     cdef const Job *job = &g.job
     cdef fc_winograd_dw t
-    cdef Py_ssize_t item = job.itemsize, lanes = job.kernels.lanes, o, v, i, size, width, pairs
+    cdef Py_ssize_t item = job.itemsize, lanes = job.kernels.lanes, v, i, size = panel_size(g, 1, o), pairs
     cdef char *dw
-    t.channels = min(g.channels[0], last[0] * g.nr) - first[0] * g.nr
-    t.s_p = g.sums_p
+    t.channels = min(g.channels[0], c1 * g.nr) - c * g.nr
+    t.s_p = sums.p
     t.nonfinite = <int *>&g.nonfinite
     pairs = t.channels * g.taps
-    for o in range(first[1], last[1]):
-        size = panel_size(g, 1, o)
-        width = panel_width(g, 1, o)
-        t.s_c = t.dw_t = width
-        for v in range(width // lanes):
-            t.sums = sums + ((o - first[1]) * t.channels * g.nr + v * lanes) * item
-            t.dw = taps + v * lanes * item
-            job.kernels.winograd_dw[g.kind](&t)
-        dw = <char *>job.w + (group * job.w_g + o * g.nr * job.w_o + first[0] * g.nr * job.w_c) * item
-        if not g.add:
-            job.kernels.transpose(dw, job.w_o, taps, width, pairs, size, pairs)
-            continue
-        job.kernels.transpose(turned, pairs, taps, width, pairs, size, pairs)
-        for i in range(size):
-            job.kernels.add(dw + i * job.w_o * item, turned + i * pairs * item, pairs)
+    t.s_c = t.dw_t = panel_width(g, 1, o)
+    for v in range(t.s_c // lanes):
+        t.sums = sums.at + (sums_at(g, sums, c, o) + v * lanes) * item
+        t.dw = taps + v * lanes * item
+        job.kernels.winograd_dw[g.kind](&t)
+    dw = <char *>job.w + (group * job.w_g + o * g.nr * job.w_o + c * g.nr * job.w_c) * item
+    if not g.add:
+        job.kernels.transpose(dw, job.w_o, taps, t.dw_t, pairs, size, pairs)
+        return
+    job.kernels.transpose(turned, pairs, taps, t.dw_t, pairs, size, pairs)
+    for i in range(size):
+        job.kernels.add(dw + i * job.w_o * item, turned + i * pairs * item, pairs)
+
+
+cdef inline Sums sums_of(const Gradient *g, Py_ssize_t group) noexcept nogil:
+    """What the rounds add to."""
+    cdef Sums sums
+    cdef int side
+    sums.at = g.sums + (group - g.group0) * g.sums_bytes
+    sums.p = g.sums_p
+    for side in range(2):
+        sums.first[side], sums.last[side] = g.first[side], g.last[side]
+    return sums
 
 
 cdef void product_task(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
+    """One position: some panels of x, X_PANELS at a time, with all of dy, which stay in L2."""
     cdef const Gradient *g = <const Gradient *>argument
     cdef Py_ssize_t first[2]
     cdef Py_ssize_t last[2]
-    cdef Py_ssize_t blocks
-    cdef int side
+    cdef Py_ssize_t p = number % g.positions, part, stop, group, panels = g.last[0] - g.first[0]
+    cdef Sums sums
     if g.nonfinite:
         return  # the direct kernel will do it all again
-    for side in range(2):
-        blocks = (g.last[side] - g.first[side] + g.block[side] - 1) // g.block[side]
-        first[side] = g.first[side] + number % blocks * g.block[side]
-        last[side] = min(g.last[side], first[side] + g.block[side])
-        number //= blocks
-    multiply(g, g.group0 + number, first, last, workspace)
-    store(g, g.group0 + number, first, last, workspace, workspace + g.sums_bytes,
-          workspace + g.sums_bytes + g.taps_bytes)
+    number //= g.positions
+    part = number % g.parts
+    group = g.group0 + number // g.parts
+    sums = sums_of(g, group)
+    first[0] = g.first[0] + part * panels // g.parts
+    stop = g.first[0] + (part + 1) * panels // g.parts
+    first[1], last[1] = g.first[1], g.last[1]
+    while first[0] < stop:
+        last[0] = min(stop, first[0] + X_PANELS)
+        multiply(g, group, p, first, last, &sums)
+        first[0] = last[0]
+
+
+cdef void store_task(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
+    cdef const Gradient *g = <const Gradient *>argument
+    cdef Py_ssize_t dy_panels = g.last[1] - g.first[1], x_panels = g.last[0] - g.first[0], c, o, group
+    cdef Sums sums
+    if g.nonfinite:
+        return
+    c = g.first[0] + number % x_panels
+    number //= x_panels
+    o = g.first[1] + number % dy_panels
+    group = g.group0 + number // dy_panels
+    sums = sums_of(g, group)
+    store(g, group, c, c + 1, o, &sums, workspace, workspace + g.taps_bytes)
+
+
+cdef inline size_t panel_sums(const Gradient *g) noexcept nogil:
+    """Bytes of the sums of one position of two panels."""
+    return g.nr * g.nr * g.job.itemsize
+
+
+cdef void pair_task(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
+    """All of a panel of x by one of dy, where there is one round of few tiles: the sums stay in L2."""
+    cdef const Gradient *g = <const Gradient *>argument
+    cdef Py_ssize_t dy_panels = g.last[1] - g.first[1], x_panels = g.last[0] - g.first[0], p, group, i
+    cdef Sums sums
+    if g.nonfinite:
+        return
+    sums.first[0] = g.first[0] + number % x_panels
+    number //= x_panels
+    sums.first[1] = g.first[1] + number % dy_panels
+    group = g.group0 + number // dy_panels
+    for i in range(2):
+        sums.last[i] = sums.first[i] + 1
+    sums.at = workspace + 2 * g.taps_bytes
+    sums.p = lines(panel_sums(g)) // g.job.itemsize
+    for p in range(g.positions):
+        multiply(g, group, p, sums.first, sums.last, &sums)
+    store(g, group, sums.first[0], sums.last[0], sums.first[1], &sums, workspace, workspace + g.taps_bytes)
 
 
 cdef void slice_task(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
     """Some blocks of tiles, of all panels that are worked on."""
     cdef Gradient *shared = <Gradient *>argument
     cdef Gradient g = shared[0]
-    cdef Py_ssize_t slice = number % g.slices, group = g.group0 + number // g.slices, block, panel, tiles = 0
+    cdef Py_ssize_t slice = number % g.slices, group = g.group0 + number // g.slices, block, panel, p, tiles = 0
     cdef Py_ssize_t last = (slice + 1) * g.tiles.count // g.slices
     cdef int side
-    cdef char *sums
+    cdef Sums sums
+    cdef char *taps
     if shared.nonfinite:
         return
     g.group0, g.group1 = group, group + 1
     g.transformed = workspace + g.band_bytes
-    sums = g.transformed + g.transformed_bytes
+    g.sums = g.transformed + g.transformed_bytes
+    taps = g.sums + g.sums_bytes
+    sums = sums_of(&g, group)
     if slice:
-        g.job.w = g.parts + (slice - 1) * g.job.groups * g.job.w_g * g.job.itemsize
+        g.job.w = g.slice_dw + (slice - 1) * g.job.groups * g.job.w_g * g.job.itemsize
     g.add = g.add_sums = False
     for block in range(slice * g.tiles.count // g.slices, last):
         block_at(g.tiles, block, &g.row, &g.rows, &g.col, &g.cols)
         for side in range(2):
             for panel in range(g.first[side], g.last[side]):
                 transform(&g, group, side, panel, 0, g.rows, workspace)
-        multiply(&g, group, g.first, g.last, sums)
+        for p in range(g.positions):
+            multiply(&g, group, p, g.first, g.last, &sums)
         tiles += g.rows * g.cols
         g.add_sums = True
         if tiles >= TILES_MAX or block == last - 1:
-            store(&g, group, g.first, g.last, sums, sums + g.sums_bytes, sums + g.sums_bytes + g.taps_bytes)
+            for panel in range(g.first[1], g.last[1]):
+                store(&g, group, g.first[0], g.last[0], panel, &sums, taps, taps + g.taps_bytes)
             g.add = True
             g.add_sums = False
             tiles = 0
@@ -262,24 +337,12 @@ cdef void reduce_task(void *argument, Py_ssize_t output, char *workspace) noexce
     cdef Py_ssize_t s, item = g.job.itemsize, size = g.job.groups * g.job.w_g
     cdef char *dw = <char *>g.job.w + output * g.job.w_o * item
     for s in range(g.slices - 1):
-        g.job.kernels.add(dw, g.parts + (s * size + output * g.job.w_o) * item, g.job.channels * g.taps)
-
-
-cdef Py_ssize_t product_tasks(const Gradient *g) noexcept nogil:
-    cdef Py_ssize_t count = g.group1 - g.group0, side
-    for side in range(2):
-        count *= (g.last[side] - g.first[side] + g.block[side] - 1) // g.block[side]
-    return count
+        g.job.kernels.add(dw, g.slice_dw + (s * size + output * g.job.w_o) * item, g.job.channels * g.taps)
 
 
 cdef inline void halve(Gradient *g) noexcept nogil:
     cdef int wide = 1 if g.block[1] >= g.block[0] else 0
     g.block[wide] = (g.block[wide] + 1) // 2
-
-
-cdef inline size_t panel_sums(const Gradient *g) noexcept nogil:
-    """Bytes of the sums of one position of two panels."""
-    return g.nr * g.nr * g.job.itemsize
 
 
 cdef void set_products(Gradient *g) noexcept nogil:
@@ -293,16 +356,27 @@ cdef size_t product_bytes(const Gradient *g) noexcept nogil:
     return g.sums_bytes + 2 * g.taps_bytes
 
 
-cdef void choose_products(Gradient *g, size_t budget, int threads) noexcept nogil:
-    """The panels of a task: few enough for their sums to stay in L2, and for two tasks a thread. No sum depends on it."""
-    cdef size_t sum = panel_sums(g)
-    g.block[0] = min(<Py_ssize_t>X_PANELS, g.last[0] - g.first[0])
-    g.block[1] = min(<Py_ssize_t>DY_PANELS, g.last[1] - g.first[1])
-    budget = min(budget, max(cache_bytes(2) * 3 // 4, <size_t>256 << 10))
-    while g.block[0] * g.block[1] > 1 and (g.positions * sum * g.block[0] * g.block[1] > budget
-                                           or product_tasks(g) < 2 * threads):
+cdef size_t pair_bytes(const Gradient *g) noexcept nogil:
+    """Workspace of a pair of panels."""
+    return 2 * g.taps_bytes + g.positions * lines(panel_sums(g))
+
+
+cdef size_t round_bytes(const Gradient *g) noexcept nogil:
+    """Of a group's transforms and sums."""
+    return (g.block[0] + g.block[1]) * g.panel * g.job.itemsize + g.sums_bytes
+
+
+cdef void choose_panels(Gradient *g, Py_ssize_t tiles, size_t budget) noexcept nogil:
+    """As many panels as have room for so many tiles; their sums, where those are read again. No sum depends on it."""
+    g.block[0], g.block[1] = g.panels[0], g.panels[1]
+    while True:
+        set_products(g)
+        if tiles <= PAIR_TILES:
+            g.sums_bytes = 0
+        if g.block[0] * g.block[1] == 1 or round_bytes(g) <= budget:
+            break
         halve(g)
-    set_products(g)
+    g.taps_bytes = lines(g.taps * panel_sums(g))
 
 
 cdef bint slices_fit(Gradient *g) noexcept nogil:
@@ -320,7 +394,7 @@ cdef void choose_slices(Gradient *g, size_t budget) noexcept nogil:
     """Fewer panels where the budget wants it, and the number of slices. No sum depends on the panels."""
     cdef Py_ssize_t dw = g.job.groups * g.job.outputs * g.job.channels * g.taps * g.job.itemsize
     g.slices = min(<Py_ssize_t>SLICES, max(<Py_ssize_t>SLICES // 2, g.tiles.count // SLICE_BLOCKS)) // g.job.groups
-    g.slices = max(1, min(min(g.slices, g.tiles.count), TRANSFORMED_LIMIT // dw))
+    g.slices = max(1, min(min(g.slices, g.tiles.count), SHARED_LIMIT // dw))
     while True:
         set_products(g)
         g.transformed_bytes = (g.block[0] + g.block[1]) * g.panel * g.job.itemsize
@@ -329,14 +403,24 @@ cdef void choose_slices(Gradient *g, size_t budget) noexcept nogil:
         halve(g)
 
 
-cdef int run_round(Gradient *g, size_t budget, int threads) except -1:
+cdef int run_round(Gradient *g, bint is_last, int threads) except -1:
     """The block of tiles that g says, for the groups and panels that it says."""
+    cdef Py_ssize_t x_panels = g.last[0] - g.first[0], dy_panels = g.last[1] - g.first[1], groups = g.group1 - g.group0
     g.task_rows = min(g.rows, max(<Py_ssize_t>1, TASK_TILES // g.cols))
     g.tasks = (g.rows + g.task_rows - 1) // g.task_rows
-    run_tasks(transform_task, g,
-              (g.group1 - g.group0) * (g.last[0] - g.first[0] + g.last[1] - g.first[1]) * g.tasks, g.band_bytes, threads)
-    choose_products(g, budget, threads)
-    run_tasks(product_task, g, product_tasks(g), product_bytes(g), threads)
+    run_tasks(transform_task, g, groups * (x_panels + dy_panels) * g.tasks, g.band_bytes, threads)
+    if g.sums_bytes == 0:
+        run_tasks(pair_task, g, groups * x_panels * dy_panels, pair_bytes(g), threads)
+        return 0
+    g.parts = min(x_panels, (4 * threads + g.positions - 1) // g.positions)
+    run_tasks(product_task, g, groups * g.parts * g.positions, 0, threads)
+    g.tiles_summed += g.rows * g.cols
+    g.add_sums = True
+    if g.tiles_summed >= TILES_MAX or is_last:
+        run_tasks(store_task, g, groups * x_panels * dy_panels, 2 * g.taps_bytes, threads)
+        g.add = True
+        g.add_sums = False
+        g.tiles_summed = 0
     return 0
 
 
@@ -359,7 +443,7 @@ def run(int kind, Lattice lattice, x, dw, dy, Py_ssize_t groups, int threads, ma
     cdef Blocks tiles
     cdef Py_ssize_t m, r, lanes, channels, most, number
     cdef Py_ssize_t at_once[2]
-    cdef size_t workspace, shared_bytes, limit = TRANSFORMED_LIMIT
+    cdef size_t workspace, shared_bytes, limit = SHARED_LIMIT
     cdef char *shared
     cdef bint sliced
     cdef int side
@@ -405,23 +489,20 @@ def run(int kind, Lattice lattice, x, dw, dy, Py_ssize_t groups, int threads, ma
         for side in range(2):
             at_once[side] = g.block[side]
     else:
-        # as many groups, or else panels of one, as have room
-        most = max(<Py_ssize_t>2, <Py_ssize_t>(limit // (g.panel * job.itemsize)))
-        at_once[0] = min(g.panels[0], most - min(g.panels[1], most // 2))
-        at_once[1] = min(g.panels[1], most - at_once[0])
-        most = min(groups, max(<Py_ssize_t>1, most // (g.panels[0] + g.panels[1])))
-        g.group1 = most
+        choose_panels(&g, tiles.rows * tiles.cols, limit)
         for side in range(2):
-            g.last[side] = at_once[side]
-        choose_products(&g, limit, threads)
-        shared_bytes = most * (at_once[0] + at_once[1]) * g.panel * job.itemsize
-        workspace = max(g.band_bytes, product_bytes(&g))
+            at_once[side] = g.block[side]
+        most = min(groups, max(<Py_ssize_t>1, <Py_ssize_t>(limit // round_bytes(&g))))
+        shared_bytes = most * round_bytes(&g)
+        workspace = max(g.band_bytes, pair_bytes(&g) if g.sums_bytes == 0 else 2 * g.taps_bytes)
     if threads == 0:
         return workspace
     shared = <char *>block_alloc(shared_bytes)
     if shared == NULL:
-        raise MemoryError(f"fastconv: no memory for {shared_bytes} bytes of transforms")
-    g.transformed = g.parts = shared
+        raise MemoryError(f"fastconv: no memory for {shared_bytes} bytes of transforms and sums")
+    g.transformed = g.slice_dw = shared
+    if not sliced:
+        g.sums = shared + most * (at_once[0] + at_once[1]) * g.panel * job.itemsize
     try:
         for g.group0 in range(0, groups, most):
             g.group1 = min(groups, g.group0 + most)
@@ -432,10 +513,10 @@ def run(int kind, Lattice lattice, x, dw, dy, Py_ssize_t groups, int threads, ma
                     if sliced:
                         run_tasks(slice_task, &g, groups * g.slices, workspace, threads)
                         continue
+                    g.add = g.add_sums = False
                     for number in range(tiles.count):
                         block_at(&tiles, number, &g.row, &g.rows, &g.col, &g.cols)
-                        g.add = number > 0
-                        run_round(&g, limit, threads)
+                        run_round(&g, number == tiles.count - 1, threads)
         if g.slices > 1 and not g.nonfinite:
             run_tasks(reduce_task, &g, groups * job.outputs, 0, threads)
     finally:
