@@ -63,7 +63,7 @@ cdef enum:
     TILES_MAX = 2048
     ROUND_BYTES = 12 << 20
     # So few tiles are one round, whose sums stay in L2, a pair of panels at a time: no round after it needs them.
-    PAIR_TILES = TILES_MIN
+    PAIR_TILES = 32
     # Transforms and sums of a round. Where all channels take more, it is done for some of the channels at a time: 512 x 256 of
     # them have 27 MiB. (All 512 x 512 at once, 48 MiB, took 1.15 to 1.2 times as long, avx512.)
     SHARED_LIMIT = 32 << 20
