@@ -307,6 +307,9 @@ typedef struct {
     const ptrdiff_t *off; /* off[taps], in blocks of 32 terms */
     void *acc;            /* float acc[16*na][16*nb], rows acc_row apart */
     ptrdiff_t a_part, a_tile, a_row, a_c, b_part, b_tile, b_row, b_k, acc_row, channels, taps;
+    const void *fetch,
+        *fetch_end; /* comes to the L2 cache, fetch_step bytes (whole lines) a step */
+    ptrdiff_t fetch_step;
     int flags;
 } fc_split_tile;
 
@@ -316,10 +319,10 @@ typedef struct {
     /* to[p*part + i] = part p of x[i], i < n. Returns the least |x| but zero, as its bits minus 1.
      */
     uint32_t (*rows)(void *to, ptrdiff_t part, const float *x, ptrdiff_t n, int parts);
-    /* to[p*part + 2*i], to[p*part + 2*i + 1] = part p of even[i], odd[i]; odd NULL: zero. Likewise.
-     */
-    uint32_t (*pairs)(void *to, ptrdiff_t part, const float *even, const float *odd, ptrdiff_t n,
-                      int parts);
+    /* to[p*part + i/32*panel + 2*(i%32)] and the element after it = part p of even[i], odd[i]; odd
+     * NULL: zero. Likewise. Elements `ahead` come to the cache, but for 0. */
+    uint32_t (*pairs)(void *to, ptrdiff_t part, ptrdiff_t panel, const float *even,
+                      const float *odd, ptrdiff_t n, ptrdiff_t ahead, int parts);
     void (*tile[FC_SPLIT_MAX + 1][3][3])(const fc_split_tile *);
 } fc_split_kernels;
 

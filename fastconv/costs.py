@@ -43,6 +43,7 @@ TILE_FEW = 15
 # Blocks of the split drivers, see conv_split.pyx, and typical ones of conv_wgrad.pyx, which counts bytes; tiles of one operand in
 # three quarters of L1.
 SPLIT_PIXELS, SPLIT_OUTPUTS, SPLIT_STEPS = 784, 128, 15
+SPLIT_DEPTH = 4, 16
 # Of so many bytes half is taken to leave the caches before it is used.
 FAR = 8 << 20
 
@@ -596,11 +597,15 @@ def _split(products: int, shape: Shape) -> Counts:
     side, parts = _side(shape.outputs), _parts(products)
     runs = shape.groups * shape.runs
     stored = runs * shape.outputs * shape.pixels
-    pointwise = math.prod(shape.kernel) == 1 and not shape.has_stride
-    if pointwise or shape.channels <= TILE_FEW:
+    one_tap = math.prod(shape.kernel) == 1
+    pointwise = one_tap and not shape.has_stride
+    if one_tap or shape.channels <= TILE_FEW:
         # columns of pixels; not transposed
         steps: float = _tiles(shape.terms, TILE_TERMS)
-        pixels = BAND_BYTES // max(1, 2 * parts * TILE_TERMS * round(steps))
+        depth = round(steps)
+        if one_tap:
+            depth = min(depth, SPLIT_DEPTH[4 * shape.outputs * SPLIT_PIXELS > BAND_BYTES])
+        pixels = BAND_BYTES // max(1, 2 * parts * TILE_TERMS * depth)
         pixels = max(TILE_SIDE, min(SPLIT_PIXELS, pixels))
         tasks: float = max(1, shape.pixels / pixels)
         tiles = _tiles(shape.pixels)

@@ -41,6 +41,7 @@ static FC_INLINE void FC_SPLIT(tile)(const fc_split_tile *t, const int products,
     const ptrdiff_t a_part = t->a_part, b_part = t->b_part, a_row = 2 * t->a_row,
                     b_row = 2 * t->b_row, pitch = 4 * t->acc_row;
     float *const acc = t->acc, *const acc2 = acc + 16 * t->acc_row;
+    const char *fetch = t->fetch, *const end = t->fetch_end;
     FC_TILE_REGISTERS
     if (t->flags & FC_FIRST) {
         t_zero(0);
@@ -52,10 +53,16 @@ static FC_INLINE void FC_SPLIT(tile)(const fc_split_tile *t, const int products,
         if (nb == 2) t_load(1, acc + 16, pitch);
         if (na == 2) t_load(2, acc2, pitch);
         if (na == 2 && nb == 2) t_load(3, acc2 + 16, pitch);
+        for (int i = 0; i < 16 * na; i++) /* the sums beside these */
+            for (int j = 0; j < 2; j++) FC_PREFETCH(acc + i * t->acc_row + 16 * (nb + j));
     }
     for (ptrdiff_t c = 0; c < t->channels; c++, a += t->a_c) {
         for (ptrdiff_t k = 0; k < t->taps; k++, bk += t->b_k) {
             const uint16_t *const ak = a + t->off[k] * 32;
+            for (ptrdiff_t i = 0; i < t->fetch_step && fetch < end; i += FC_CACHE_LINE) {
+                FC_PREFETCH_L2(fetch);
+                fetch += FC_CACHE_LINE;
+            }
             if (products == 6) {
                 FC_LOAD_A(2);
                 FC_LOAD_B(0);
@@ -118,15 +125,23 @@ static FC_INLINE uint32_t FC_SPLIT(rows_of)(uint16_t *to, ptrdiff_t part, const 
     return l_get(least);
 }
 
-/* to[p*part + 2*i], to[p*part + 2*i + 1] = part p of even[i], odd[i] */
-static FC_INLINE uint32_t FC_SPLIT(pairs_of)(uint16_t *to, ptrdiff_t part, const float *even,
-                                             const float *odd, ptrdiff_t n, const int parts) {
+/* to[p*part + i/32*panel + 2*(i%32)] and the element after it = part p of even[i], odd[i] */
+static FC_INLINE uint32_t FC_SPLIT(pairs_of)(uint16_t *to, ptrdiff_t part, ptrdiff_t panel,
+                                             const float *even, const float *odd, ptrdiff_t n,
+                                             ptrdiff_t ahead, const int parts) {
     L least = l_all();
-    for (ptrdiff_t i = 0; i < n; i += 16) {
-        const ptrdiff_t here = n - i < 16 ? n - i : 16;
-        F e = f_load_n(even + i, here), o = f_load_n(odd ? odd + i : even, odd ? here : 0);
-        least = l_least(l_least(least, e), o);
-        for (int p = 0; p < parts; p++) u_store_n(to + p * part + 2 * i, u_part(&e, &o), here);
+    for (; n > 0; n -= 32, even += 32, to += panel) {
+        for (ptrdiff_t i = 0; i < 32 && i < n; i += 16) {
+            const ptrdiff_t here = n - i < 16 ? n - i : 16;
+            F e = f_load_n(even + i, here), o = f_load_n(odd ? odd + i : even, odd ? here : 0);
+            if (ahead) {
+                FC_PREFETCH_READ(even + ahead + i);
+                FC_PREFETCH_READ(odd + ahead + i);
+            }
+            least = l_least(l_least(least, e), o);
+            for (int p = 0; p < parts; p++) u_store_n(to + p * part + 2 * i, u_part(&e, &o), here);
+        }
+        if (odd) odd += 32;
     }
     return l_get(least);
 }
@@ -138,11 +153,11 @@ static uint32_t FC_SPLIT(rows)(void *to, ptrdiff_t part, const float *x, ptrdiff
                         : FC_SPLIT(rows_of)(to, part, x, n, 1);
 }
 
-static uint32_t FC_SPLIT(pairs)(void *to, ptrdiff_t part, const float *even, const float *odd,
-                                ptrdiff_t n, int parts) {
-    return parts == 3   ? FC_SPLIT(pairs_of)(to, part, even, odd, n, 3)
-           : parts == 2 ? FC_SPLIT(pairs_of)(to, part, even, odd, n, 2)
-                        : FC_SPLIT(pairs_of)(to, part, even, odd, n, 1);
+static uint32_t FC_SPLIT(pairs)(void *to, ptrdiff_t part, ptrdiff_t panel, const float *even,
+                                const float *odd, ptrdiff_t n, ptrdiff_t ahead, int parts) {
+    return parts == 3   ? FC_SPLIT(pairs_of)(to, part, panel, even, odd, n, ahead, 3)
+           : parts == 2 ? FC_SPLIT(pairs_of)(to, part, panel, even, odd, n, ahead, 2)
+                        : FC_SPLIT(pairs_of)(to, part, panel, even, odd, n, ahead, 1);
 }
 
 #define FC_ENTRY_SPLIT(products) \

@@ -6,14 +6,14 @@ to rows of 32 channels for each pixel, so that any 16 neighbouring pixels are a 
 output channels runs the tiles along the band. The rows of a block are one long row where that takes fewer tiles: the sums
 between the rows proper are thrown away. All phases of an input gradient with a stride read the one band.
 
-Where there are few channels, which would leave most of a tile empty, and for a 1x1 kernel of stride 1 without padding, it is
-a matrix product instead: of the weights with columns of (channel, tap) terms, in pairs, one column for each pixel. Its sums
-come out as planes.
+Where there are few channels, which would leave most of a tile empty, and for a 1x1 kernel it is a matrix product instead: of
+the weights with columns of (channel, tap) terms, in pairs, one column for each pixel. Its sums come out as planes. The columns
+of a 1x1 kernel are made for some of the channels at a time, so that a task has more pixels, and weights are read for as many.
 
-The sums of a tile stay in registers for all of its terms: weights and pixels come from L2 in time, and keeping the weights of
-some terms in L1 while the sums go to memory and back takes longer. Weights that take more than half of L2 come from beyond it
-for each task: small images then share a task, so that the output channels are outside and the images inside. That does not
-show in the bits.
+But for that the sums of a tile stay in registers for all of its terms: weights and pixels come from L2 in time, and keeping the
+weights of some terms in L1 while the sums go to memory and back takes longer. Weights that take more than half of L2 come from
+beyond it for each task: small images then share a task, so that the output channels are outside and the images inside, and the
+tiles of a panel fetch the weights of the next one. None of that shows in the bits.
 
 Tile products count denormals as zero, and the parts of very large and very small floats are no longer exact. Two guards find
 the calls that this may touch, and the direct kernel does those again: a sum that is not finite, and a pair of the least input
@@ -41,7 +41,7 @@ from fastconv.kernels.correlate cimport (
     source_plane,
     start_job,
 )
-from fastconv.kernels.fastconv cimport FC_FIRST, fc_pixel_store, fc_split_kernels, fc_split_tile
+from fastconv.kernels.fastconv cimport FC_CACHE_LINE, FC_FIRST, fc_pixel_store, fc_split_kernels, fc_split_tile
 from fastconv.kernels.isa cimport active_split, cache_bytes
 from fastconv.kernels.lattice cimport (
     Axis,
@@ -74,6 +74,12 @@ cdef enum:
     # shows in the bits.
     FEW = 15
     PIXELS = 784     # outputs of a block
+    # Blocks of terms of columns at a time. Of all outputs the sums wait meanwhile; each reads 6 bytes of weights a pixel for
+    # that many terms, so more pixels, with fewer terms, are better while the sums stay in L2. If not, a sum is read and written
+    # once for so many terms too: with P pixels of 1 MiB in three parts, 8/(32 depth) + 6/P is least at 15 blocks.
+    SHALLOW = 4
+    DEEP = 16
+    SUMS = 16 << 20  # most bytes of the sums that wait
     CHUNK = 64       # pixels converted at a time: 8 KiB of floats, in L1
     TURNED = 256     # weights of an output transposed at a time: of a panel 32 KiB of floats, in L1
 
@@ -85,8 +91,10 @@ cdef struct Split:
     Job job                     # first: tasks get a pointer to it; job.batch counts tasks
     const fc_split_kernels *kernels
     int products, parts, failed
-    bint pointwise              # a 1x1 kernel of stride 1 without padding
     bint columns                # pixels are columns of a matrix, see above
+    bint pointwise              # and x has them as they are
+    Py_ssize_t depth, steps     # blocks of terms of the columns that are made at a time, and all: of one phase
+    Py_ssize_t channels         # of the bands of floats from which columns are made
     SplitPhase *phases
     Py_ssize_t count
     Py_ssize_t together         # phases that are stored together: 2 where they are the even and the odd places of the same rows
@@ -145,7 +153,7 @@ cdef void pack_rows(void *argument, Py_ssize_t task, char *workspace) noexcept n
     operand.kernels = job.kernels
     operand.split = g.kernels
     operand.parts = g.parts
-    if g.pointwise:
+    if job.w_taps == 1:
         operand.row = job.w_o
         operand.col = job.w_c
         set_least(job, to, width, split_a(&operand, w, size, job.channels, workspace, to))
@@ -204,7 +212,7 @@ cdef void pack_pairs(void *argument, Py_ssize_t task, char *workspace) noexcept 
                         continue
                     even = <const float *>workspace + (c - first) * plane + job.tap_index[own.phase.tap + k] * width
                     odd = NULL if c + 1 == job.channels else even + plane
-                    least = min(least, g.kernels.pairs(at, TERMS * width, even, odd, width, g.parts))
+                    least = min(least, g.kernels.pairs(at, TERMS * width, 0, even, odd, width, 0, g.parts))
         first += together
     set_least(job, to, width, least)
 
@@ -241,47 +249,53 @@ cdef inline Py_ssize_t whole_panels(Py_ssize_t pixels) noexcept nogil:
 
 
 cdef uint32_t pair_row(const Split *g, const float *even, const float *odd, Py_ssize_t first, Py_ssize_t cols,
-                       Py_ssize_t block, char *to) noexcept nogil:
+                       Py_ssize_t block, Py_ssize_t ahead, char *to) noexcept nogil:
     """Pixels from `first` on of a pair of terms, to panels that are `block` bytes apart; the least magnitude."""
-    cdef Py_ssize_t count, i = 0
+    cdef Py_ssize_t count = min((PANEL - first % PANEL) % PANEL, cols)  # to the end of a panel
     cdef uint32_t least = NOTHING
-    while i < cols:
-        count = min(PANEL - (first + i) % PANEL, cols - i)
-        least = min(least, g.kernels.pairs(to + (first + i) // PANEL * block + 4 * ((first + i) % PANEL), TERMS * PANEL,
-                                           even + i, NULL if odd == NULL else odd + i, count, g.parts))
-        i += count
+    to += first // PANEL * block + first % PANEL * 4
+    if count:
+        least = g.kernels.pairs(to, TERMS * PANEL, 0, even, odd, count, 0, g.parts)
+        to += block - first % PANEL * 4
+        even += count
+        if odd != NULL:
+            odd += count
+    if count < cols:
+        least = min(least, g.kernels.pairs(to, TERMS * PANEL, block // 2, even, odd, cols - count, ahead, g.parts))
     return least
 
 
-cdef uint32_t pair_columns(const Split *g, const Task *t, const Visit *v, const Phase *phase, const char *band,
-                           char *to) noexcept nogil:
-    """to[panel of pixels][block of terms][part][pair of terms][PANEL][2] of one phase; the least magnitude.
+cdef uint32_t pair_columns(const Split *g, const Task *t, const Visit *v, const Phase *phase, Py_ssize_t first,
+                           Py_ssize_t count, const char *band, char *to) noexcept nogil:
+    """to[panel of pixels][block of terms][part][pair of terms][PANEL][2] of `count` blocks of one phase; the least magnitude.
 
     From bands of floats, one after another for the images; or from the input where that has the columns as they are.
     """
     cdef const Job *job = &g.job
     cdef const Axis *axis = job.axis
-    cdef Py_ssize_t terms = job.channels * phase.taps, k, image, d, r, i, at, x_n, x_c, x_d, x_row
+    cdef Py_ssize_t terms = job.channels * phase.taps, k0 = first * TERMS, k, image, d, r, i, at, x_n, x_c, x_d, x_row
     cdef Py_ssize_t depths = v.count[0], rows = v.count[1], cols = v.count[2], part = 2 * TERMS * PANEL
-    cdef Py_ssize_t block = whole_terms(terms) // TERMS * g.parts * part
+    cdef Py_ssize_t block = count * g.parts * part, base = 0, ahead = 0
     cdef uint32_t least = NOTHING
     cdef const float *even
     cdef const float *odd
     cdef const Py_ssize_t *off = job.off + phase.tap
     cdef char *start
     if g.pointwise:
+        ahead = 2 * job.x_c
         band = source_plane(job, t) + 4 * ((t.origin[0] * axis[1].size + t.origin[1]) * axis[2].size + t.origin[2])
         x_n = job.x_n
         x_c = job.x_c
         cols *= depths * rows
         depths = rows = 1
     else:
-        x_n = job.channels * job.band.channel
+        x_n = g.channels * job.band.channel
         x_c = job.band.channel
+        base = k0  # where bands are of some channels, those have one tap
     x_row = job.band.width
     x_d = job.band.rows * x_row
-    for k in range(0, whole_terms(terms), 2):
-        start = to + k // TERMS * g.parts * part + k % TERMS * 2 * PANEL
+    for k in range(k0, k0 + count * TERMS, 2):
+        start = to + (k - k0) // TERMS * g.parts * part + k % TERMS * 2 * PANEL
         if k >= terms:
             for i in range(whole_panels(v.pixels) // PANEL * g.parts):
                 memset(start + i // g.parts * block + i % g.parts * part, 0, 4 * PANEL)
@@ -291,15 +305,41 @@ cdef uint32_t pair_columns(const Split *g, const Task *t, const Visit *v, const 
             for d in range(depths):
                 for r in range(rows):
                     even = <const float *>band + image * x_n + d * x_d + r * x_row
-                    odd = NULL if k + 1 == terms else even + (k + 1) // phase.taps * x_c + off[(k + 1) % phase.taps]
-                    even += k // phase.taps * x_c + off[k % phase.taps]
-                    least = min(least, pair_row(g, even, odd, at, cols, block, start))
+                    odd = NULL
+                    if k + 1 < terms:
+                        odd = even + (k + 1 - base) // phase.taps * x_c + off[(k + 1) % phase.taps]
+                    even += (k - base) // phase.taps * x_c + off[k % phase.taps]
+                    least = min(least, pair_row(g, even, odd, at, cols, block, 0 if odd == NULL else ahead, start))
                     at += cols
     return least
 
 
+cdef const char *next_weights(const Split *g, const Task *t, const SplitPhase *own, Py_ssize_t panel,
+                              Py_ssize_t first) noexcept nogil:
+    """Those of a phase that come after those of a panel, from one block of terms on: of the next panel, or of the next blocks."""
+    cdef Py_ssize_t start, size, width
+    panel += 1
+    if panel == t.panel1:
+        panel = t.panel0
+        first += g.depth
+        if first >= g.steps:
+            return NULL
+    panel_bounds(&g.job, panel, &start, &size, &width)
+    return packed_panel(&g.job, t.group, start) + step_bytes(g, width) * (own.first + first)
+
+
+cdef inline void fetch_weights(const Split *g, fc_split_tile *tile, const char *weights, Py_ssize_t width,
+                               Py_ssize_t tiles) noexcept nogil:
+    """Fetch weights of as many steps as a tile has, in the course of so many tiles."""
+    cdef Py_ssize_t lines = (step_bytes(g, width) + FC_CACHE_LINE - 1) // FC_CACHE_LINE
+    tile.fetch = tile.fetch_end = weights
+    tile.fetch_step = (lines + tiles - 1) // tiles * FC_CACHE_LINE
+    if weights != NULL:
+        tile.fetch_end = weights + step_bytes(g, width) * tile.channels * tile.taps
+
+
 cdef void sum_band(const Split *g, const Visit *v, const SplitPhase *own, const char *weights, Py_ssize_t width,
-                   const char *planes, char *acc) noexcept nogil:
+                   const char *following, const char *planes, char *acc) noexcept nogil:
     """acc[image][d][row][pixel][width]: the sums of one phase and a panel of `width` outputs."""
     cdef const Job *job = &g.job
     cdef fc_split_tile tile
@@ -318,6 +358,7 @@ cdef void sum_band(const Split *g, const Visit *v, const SplitPhase *own, const 
     tile.b = weights + 2 * tile.b_k * own.first
     tile.acc_row = width
     tile.flags = FC_FIRST
+    fetch_weights(g, &tile, following, width, v.images * v.count[0] * v.rows * (whole_panels(v.run) // PANEL))
     for image in range(v.images):
         for d in range(v.count[0]):
             for r in range(v.rows):
@@ -327,33 +368,37 @@ cdef void sum_band(const Split *g, const Visit *v, const SplitPhase *own, const 
                     tile.a = planes + 2 * at * TERMS
                     tile.acc = acc + 4 * width * first
                     g.kernels.tile[g.products][1 if v.run - first <= SIDE else 2][width // SIDE](&tile)
+                    tile.fetch = <const char *>tile.fetch + tile.channels * tile.taps * tile.fetch_step
                     first += 2 * SIDE
                 acc += 4 * width * v.pitch
 
 
-cdef void sum_columns(const Split *g, const Visit *v, const SplitPhase *own, const char *weights, Py_ssize_t width,
-                      const char *columns, char *sums) noexcept nogil:
-    """sums[output][whole_panels(v.pixels)] of one phase and a panel of `width` outputs."""
+cdef void sum_columns(const Split *g, const Visit *v, const SplitPhase *own, Py_ssize_t block, Py_ssize_t blocks,
+                      const char *weights, Py_ssize_t width, const char *following, const char *columns,
+                      char *sums) noexcept nogil:
+    """sums[output][whole_panels(v.pixels)] (+)= some blocks of the terms of one phase and a panel of `width` outputs."""
     cdef fc_split_tile tile
     cdef Py_ssize_t zero = 0, first = 0
     tile.off = &zero
     tile.taps = 1
-    tile.channels = whole_terms(g.job.channels * own.phase.taps) // TERMS
+    tile.channels = blocks
     tile.a_part = width * TERMS
     tile.a_tile = SIDE * TERMS
     tile.a_row = TERMS
     tile.a_c = tile.a_part * g.parts
-    tile.a = weights + 2 * tile.a_c * own.first
+    tile.a = weights + 2 * tile.a_c * (own.first + block)
     tile.b_row = 2 * PANEL
     tile.b_part = SIDE * tile.b_row
     tile.b_tile = 2 * SIDE
     tile.b_k = tile.b_part * g.parts
     tile.acc_row = whole_panels(v.pixels)
-    tile.flags = FC_FIRST
+    tile.flags = 0 if block else FC_FIRST
+    fetch_weights(g, &tile, following, width, whole_panels(v.pixels) // PANEL)
     while first < v.pixels:
         tile.b = columns + 2 * first // PANEL * tile.b_k * tile.channels
         tile.acc = sums + 4 * first
         g.kernels.tile[g.products][width // SIDE][1 if v.pixels - first <= SIDE else 2](&tile)
+        tile.fetch = <const char *>tile.fetch + blocks * tile.fetch_step
         first += PANEL
 
 
@@ -367,12 +412,12 @@ cdef bint finite(const Split *g, const fc_pixel_store *store, const void *sums, 
 
 
 cdef bint store_panel(const Split *g, const Task *t, const Visit *v, fc_pixel_store *store, Py_ssize_t start, Py_ssize_t width,
-                      char *work) noexcept nogil:
-    """The outputs of a panel from the sums of its phases; False when the direct kernel must do it."""
+                      const char *work, char *sums) noexcept nogil:
+    """The outputs of a panel from `sums` of its phases, or, where they come from bands, by way of it; False when the direct
+    kernel must do it."""
     cdef const Job *job = &g.job
     cdef const Axis *axis = job.axis
     cdef Py_ssize_t image, d, i, at, planes = v.rows * v.pitch
-    cdef char *sums = work + g.together * g.work_bytes
     cdef bint odd = store.odd != NULL
     cdef char *to[2]
     for image in range(v.images):
@@ -399,15 +444,31 @@ cdef bint store_panel(const Split *g, const Task *t, const Visit *v, fc_pixel_st
     return True
 
 
-cdef bint run_phase(const Split *g, const Task *t, const SplitPhase *own, Py_ssize_t images, const char *source, char *work,
+cdef inline Py_ssize_t blocks_of(const Split *g, const SplitPhase *own, Py_ssize_t first) noexcept nogil:
+    """Blocks of terms of a phase, from `first` on, whose columns are made together."""
+    return max(<Py_ssize_t>0, min(g.depth, whole_terms(g.job.channels * own.phase.taps) // TERMS - first))
+
+
+cdef void fill_bands(const Split *g, const Task *t, Py_ssize_t images, Py_ssize_t channel, char *bands) noexcept nogil:
+    """The floats from which columns are made: bands[image][channel] from `channel` on."""
+    cdef const Job *job = &g.job
+    cdef Py_ssize_t i
+    for i in range(images):
+        fill_band(job.axis, &job.band, 4, t.origin, t.count, source_plane(job, t) + (i * job.x_n + channel * job.x_c) * 4,
+                  job.x_c, min(g.channels, job.channels - channel), bands + i * g.channels * job.band.channel * 4)
+
+
+cdef bint run_phase(const Split *g, const Task *t, const SplitPhase *own, Py_ssize_t images, char *source, char *work,
                     uint32_t least) noexcept nogil:
     """The outputs of one phase, or of two together; False when the direct kernel must do them."""
     cdef const Job *job = &g.job
     cdef const Axis *axis = job.axis
     cdef Visit v
     cdef fc_pixel_store store
-    cdef Py_ssize_t i, panel, start, size, width, joined, phases = 1
+    cdef Py_ssize_t i, panel, start, size, width, joined, phases = 1, first = 0, count
     cdef const char *weights
+    cdef const char *following
+    cdef char *sums
     for i in range(3):
         v.count[i] = min(t.count[i], own.phase.out[i] - t.origin[i])
         if v.count[i] <= 0:
@@ -438,29 +499,42 @@ cdef bint run_phase(const Split *g, const Task *t, const SplitPhase *own, Py_ssi
         if store.y_row == v.run:  # the rows are one
             store.cols *= store.rows
             store.rows = 1
-        for i in range(phases):
-            least = min(least, pair_columns(g, t, &v, &own[i].phase, source, work + i * g.work_bytes))
     elif whole(joined) <= v.rows * v.pitch:
         v.rows = 1
         v.run = joined
         v.pitch = whole(joined)
         store.s_row = job.band.width
-    for panel in range(t.panel0, t.panel1):
-        panel_bounds(job, panel, &start, &size, &width)
-        weights = packed_panel(job, t.group, start)
-        if lost(g.parts, least, get_least(job, weights, width)):
-            return False
-        start += t.group * job.outputs
-        store.outputs = <int>size
-        store.bias = NULL if job.bias == NULL else job.bias + start * 4
-        for i in range(phases):
-            if g.columns:
-                sum_columns(g, &v, own + i, weights, width, work + i * g.work_bytes,
-                            work + g.together * g.work_bytes + i * g.sums_bytes)
-            else:
-                sum_band(g, &v, own + i, weights, width, source, work + i * g.work_bytes)
-        if not store_panel(g, t, &v, &store, start, width, work):
-            return False
+    while first < g.steps:  # of columns; all else has one
+        if g.columns:
+            count = max(blocks_of(g, own, first), blocks_of(g, own + phases - 1, first))
+            if count and not g.pointwise and (g.depth < g.steps or own == g.phases):
+                fill_bands(g, t, images, first * TERMS, source)
+            for i in range(phases):
+                least = min(least, pair_columns(g, t, &v, &own[i].phase, first, blocks_of(g, own + i, first), source,
+                                                work + i * g.work_bytes))
+        for panel in range(t.panel0, t.panel1):
+            panel_bounds(job, panel, &start, &size, &width)
+            weights = packed_panel(job, t.group, start)
+            if lost(g.parts, least, get_least(job, weights, width)):
+                return False
+            sums = work + g.together * g.work_bytes
+            if g.depth < g.steps:
+                sums += (panel - t.panel0) * g.together * g.sums_bytes
+            for i in range(phases):
+                following = next_weights(g, t, own + i, panel, first)
+                if not g.columns:
+                    sum_band(g, &v, own + i, weights, width, following, source, work + i * g.work_bytes)
+                elif first == 0 or blocks_of(g, own + i, first):
+                    sum_columns(g, &v, own + i, first, blocks_of(g, own + i, first), weights, width, following,
+                                work + i * g.work_bytes, sums + i * g.sums_bytes)
+            if first + g.depth < g.steps:
+                continue
+            start += t.group * job.outputs
+            store.outputs = <int>size
+            store.bias = NULL if job.bias == NULL else job.bias + start * 4
+            if not store_panel(g, t, &v, &store, start, width, work, sums):
+                return False
+        first += g.depth
     return True
 
 
@@ -474,16 +548,12 @@ cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogi
     if g.failed:
         return  # the direct kernel will do it all again
     decode(job, number, &t)
-    t.n *= g.images
-    images = min(g.images, g.batch - t.n)
+    images = (t.n + 1) * g.batch // job.batch
+    t.n = t.n * g.batch // job.batch
+    images -= t.n
     if not g.columns:
         least = split_band(g, &t, images, workspace, work)
-    elif not g.pointwise:
-        for i in range(images):
-            fill_band(job.axis, &job.band, 4, t.origin, t.count, source_plane(job, &t) + i * job.x_n * 4, job.x_c, job.channels,
-                      workspace + i * job.channels * job.band.channel * 4)
     g.kernels.begin()
-    i = 0
     while i < g.count and not g.failed:
         if not run_phase(g, &t, g.phases + i, images, workspace, work, least):
             g.failed = True
@@ -495,18 +565,32 @@ cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogi
         t.n += 1
 
 
+cdef void share_rows(const Split *g, int threads, Py_ssize_t *block) noexcept:
+    """Blocks of fewer rows where every thread then has as many tasks. Fewer than threads share their panels instead."""
+    cdef const Axis *axis = g.job.axis
+    cdef Py_ssize_t blocks = (axis[1].out + block[1] - 1) // max(<Py_ssize_t>1, block[1]), others = g.batch * g.job.groups
+    others *= (axis[0].out + block[0] - 1) // block[0] * ((axis[2].out + block[2] - 1) // block[2])
+    if blocks * others < threads:
+        return
+    while blocks < axis[1].out and blocks * others % threads and blocks * others < 4 * threads:
+        blocks += 1
+    if blocks * others % threads == 0:
+        block[1] = (axis[1].out + blocks - 1) // max(<Py_ssize_t>1, blocks)
+
+
 cdef void set_tasks(Split *g, size_t budget, int threads) noexcept:
     """The block of a task: pixels, images and bytes."""
     cdef Job *job = &g.job
     cdef Py_ssize_t block[3]
-    cdef Py_ssize_t most, image, pixels = PIXELS, i, taps = 0
-    for i in range(g.count):
-        taps = max(taps, g.phases[i].phase.taps)
-    image = 2 * g.parts * whole_terms(job.channels * taps)  # bytes of a column
+    cdef Py_ssize_t most, image, pixels = PIXELS, i
+    image = 2 * g.parts * g.depth * TERMS  # bytes of a column
     if g.columns:
         pixels = max(<Py_ssize_t>SIDE, min(pixels, <Py_ssize_t>budget // max(1, image)))
-    choose_block(job.axis, 1 if g.pointwise else job.channels if g.columns else g.blocks * TERMS * g.parts // 2, 4, budget,
+        if g.depth < g.steps:
+            pixels = max(<Py_ssize_t>SIDE, min(pixels, SUMS // (4 * PANEL * job.panels)))
+    choose_block(job.axis, 1 if g.pointwise else g.channels if g.columns else g.blocks * TERMS * g.parts // 2, 4, budget,
                  pixels, block)
+    share_rows(g, max(1, threads), block)
     band_layout(job.axis, block, 4, &job.band)
     g.used = job.axis[0].phases * (block[0] + job.axis[0].shift_max) * job.band.rows * job.band.width
     most = block[0] * block[1] * block[2]
@@ -527,8 +611,8 @@ cdef void set_tasks(Split *g, size_t budget, int threads) noexcept:
     if g.columns:
         most = whole_panels(most * g.images)
         g.sums_m = most + SIDE
-        g.source_bytes = 0 if g.pointwise else g.images * job.channels * job.band.channel * 4
-        g.work_bytes = 2 * g.parts * whole_terms(job.channels * taps) * most
+        g.source_bytes = 0 if g.pointwise else g.images * g.channels * job.band.channel * 4
+        g.work_bytes = 2 * g.parts * g.depth * TERMS * most
     else:
         most = max(block[1] * whole(block[2]), whole((block[1] - 1) * job.band.width + block[2]))
         g.sums_m = most + SIDE
@@ -556,8 +640,8 @@ def run(int products, Lattice lattice, x, w, y, Py_ssize_t groups, bint transpos
     start_job(job, lattice, x, w, y, groups, transposed, bias, residual, activation)
     g.batch = job.batch
     g.blocks = whole_terms(job.channels) // TERMS
-    g.pointwise = job.w_taps == 1 and own_pixels(job.axis)  # one tap of several, as in a strided gradient, is none
-    g.columns = g.pointwise or job.channels <= FEW
+    g.pointwise = job.w_taps == 1 and own_pixels(job.axis)
+    g.columns = job.w_taps == 1 or job.channels <= FEW
     g.count = len(phases)
     g.together = 1
     if job.axis[2].y_step == 2 and [phase.starts[2] for phase in phases[:2]] == [0, 1]:
@@ -579,8 +663,15 @@ def run(int products, Lattice lattice, x, w, y, Py_ssize_t groups, bint transpos
             steps += whole_terms(job.channels * phase.taps) // TERMS if g.columns else g.blocks * phase.taps
             most = max(most, phase.taps)
         job.column = 2 * steps * g.parts * TERMS + 4
+        g.steps = g.depth = max(<Py_ssize_t>1, whole_terms(job.channels * most) // TERMS)
+        g.channels = job.channels
+        if job.w_taps == 1:
+            i = DEEP if job.outputs * PIXELS * 4 > cache_bytes(2) // 2 else SHALLOW
+            i = (g.steps + i - 1) // i
+            g.depth = (g.steps + i - 1) // i
+            g.channels = min(job.channels, g.depth * TERMS)
         set_tasks(&g, band_budget(max_workspace) // 2, threads)
-        workspace = g.together * (g.work_bytes + g.sums_bytes)
+        workspace = g.together * (g.work_bytes + g.sums_bytes * (job.panels if g.depth < g.steps else 1))
         if not g.columns:  # the band of floats is not needed any more when there are sums
             workspace = max(workspace, (job.band.channel + CHUNK) * TERMS * 4)
         workspace += g.source_bytes

@@ -330,13 +330,16 @@ cdef extern from "fastconv.h" nogil:
         const Py_ssize_t *off
         void *acc
         Py_ssize_t a_part, a_tile, a_row, a_c, b_part, b_tile, b_row, b_k, acc_row, channels, taps
+        const void *fetch
+        const void *fetch_end
+        Py_ssize_t fetch_step
         int flags
 
     ctypedef void (*fc_split_tile_fn)(const fc_split_tile *) noexcept
     ctypedef void (*fc_split_state_fn)() noexcept
     ctypedef uint32_t (*fc_split_rows_fn)(void *to, Py_ssize_t part, const float *x, Py_ssize_t n, int parts) noexcept
-    ctypedef uint32_t (*fc_split_pairs_fn)(void *to, Py_ssize_t part, const float *even, const float *odd, Py_ssize_t n,
-                                           int parts) noexcept
+    ctypedef uint32_t (*fc_split_pairs_fn)(void *to, Py_ssize_t part, Py_ssize_t panel, const float *even, const float *odd,
+                                           Py_ssize_t n, Py_ssize_t ahead, int parts) noexcept
 
     ctypedef struct fc_split_kernels:
         fc_split_state_fn begin

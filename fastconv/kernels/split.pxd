@@ -88,8 +88,8 @@ cdef inline uint32_t split_b(const Operand *b, const char *x, Py_ssize_t columns
             at = to + 2 * i * pair
             if 2 * i < count:
                 least = min(least, b.split.pairs(
-                    at, SIDE * pair, <const float *>rows + 2 * i * pitch,
-                    NULL if 2 * i + 1 == count else <const float *>rows + (2 * i + 1) * pitch, columns, b.parts))
+                    at, SIDE * pair, 0, <const float *>rows + 2 * i * pitch,
+                    NULL if 2 * i + 1 == count else <const float *>rows + (2 * i + 1) * pitch, columns, 0, b.parts))
             else:
                 for p in range(b.parts):
                     memset(at + 2 * p * SIDE * pair, 0, 2 * pair)
