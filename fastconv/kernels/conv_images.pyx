@@ -58,6 +58,7 @@ cdef void sum_panel(const Images *all, const Task *t, Py_ssize_t panel, const ch
     unit = max(2, (LATENCY + width - 1) // width)
     chain = max(1, CHAIN // job.taps)
     s.y = NULL
+    s.y_m = s.y_row = 0
     s.stream = False
     s.ahead = True
     s.x_c = job.band.channel * job.kernels.lanes
