@@ -86,6 +86,9 @@ CASES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "pointwise-groups": ((1, 8, 30, 31), (6, 4, 1, 1), {"groups": 2}),
     "pointwise-strided": ((1, 9, 7, 8), (20, 9, 1, 1), {"stride": 2}),
     "pointwise-padded": ((1, 9, 3, 4), (20, 9, 1, 1), {"padding": 1}),
+    # columns of some channels at a time; of dx, the phase that has the tap is the last
+    "pointwise-deep": ((2, 300, 5, 4), (170, 300, 1, 1), {}),
+    "pointwise-deep-strided": ((3, 270, 6, 5), (150, 270, 1, 1), {"stride": 2, "padding": 1}),
     "pointwise-volume": ((2, 3, 2, 3, 4), (4, 3, 1, 1, 1), {}),
     "linear": ((20, 6, 3, 3), (18, 6, 3, 3), {}),
 }
@@ -228,8 +231,8 @@ def test_prepared_weights(name: str, split: str, split_row: str) -> None:
         assert_array_equal(prepared(x), expected)
 
 
-def test_weights_kept_for_one_stride_do_not_serve_another(split: str, split_row: str) -> None:
-    """A 1x1 kernel is packed as a matrix for stride 1 without padding, and as taps for all else."""
+def test_weights_kept_for_one_stride_serve_another(split: str, split_row: str) -> None:
+    """A 1x1 kernel is packed as a matrix, whatever its stride and padding."""
     x, w, *_ = operands("pointwise")
     x, w = np.repeat(x, 2, 1), np.tile(w, (1, 2, 1, 1))
     w.flags.writeable = False
