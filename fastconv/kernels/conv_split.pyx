@@ -316,7 +316,7 @@ cdef uint32_t pair_columns(const Split *g, const Task *t, const Visit *v, const 
 
 cdef const char *next_weights(const Split *g, const Task *t, const SplitPhase *own, Py_ssize_t panel,
                               Py_ssize_t first) noexcept nogil:
-    """Those of a phase that come after those of a panel, from one block of terms on: of the next panel, or of the next blocks."""
+    """Those of a phase that come after those of a panel, from a block of terms on: of the next panel, or of the next blocks."""
     cdef Py_ssize_t start, size, width
     panel += 1
     if panel == t.panel1:
