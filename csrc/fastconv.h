@@ -320,7 +320,7 @@ typedef struct {
      */
     uint32_t (*rows)(void *to, ptrdiff_t part, const float *x, ptrdiff_t n, int parts);
     /* to[p*part + i/32*panel + 2*(i%32)] and the element after it = part p of even[i], odd[i]; odd
-     * NULL: zero. Likewise. Elements `ahead` come to the cache, but for 0. */
+     * NULL: zero. Likewise. Elements `ahead` come to the cache, but for 0 (needs odd). */
     uint32_t (*pairs)(void *to, ptrdiff_t part, ptrdiff_t panel, const float *even,
                       const float *odd, ptrdiff_t n, ptrdiff_t ahead, int parts);
     void (*tile[FC_SPLIT_MAX + 1][3][3])(const fc_split_tile *);

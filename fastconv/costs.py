@@ -43,7 +43,7 @@ TILE_FEW = 15
 # Blocks of the split drivers, see conv_split.pyx, and typical ones of conv_wgrad.pyx, which counts bytes; tiles of one operand in
 # three quarters of L1.
 SPLIT_PIXELS, SPLIT_OUTPUTS, SPLIT_STEPS = 784, 128, 15
-SPLIT_DEPTH = 4, 16
+SPLIT_DEPTH = 4, 16  # SHALLOW and DEEP of conv_split.pyx
 # Of so many bytes half is taken to leave the caches before it is used.
 FAR = 8 << 20
 
@@ -79,6 +79,7 @@ class Shape:
     sides: Sizes  # pixels along each axis of the input or of the output, whichever has fewer: the same of all passes
     is_linear: bool
     bytes: int  # each operand once
+    centred: bool  # the middle tap of the first output along h and w is on the first pixel
     prepared: bool = False  # weights are packed beforehand
 
     @property
@@ -153,6 +154,9 @@ def shape_of(problem: Conv, what: Pass = "forward", prepared: bool = False) -> S
         tuple(map(min, problem.sizes, problem.out)),
         problem.is_linear,
         problem.bytes,
+        all(
+            pads[0] == k // 2 for k, pads in zip(problem.kernel[1:], problem.pads[1:], strict=True)
+        ),
         prepared,
     )
 
@@ -374,29 +378,23 @@ def _are_strided(shape: Shape) -> bool:
     """Whether the rows of such a convolution have a stride of 2 that pixel_planes knows, see are_strided of conv_pixel."""
     down, across = shape.kernel[1:]
     width = (shape.source[2] + 1) // 2
-    padded = math.prod(n + k - 1 for n, k in zip(shape.source, shape.kernel, strict=True))
     return (
         max(shape.spread) == 1
         and shape.step == (1, 2, 2)
         and down == across
-        and shape.cells == padded + shape.pixels // max(1, shape.batch)
+        and shape.centred
         and shape.size[2] == width <= isa.plane_strided(shape.itemsize)
     )
 
 
 def _are_gradients(shape: Shape) -> bool:
     """Whether it is an input gradient that plane_grads knows, see are_gradients of conv_pixel."""
-    height, width = shape.source[1:]
-    halo = shape.kernel[1] - 1
-    padded = {
-        (2 * height - odd + halo) * (2 * width - also + halo) for odd in (0, 1) for also in (0, 1)
-    }
     return (
         shape.spread == (1, 2, 2)
         and shape.size == shape.source
         and shape.kernel[1] == shape.kernel[2] <= 5
-        and shape.cells - height * width in padded
-        and width <= isa.plane_strided(shape.itemsize)
+        and shape.centred
+        and shape.source[2] <= isa.plane_strided(shape.itemsize)
     )
 
 

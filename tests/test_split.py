@@ -89,6 +89,8 @@ CASES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     # columns of some channels at a time; of dx, the phase that has the tap is the last
     "pointwise-deep": ((2, 300, 5, 4), (170, 300, 1, 1), {}),
     "pointwise-deep-strided": ((3, 270, 6, 5), (150, 270, 1, 1), {"stride": 2, "padding": 1}),
+    # blocks of several d, and for two threads an odd number of them
+    "pointwise-volumes": ((3, 100, 3, 4, 5), (300, 100, 1, 1, 1), {}),
     "pointwise-volume": ((2, 3, 2, 3, 4), (4, 3, 1, 1, 1), {}),
     "linear": ((20, 6, 3, 3), (18, 6, 3, 3), {}),
 }
@@ -164,7 +166,7 @@ def test_parts_hold_so_many_bits(algo: str, bits: int, split_row: str) -> None:
         assert not (fastconv.conv2d(longer, short, algo=algo) == longer / 4).all()
 
 
-@pytest.mark.parametrize("name", ["blocks", "strided", "pointwise", "linear"])
+@pytest.mark.parametrize("name", ["blocks", "strided", "pointwise", "pointwise-deep", "linear"])
 def test_neither_threads_nor_workspace_nor_layout_show(
     name: str, split: str, split_row: str
 ) -> None:

@@ -306,8 +306,6 @@ FC_MODEL void fc_model_mask_storeu_epi64(void *p, __mmask8 k, __m512i a) {
     })
 
 #undef _mm512_shuffle_ps
-#undef _mm512_shuffle_f32x4
-#undef _mm512_shuffle_f64x2
 #undef _mm512_insertf32x4
 #undef _mm512_insertf64x2
 #undef _mm512_cmp_ps_mask
@@ -319,19 +317,6 @@ FC_MODEL void fc_model_mask_storeu_epi64(void *p, __mmask8 k, __m512i a) {
     FC_MODEL_IMM_2(__m512, a, b, \
                    (__m512){_mm256_shuffle_ps(fc_a.lo, fc_b.lo, imm), \
                             _mm256_shuffle_ps(fc_a.hi, fc_b.hi, imm)})
-
-/* 128-bit lanes: two of a, then two of b, each chosen by two bits. vperm2f128 numbers the lanes of
- * (lo, hi) 0 to 3. */
-#define FC_MODEL_LANES(imm) (((imm) & 3) | ((imm) & 12) << 2)
-#define _mm512_shuffle_f32x4(a, b, imm) \
-    FC_MODEL_IMM_2(__m512, a, b, \
-                   (__m512){_mm256_permute2f128_ps(fc_a.lo, fc_a.hi, FC_MODEL_LANES(imm)), \
-                            _mm256_permute2f128_ps(fc_b.lo, fc_b.hi, FC_MODEL_LANES((imm) >> 4))})
-#define _mm512_shuffle_f64x2(a, b, imm) \
-    FC_MODEL_IMM_2( \
-        __m512d, a, b, \
-        (__m512d){_mm256_permute2f128_pd(fc_a.lo, fc_a.hi, FC_MODEL_LANES(imm)), \
-                  _mm256_permute2f128_pd(fc_b.lo, fc_b.hi, FC_MODEL_LANES((imm) >> 4))})
 
 FC_MODEL __m512 fc_model_castps128_ps512(__m128 a) {
     return (__m512){_mm256_castps128_ps256(a), _mm256_setzero_ps()};

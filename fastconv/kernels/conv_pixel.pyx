@@ -155,6 +155,8 @@ cdef void run_phase(const Pixel *pixel, const Task *t, const PixelPhase *own, ch
     set_rows(job, count, own.lag > 0 and job.panel == 1, &sums)
     cols = sums.cols
     complete = not pixel.paired and are_rows(job, own, &sums)
+    if job.residual != NULL and sums.row < sums.cols:  # it is added in pieces: fewer calls do that to a whole block
+        complete = False
     sums.y_m = job.y_c
     sums.y_row = axis[1].y_step * axis[2].y_size
     sums.relu = job.relu

@@ -79,7 +79,7 @@ cdef enum:
     # once for so many terms too: with P pixels of 1 MiB in three parts, 8/(32 depth) + 6/P is least at 15 blocks.
     SHALLOW = 4
     DEEP = 16
-    SUMS = 16 << 20  # most bytes of the sums that wait
+    SUMS = 16 << 20  # most bytes of the sums that wait: those of 784 pixels and 5000 outputs
     CHUNK = 64       # pixels converted at a time: 8 KiB of floats, in L1
     TURNED = 256     # weights of an output transposed at a time: of a panel 32 KiB of floats, in L1
 
@@ -446,7 +446,7 @@ cdef bint store_panel(const Split *g, const Task *t, const Visit *v, fc_pixel_st
 
 cdef inline Py_ssize_t blocks_of(const Split *g, const SplitPhase *own, Py_ssize_t first) noexcept nogil:
     """Blocks of terms of a phase, from `first` on, whose columns are made together."""
-    return max(<Py_ssize_t>0, min(g.depth, whole_terms(g.job.channels * own.phase.taps) // TERMS - first))
+    return min(g.depth, whole_terms(g.job.channels * own.phase.taps) // TERMS - first)
 
 
 cdef void fill_bands(const Split *g, const Task *t, Py_ssize_t images, Py_ssize_t channel, char *bands) noexcept nogil:
@@ -465,7 +465,7 @@ cdef bint run_phase(const Split *g, const Task *t, const SplitPhase *own, Py_ssi
     cdef const Axis *axis = job.axis
     cdef Visit v
     cdef fc_pixel_store store
-    cdef Py_ssize_t i, panel, start, size, width, joined, phases = 1, first = 0, count
+    cdef Py_ssize_t i, panel, start, size, width, joined, phases = 1, first = 0
     cdef const char *weights
     cdef const char *following
     cdef char *sums
@@ -506,8 +506,7 @@ cdef bint run_phase(const Split *g, const Task *t, const SplitPhase *own, Py_ssi
         store.s_row = job.band.width
     while first < g.steps:  # of columns; all else has one
         if g.columns:
-            count = max(blocks_of(g, own, first), blocks_of(g, own + phases - 1, first))
-            if count and not g.pointwise and (g.depth < g.steps or own == g.phases):
+            if not g.pointwise and own == g.phases:
                 fill_bands(g, t, images, first * TERMS, source)
             for i in range(phases):
                 least = min(least, pair_columns(g, t, &v, &own[i].phase, first, blocks_of(g, own + i, first), source,
@@ -519,12 +518,12 @@ cdef bint run_phase(const Split *g, const Task *t, const SplitPhase *own, Py_ssi
                 return False
             sums = work + g.together * g.work_bytes
             if g.depth < g.steps:
-                sums += (panel - t.panel0) * g.together * g.sums_bytes
+                sums += (panel - t.panel0) * g.sums_bytes
             for i in range(phases):
                 following = next_weights(g, t, own + i, panel, first)
                 if not g.columns:
                     sum_band(g, &v, own + i, weights, width, following, source, work + i * g.work_bytes)
-                elif first == 0 or blocks_of(g, own + i, first):
+                else:
                     sum_columns(g, &v, own + i, first, blocks_of(g, own + i, first), weights, width, following,
                                 work + i * g.work_bytes, sums + i * g.sums_bytes)
             if first + g.depth < g.steps:
@@ -570,7 +569,7 @@ cdef void share_rows(const Split *g, int threads, Py_ssize_t *block) noexcept:
     cdef const Axis *axis = g.job.axis
     cdef Py_ssize_t blocks = (axis[1].out + block[1] - 1) // max(<Py_ssize_t>1, block[1]), others = g.batch * g.job.groups
     others *= (axis[0].out + block[0] - 1) // block[0] * ((axis[2].out + block[2] - 1) // block[2])
-    if blocks * others < threads:
+    if blocks * others < threads or block[0] > 1:  # blocks of several d have whole planes
         return
     while blocks < axis[1].out and blocks * others % threads and blocks * others < 4 * threads:
         blocks += 1
@@ -578,8 +577,8 @@ cdef void share_rows(const Split *g, int threads, Py_ssize_t *block) noexcept:
         block[1] = (axis[1].out + blocks - 1) // max(<Py_ssize_t>1, blocks)
 
 
-cdef void set_tasks(Split *g, size_t budget, int threads) noexcept:
-    """The block of a task: pixels, images and bytes."""
+cdef void set_tasks(Split *g, size_t budget, size_t sums, int threads) noexcept:
+    """The block of a task: pixels, images and bytes, of which sums that wait take at most `sums`."""
     cdef Job *job = &g.job
     cdef Py_ssize_t block[3]
     cdef Py_ssize_t most, image, pixels = PIXELS, i
@@ -587,7 +586,7 @@ cdef void set_tasks(Split *g, size_t budget, int threads) noexcept:
     if g.columns:
         pixels = max(<Py_ssize_t>SIDE, min(pixels, <Py_ssize_t>budget // max(1, image)))
         if g.depth < g.steps:
-            pixels = max(<Py_ssize_t>SIDE, min(pixels, SUMS // (4 * PANEL * job.panels)))
+            pixels = max(<Py_ssize_t>SIDE, min(pixels, <Py_ssize_t>min(sums, <size_t>SUMS) // (4 * PANEL * job.panels)))
     choose_block(job.axis, 1 if g.pointwise else g.channels if g.columns else g.blocks * TERMS * g.parts // 2, 4, budget,
                  pixels, block)
     share_rows(g, max(1, threads), block)
@@ -670,7 +669,7 @@ def run(int products, Lattice lattice, x, w, y, Py_ssize_t groups, bint transpos
             i = (g.steps + i - 1) // i
             g.depth = (g.steps + i - 1) // i
             g.channels = min(job.channels, g.depth * TERMS)
-        set_tasks(&g, band_budget(max_workspace) // 2, threads)
+        set_tasks(&g, band_budget(max_workspace) // 2, SUMS if max_workspace is None else max_workspace, threads)
         workspace = g.together * (g.work_bytes + g.sums_bytes * (job.panels if g.depth < g.steps else 1))
         if not g.columns:  # the band of floats is not needed any more when there are sums
             workspace = max(workspace, (job.band.channel + CHUNK) * TERMS * 4)

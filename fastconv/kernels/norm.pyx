@@ -217,7 +217,7 @@ def evaluate(x, mean, var, weight, bias, double eps, y, int threads):
     cdef Job job
     cdef double *room = start(&job, x, y, 5)
     cdef const double *variance = doubles(var, job.channels, room)
-    cdef Py_ssize_t c
+    cdef Py_ssize_t c, count
     job.mean = doubles(mean, job.channels, room + job.channels)
     job.weight = doubles(weight, job.channels, room + 2 * job.channels)
     job.bias = doubles(bias, job.channels, room + 3 * job.channels)
@@ -227,6 +227,8 @@ def evaluate(x, mean, var, weight, bias, double eps, y, int threads):
     job.rows = max(<Py_ssize_t>1, ROWS // max(<Py_ssize_t>1, job.channels))
     try:
         if job.plane == 1 and job.rows >= ROWS_MIN:
+            count = max(1, ((job.batch + job.rows - 1) // job.rows + threads - 1) // threads * threads)
+            job.rows = max(<Py_ssize_t>1, (job.batch + count - 1) // count)  # as many for every thread
             run_tasks(evaluate_rows_task, &job, (job.batch + job.rows - 1) // job.rows, 0, threads)
         else:
             run_tasks(evaluate_task, &job, tasks(&job), 0, threads)
