@@ -118,7 +118,7 @@ typedef struct {
  * and go there instead:
  *   y[m*y_m + r*y_row + p] = act(sum + bias[m] + residual)   p < cols
  * where `row` is cols. Less says that the one row of sums is several of x, x_row >= lanes apart, of
- * which the first `row` pixels are rows of y.
+ * which the first `row` pixels are rows of y, without a residual.
  * A `lag` other than 0 says that tap_rows is 1 and that off[t] - off[t - lag] is x_row for all t,
  * or -x_row for all t: tiles of two rows (mr == 1, no y) then read x once for both.
  */
@@ -176,10 +176,12 @@ typedef struct {
 
 /*
  * plane_grads: the input gradient of a kernel of `taps` x `taps` (3 or 5), one channel to one
- * output, with a stride of 2 and taps/2 cells of padding, from dy straight to dx. dx[h*width + w] =
- * sum of a[u*taps + k] * dy[i*cols + j], h = 2*i + u - taps/2, w likewise for rows [2*top, 2*(top +
- * pairs)) of the `height` ones, i < rows, j < cols, and `planes` planes. cols = (width + 1)/2, at
- * most plane_strided; so are rows. `zeros` are `cols` of them.
+ * output, with a stride of 2 and taps/2 cells of padding, from dy straight to dx:
+ *   dx[h*width + w] = sum of a[u*taps + k] * dy[i*cols + j]   where h = 2*i + u - taps/2,
+ *                                                             w = 2*j + k - taps/2
+ * for i < rows = (height + 1)/2 and j < cols = (width + 1)/2 of dy, 2*top <= h < 2*(top + pairs)
+ * and h < height, w < width of dx, in `planes` planes. cols is at most plane_strided. `zeros` are
+ * `cols` of them.
  */
 typedef struct {
     const void *dy, *zeros, *a;
@@ -307,8 +309,8 @@ typedef struct {
     const ptrdiff_t *off; /* off[taps], in blocks of 32 terms */
     void *acc;            /* float acc[16*na][16*nb], rows acc_row apart */
     ptrdiff_t a_part, a_tile, a_row, a_c, b_part, b_tile, b_row, b_k, acc_row, channels, taps;
-    const void *fetch,
-        *fetch_end; /* comes to the L2 cache, fetch_step bytes (whole lines) a step */
+    const void *fetch, *fetch_end; /* what lies between is to be fetched to the L2 cache, fetch_step
+                                      bytes (whole lines) a step; or both NULL */
     ptrdiff_t fetch_step;
     int flags;
 } fc_split_tile;

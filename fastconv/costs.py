@@ -79,7 +79,7 @@ class Shape:
     sides: Sizes  # pixels along each axis of the input or of the output, whichever has fewer: the same of all passes
     is_linear: bool
     bytes: int  # each operand once
-    centred: bool  # the middle tap of the first output along h and w is on the first pixel
+    centred: bool  # taps along h and w are neighbours, of the first output the middle one is on the first pixel
     prepared: bool = False  # weights are packed beforehand
 
     @property
@@ -155,7 +155,10 @@ def shape_of(problem: Conv, what: Pass = "forward", prepared: bool = False) -> S
         problem.is_linear,
         problem.bytes,
         all(
-            pads[0] == k // 2 for k, pads in zip(problem.kernel[1:], problem.pads[1:], strict=True)
+            d == 1 and pads[0] == k // 2
+            for d, k, pads in zip(
+                problem.dilation[1:], problem.kernel[1:], problem.pads[1:], strict=True
+            )
         ),
         prepared,
     )

@@ -60,30 +60,6 @@ static FC_INLINE void FC_FN(pixel_advance)(const fc_pixel_sums *t, FC_FN(pixel_p
     }
 }
 
-/* n pixels from their sums to the rows of y. */
-static FC_NOINLINE void FC_FN(pixel_pieces)(const fc_pixel_sums *t, FC_FN(pixel_place) place,
-                                            int outputs, ptrdiff_t n) {
-    while (n > 0) {
-        const ptrdiff_t cols = place.left < n ? place.left : n;
-        const fc_pixel_store rest = {.sums = place.sums,
-                                     .y = (REAL *)t->y + place.at_y,
-                                     .bias = t->bias,
-                                     .residual = (const REAL *)t->residual + place.at_y,
-                                     .rows = 1,
-                                     .cols = cols,
-                                     .s_m = t->s_m,
-                                     .y_m = t->y_m,
-                                     .y_px = 1,
-                                     .outputs = outputs,
-                                     .relu = t->relu};
-        if (cols > 0) FC_FN(pixel_store)(&rest);
-        if (!place.more) return;
-        const ptrdiff_t next = place.left + t->x_row - t->row; /* row's first pixel */
-        FC_FN(pixel_advance)(t, &place, next);
-        n -= next;
-    }
-}
-
 static FC_INLINE void FC_FN(pixel_tile)(const fc_pixel_sums *t, const REAL *x,
                                         const FC_FN(pixel_place) * place, const int mr,
                                         const int nv, const int some, const int ahead) {
@@ -157,7 +133,18 @@ static FC_INLINE void FC_FN(pixel_tile)(const fc_pixel_sums *t, const REAL *x,
     }
     if (t->residual) {
         FC_PIXEL_EACH(v_store(sums + m * s_m + v * VL, acc[m][v]));
-        FC_FN(pixel_pieces)(t, *place, mr, nv * VL);
+        const fc_pixel_store rest = {.sums = sums,
+                                     .y = (REAL *)t->y + place->at_y,
+                                     .bias = t->bias,
+                                     .residual = (const REAL *)t->residual + place->at_y,
+                                     .rows = 1,
+                                     .cols = place->left < nv * VL ? place->left : nv * VL,
+                                     .s_m = s_m,
+                                     .y_m = t->y_m,
+                                     .y_px = 1,
+                                     .outputs = mr,
+                                     .relu = t->relu};
+        FC_FN(pixel_store)(&rest);
         return;
     }
     const ptrdiff_t y_m = t->y_m;

@@ -9,7 +9,7 @@
  *   MASK             one bit or lane mask for each REAL
  *   v_load_n(p, n)   the first n REALs, the rest zero; reads nothing beyond p[n-1]; 0 <= n <= VL
  *   v_store_n        likewise
- *   v_store_lanes    likewise, of v_load_lanes; slow on AMD without AVX-512
+ *   v_store_lanes    likewise, of v_load_lanes; on AMD with AVX2 some ten times as slow as v_store
  *   v_lanes(from, to)  lanes from to to - 1, of type LANES; 0 <= from <= to <= VL
  *   v_load_lanes(p, lanes)  p[i] in these lanes, the rest zero; reads nothing else
  *   v_stream(p, a)   v_store past the caches, to an address that is a multiple of the vector's size; v_fence()

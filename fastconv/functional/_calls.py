@@ -15,7 +15,8 @@ from fastconv.problem import describe
 # What a caller gave, by which a call is known: options (the function's name first), arrays, and `out`.
 Given = tuple[tuple[Any, ...], tuple[Any, ...], Any]
 
-# Elements below which one thread moves them faster than a team wakes up.
+# Elements below which one thread moves them faster than a team wakes up. (Two threads, AVX-512: 64000 elements of relu take
+# 0.81, of tanh 0.63 of one thread's time.)
 SERIAL_ELEMENTS = 1 << 15
 
 

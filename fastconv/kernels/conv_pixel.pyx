@@ -105,10 +105,11 @@ cdef void set_rows(const Job *job, const Py_ssize_t *count, bint in_pairs, fc_pi
 
 
 cdef bint are_rows(const Job *job, const PixelPhase *own, const fc_pixel_sums *sums) noexcept nogil:
-    """Whether the tiles can write the rows of y themselves."""
+    """Whether the tiles can write the rows of y themselves. Of rows that are summed as one they would add a residual in pieces,
+    which takes more calls than to add it to a whole block."""
     if job.axis[2].y_step > 1 or (own.lag and job.panel == 1):
         return False
-    return sums.cols == sums.row or sums.x_row >= job.kernels.lanes
+    return sums.cols == sums.row or (job.residual == NULL and sums.x_row >= job.kernels.lanes)
 
 
 cdef void sum_phase(const Pixel *pixel, const PixelPhase *own, const char *weights, Py_ssize_t width, const char *band,
@@ -155,8 +156,6 @@ cdef void run_phase(const Pixel *pixel, const Task *t, const PixelPhase *own, ch
     set_rows(job, count, own.lag > 0 and job.panel == 1, &sums)
     cols = sums.cols
     complete = not pixel.paired and are_rows(job, own, &sums)
-    if job.residual != NULL and sums.row < sums.cols:  # it is added in pieces: fewer calls do that to a whole block
-        complete = False
     sums.y_m = job.y_c
     sums.y_row = axis[1].y_step * axis[2].y_size
     sums.relu = job.relu

@@ -330,11 +330,12 @@ cdef const char *next_weights(const Split *g, const Task *t, const SplitPhase *o
 
 cdef inline void fetch_weights(const Split *g, fc_split_tile *tile, const char *weights, Py_ssize_t width,
                                Py_ssize_t tiles) noexcept nogil:
-    """Fetch weights of as many steps as a tile has, in the course of so many tiles."""
+    """Fetch weights of as many steps as a tile has, in the course of so many tiles; NULL: nothing."""
     cdef Py_ssize_t lines = (step_bytes(g, width) + FC_CACHE_LINE - 1) // FC_CACHE_LINE
     tile.fetch = tile.fetch_end = weights
-    tile.fetch_step = (lines + tiles - 1) // tiles * FC_CACHE_LINE
+    tile.fetch_step = 0
     if weights != NULL:
+        tile.fetch_step = (lines + tiles - 1) // tiles * FC_CACHE_LINE
         tile.fetch_end = weights + step_bytes(g, width) * tile.channels * tile.taps
 
 

@@ -293,6 +293,7 @@ cdef void add_block_split(const Gradient *g, const Part *part, const Block *bloc
     cdef int na
     tile.off = &zero
     tile.taps = 1
+    tile.fetch = tile.fetch_end = NULL
     tile.fetch_step = 0
     tile.channels = (block.images - 1) * job.band.size + (block.count[1] - 1) * job.band.width + block.count[2]
     tile.channels = (tile.channels + SPLIT_TERMS - 1) // SPLIT_TERMS

@@ -53,16 +53,19 @@ cdef enum:
     # Tiles summed in registers before the partial sums go to memory (L1): longer chains are less accurate. (With 32 products
     # took 3 to 6 % less time, and errors of small layers broke the promise.)
     CHAIN = 16
-    # Of one panel, the chains that are multiplied at a time: those of the X_PANELS and of one of dy stay in L1.
+    # Of one panel, the chains that are multiplied at a time: those of X_PANELS of x and of one of dy, 24 KiB, stay in L1 while
+    # all panels of dy come from L2, each for both.
     STEP_BYTES = 8 << 10
     X_PANELS = 2
     # Tiles of a round: as many as have transforms of ROUND_BYTES, between these. Those of one position are 340 KiB (36
-    # positions), which stay in L2. After each TILES_MAX the sums are transformed and added to dw: longer sums are less
+    # positions), which stay in L2. After TILES_MAX or more the sums are transformed and added to dw: longer sums are less
     # accurate.
     TILES_MIN = 64
     TILES_MAX = 2048
     ROUND_BYTES = 12 << 20
-    # So few tiles are one round, whose sums stay in L2, a pair of panels at a time: no round after it needs them.
+    # So few tiles are one round, whose sums stay in L2, a pair of panels at a time: no round after it needs them. Half of the
+    # 60 tiles that a core multiplies in the time it takes to write their sum beyond L2 and read it (2 flops each at 200
+    # GFLOP/s, 8 bytes at 13 GB/s), for the panels are read again for each pair.
     PAIR_TILES = 32
     # Transforms and sums of a round. Where all channels take more, it is done for some of the channels at a time: 512 x 256 of
     # them have 27 MiB. (All 512 x 512 at once, 48 MiB, took 1.15 to 1.2 times as long, avx512.)
@@ -254,18 +257,25 @@ cdef void product_task(void *argument, Py_ssize_t number, char *workspace) noexc
         first[0] = last[0]
 
 
+cdef inline Py_ssize_t pair_at(const Gradient *g, Py_ssize_t number, Py_ssize_t *panel) noexcept nogil:
+    """The panels of x and of dy that are pair `number`, and its group."""
+    cdef Py_ssize_t panels
+    cdef int side
+    for side in range(2):
+        panels = g.last[side] - g.first[side]
+        panel[side] = g.first[side] + number % panels
+        number //= panels
+    return g.group0 + number
+
+
 cdef void store_task(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
     cdef const Gradient *g = <const Gradient *>argument
-    cdef Py_ssize_t dy_panels = g.last[1] - g.first[1], x_panels = g.last[0] - g.first[0], c, o, group
-    cdef Sums sums
+    cdef Py_ssize_t panel[2]
+    cdef Py_ssize_t group = pair_at(g, number, panel)
+    cdef Sums sums = sums_of(g, group)
     if g.nonfinite:
         return
-    c = g.first[0] + number % x_panels
-    number //= x_panels
-    o = g.first[1] + number % dy_panels
-    group = g.group0 + number // dy_panels
-    sums = sums_of(g, group)
-    store(g, group, c, c + 1, o, &sums, workspace, workspace + g.taps_bytes)
+    store(g, group, panel[0], panel[0] + 1, panel[1], &sums, workspace, workspace + g.taps_bytes)
 
 
 cdef inline size_t panel_sums(const Gradient *g) noexcept nogil:
@@ -276,14 +286,11 @@ cdef inline size_t panel_sums(const Gradient *g) noexcept nogil:
 cdef void pair_task(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
     """All of a panel of x by one of dy, where there is one round of few tiles: the sums stay in L2."""
     cdef const Gradient *g = <const Gradient *>argument
-    cdef Py_ssize_t dy_panels = g.last[1] - g.first[1], x_panels = g.last[0] - g.first[0], p, group, i
     cdef Sums sums
+    cdef Py_ssize_t group = pair_at(g, number, sums.first), p
+    cdef int i
     if g.nonfinite:
         return
-    sums.first[0] = g.first[0] + number % x_panels
-    number //= x_panels
-    sums.first[1] = g.first[1] + number % dy_panels
-    group = g.group0 + number // dy_panels
     for i in range(2):
         sums.last[i] = sums.first[i] + 1
     sums.at = workspace + 2 * g.taps_bytes
@@ -352,8 +359,9 @@ cdef void set_products(Gradient *g) noexcept nogil:
     g.taps_bytes = lines(g.taps * panel_sums(g) * g.block[0])
 
 
-cdef size_t product_bytes(const Gradient *g) noexcept nogil:
-    return g.sums_bytes + 2 * g.taps_bytes
+cdef size_t slice_bytes(const Gradient *g) noexcept nogil:
+    """Workspace of a slice."""
+    return g.band_bytes + g.transformed_bytes + g.sums_bytes + 2 * g.taps_bytes
 
 
 cdef size_t pair_bytes(const Gradient *g) noexcept nogil:
@@ -398,7 +406,7 @@ cdef void choose_slices(Gradient *g, size_t budget) noexcept nogil:
     while True:
         set_products(g)
         g.transformed_bytes = (g.block[0] + g.block[1]) * g.panel * g.job.itemsize
-        if g.block[0] * g.block[1] == 1 or g.band_bytes + g.transformed_bytes + product_bytes(g) <= budget:
+        if g.block[0] * g.block[1] == 1 or slice_bytes(g) <= budget:
             return
         halve(g)
 
@@ -484,7 +492,7 @@ def run(int kind, Lattice lattice, x, dw, dy, Py_ssize_t groups, int threads, ma
         g.tiles = &tiles
         choose_slices(&g, limit)
         shared_bytes = (g.slices - 1) * groups * job.w_g * job.itemsize
-        workspace = g.band_bytes + g.transformed_bytes + product_bytes(&g)
+        workspace = slice_bytes(&g)
         most = groups
         for side in range(2):
             at_once[side] = g.block[side]

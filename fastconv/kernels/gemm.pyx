@@ -230,6 +230,7 @@ cdef void multiply_split(const Job *job, Py_ssize_t rows, Py_ssize_t n, Py_ssize
         first = job.k0
     tile.off = &zero
     tile.taps = 1
+    tile.fetch = tile.fetch_end = NULL
     tile.fetch_step = 0
     tile.channels = whole_terms(job.terms) // TERMS
     tile.a_part = whole(rows) * TERMS

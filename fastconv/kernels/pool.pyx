@@ -324,10 +324,9 @@ def max_pool(Windows windows, x, y, index, Py_ssize_t planes, int threads):
     pool.index = <int64_t *>address(index)
     if pool.index != NULL and windows.scanned:
         pool.stride = 0
-    job.run = kernels.pool_halves_max if pool.index == NULL else kernels.pool_halves_index
-    if windows.halves and (pool.index == NULL or not windows.scanned):
-        if run_halves(&job, job.run, &pool, x, y, planes, threads):
-            return
+    cdef fc_pool_fn halves = kernels.pool_halves_max if index is None else kernels.pool_halves_index
+    if windows.halves and (index is None or not windows.scanned) and run_halves(&job, halves, &pool, x, y, planes, threads):
+        return
     job.run = kernels.pool_max
     run(&job, windows, pool, False, x, y, planes, threads)
 
