@@ -272,10 +272,11 @@ typedef struct {
 } fc_winograd_input;
 
 /* winograd_tile[nv][mr]: y[m][o] (+)= sum_b sum_c x[b*x_b + m*lanes + c] * w[(b*lanes + c)*NR + o],
- * c < lanes; it adds to y without FC_FIRST. From `next` on it prefetches as many bytes as w has,
- * or with FC_SHARE one in nv of them. */
+ * c < lanes; it adds to y without FC_FIRST. From w_next on it prefetches as many bytes as w has,
+ * or with FC_SHARE one in nv of them, and from x_next on lanes vectors of each block where they are
+ * cache lines. */
 typedef struct {
-    const void *x, *w, *next;
+    const void *x, *x_next, *w, *w_next;
     void *y; /* y[mr][NR] */
     ptrdiff_t x_b, blocks;
     int flags;

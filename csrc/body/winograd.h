@@ -284,11 +284,13 @@ FC_WINOGRAD(4, 3)
 FC_WINOGRAD(2, 3)
 FC_WINOGRAD(2, 5)
 
-/* fetched: vectors of the next weights for each channel */
+/* fetched: vectors of the next weights for each channel. The next tiles are fetched as well: a
+ * load of a line from L2 for each of the tiles begins every block of channels (avx512: 0.92 to
+ * 0.95 of the time). Where vectors are half a line, that gained nothing. */
 static FC_INLINE void FC_FN(winograd_tile_body)(const fc_winograd_tile *t, const int mr,
                                                 const int nv, const int fetched) {
     V acc[FC_MR_MAX][FC_NV_MAX];
-    const REAL *x = t->x, *w = t->w, *next = t->next;
+    const REAL *x = t->x, *x_next = t->x_next, *w = t->w, *w_next = t->w_next;
     REAL *const y = t->y;
     const int first = t->flags & FC_FIRST;
 #pragma GCC unroll 14
@@ -302,7 +304,8 @@ static FC_INLINE void FC_FN(winograd_tile_body)(const fc_winograd_tile *t, const
 #pragma GCC unroll 2
             for (int v = 0; v < nv; v++) u[v] = v_load(w + (c * nv + v) * VL);
 #pragma GCC unroll 2
-            for (int v = 0; v < fetched; v++) FC_PREFETCH_READ(next + (c * fetched + v) * VL);
+            for (int v = 0; v < fetched; v++) FC_PREFETCH_READ(w_next + (c * fetched + v) * VL);
+            if (VL * sizeof(REAL) == FC_CACHE_LINE) FC_PREFETCH_READ(x_next + c * VL);
 #pragma GCC unroll 14
             for (int p = 0; p < mr; p++) {
                 const V a = v_set1(x[p * VL + c]);
@@ -311,8 +314,9 @@ static FC_INLINE void FC_FN(winograd_tile_body)(const fc_winograd_tile *t, const
             }
         }
         x += t->x_b;
+        x_next += t->x_b;
         w += nv * VL * VL;
-        next += fetched * VL * VL;
+        w_next += fetched * VL * VL;
     }
 #pragma GCC unroll 14
     for (int p = 0; p < mr; p++)

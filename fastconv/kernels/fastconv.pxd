@@ -136,8 +136,9 @@ cdef extern from "fastconv.h" nogil:
 
     ctypedef struct fc_winograd_tile:
         const void *x
+        const void *x_next
         const void *w
-        const void *next
+        const void *w_next
         void *y
         Py_ssize_t x_b, blocks
         int flags
