@@ -25,6 +25,7 @@ DIRECT_PIXELS, PIXEL_PIXELS, PIXEL_PIXELS_MIN, PIXEL_BLOCKS = 784, 4096, 512, 8
 # Bytes of a block's band, and of one that is read several times, on the machine that the table comes from.
 BAND_BYTES, REREAD_BYTES = 1 << 20, 1 << 18
 DEPTHWISE_PIXELS = 14
+HALVES = 4  # rows in either half of the vectors of a tile, see csrc/body/plane_halves.h
 # Of that machine: pages that the first-level table knows, and their bytes.
 DTLB, PAGE = 64, 4096
 # Channels, taps and the share of them on pixels with which im2col leaves out those on padding.
@@ -408,9 +409,31 @@ def _plane_rows(shape: Shape) -> int:
     return math.ceil(shape.size[1] / most) * most
 
 
+def _are_halves(shape: Shape) -> bool:
+    """Whether two rows share a vector, see plane_halves of csrc/body/plane_halves.h."""
+    lanes, (height, width) = isa.lanes(shape.itemsize), shape.source[1:]
+    square = shape.kernel[1] == shape.kernel[2] and lanes * shape.itemsize == 64
+    return square and 2 * shape.size[2] <= lanes and width <= lanes and height <= 2 * lanes
+
+
+def _halves(shape: Shape) -> Counts:
+    """There is a shuffle for each tap and pair of rows that a tile reads."""
+    maps, taps = shape.groups * shape.images, shape.kernel[1]
+    tiles = maps * math.ceil(shape.size[1] / (2 * HALVES))
+    pairs = max(shape.step) * (HALVES - 1) + taps
+    return {
+        "fma": tiles * (HALVES * shape.terms + taps * pairs),
+        "vectors": tiles,
+        **_packing(shape, 1 / isa.lanes(shape.itemsize), joined=True),
+        "calls": 1,
+    }
+
+
 def _planes(shape: Shape) -> Counts:
     """What a multiply-add takes beyond the peak is for its masked and unaligned loads."""
     maps = shape.groups * shape.images
+    if shape.what != "dw" and _are_halves(shape):
+        return _halves(shape)
     rows = shape.size[1] if shape.what == "dw" else _plane_rows(shape)
     vectors = maps * rows * _vectors(shape, shape.size[2])
     return {

@@ -87,6 +87,28 @@ CASES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "plane-strided-full": ((1, 2, 3, 128), (2, 1, 5, 5), {"groups": 2, "padding": 2, "stride": 2}),
     "plane-strided-tall": ((1, 1, 601, 125), (1, 1, 3, 3), {"padding": 1, "stride": 2}),
     "plane-strided-wide": ((1, 1, 8, 130), (1, 1, 3, 3), {"padding": 1, "stride": 2}),
+    # rows of half a vector or less: fewer than a tile, several tiles, one lane, no padding, planes of a volume
+    "plane-halves": ((2, 5, 7, 7), (5, 1, 3, 3), {"groups": 5, "padding": 1}),
+    "plane-halves-5": ((2, 3, 5, 4), (3, 1, 5, 5), {"groups": 3, "padding": 2}),
+    "plane-halves-7": ((1, 3, 19, 8), (3, 1, 7, 7), {"groups": 3, "padding": 3}),
+    "plane-halves-valid": ((2, 3, 10, 9), (3, 1, 3, 3), {"groups": 3}),
+    "plane-halves-one": ((2, 3, 2, 1), (3, 1, 3, 3), {"groups": 3, "padding": 1}),
+    "plane-halves-strided": (
+        (2, 3, 14, 14),
+        (3, 1, 5, 5),
+        {"groups": 3, "padding": 2, "stride": 2},
+    ),
+    "plane-halves-strided-7": (
+        (1, 4, 31, 7),
+        (4, 1, 7, 7),
+        {"groups": 4, "padding": 3, "stride": 2},
+    ),
+    "plane-halves-strided-tall": (
+        (1, 2, 33, 13),
+        (2, 1, 3, 3),
+        {"groups": 2, "padding": 1, "stride": 2},
+    ),
+    "plane-halves-3d": ((2, 3, 4, 6, 7), (3, 1, 1, 3, 3), {"groups": 3, "padding": (0, 1, 1)}),
     "plane-dilated": (
         (1, 3, 8, 30),
         (3, 1, 3, 3),
@@ -434,6 +456,27 @@ def test_direct_rows_share_tiles(stride: int, dtype: str, isa_row: str) -> None:
         dy = integers(g, y.shape, dtype, 2)
         dx = fastconv.conv2d_backward(dy, x, w, algo="direct", **options)[0]
         assert np.array_equal(dx, reference.conv_backward(dy, x, w, **options)[0]), width
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("taps", [3, 5, 7])
+def test_rows_share_vectors(taps: int, stride: int, dtype: str, isa_row: str) -> None:
+    """Depthwise layers of small maps with bias, residual and ReLU: a NaN stays in its windows, what surrounds y as it was."""
+    g = rng(taps)
+    for height, width in ((7, 7), (14, 14), (4, 4), (8, 3), (21, 8), (1, 2)):
+        options: dict[str, Any] = {"groups": 5, "stride": stride, "padding": taps // 2}
+        x, w = integers(g, (2, 5, height, width), dtype), integers(g, (5, 1, taps, taps), dtype)
+        x[1, 2, height // 2, width - 1] = np.nan
+        plain, b = reference.conv(x, w, **options), integers(g, (5,), dtype)
+        residual = integers(g, plain.shape, dtype)
+        around = np.full(plain.size + 128, 7, dtype)
+        y = around[64:-64].reshape(plain.shape)
+        options |= {"residual": residual, "activation": "relu"}
+        fastconv.conv2d(x, w, b, algo="pixel", out=y, **options)
+        assert np.array_equal(y, reference.conv(x, w, b, **options), equal_nan=True)
+        assert np.isnan(y).any()
+        assert (around[:64] == 7).all()
+        assert (around[-64:] == 7).all()
 
 
 @pytest.mark.parametrize("outputs", [3, 23])

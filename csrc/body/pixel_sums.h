@@ -521,6 +521,9 @@ static void FC_FN(pixel_planes)(const fc_pixel_planes *t) {
     static const FC_FN(plane_fn) tile[3][FC_PLANE_NV] = {FC_PLANE_TILES(
         FC_ENTRY_PLANE, 3) FC_PLANE_TILES(FC_ENTRY_PLANE, 5) FC_PLANE_TILES(FC_ENTRY_PLANE, 7)};
     enum { LINE = 64 / sizeof(REAL), AHEAD = 2048 / sizeof(REAL) }; /* from L3 */
+#if FC_PLANE_SLIDES
+    if (FC_FN(plane_halves)(t)) return;
+#endif
     FC_FN(plane_lanes) lanes[3]; /* of the first, other and last tiles of a row */
     const ptrdiff_t vectors = (t->cols + VL - 1) / VL;
     const ptrdiff_t tiles = (vectors + FC_PLANE_NV - 1) / FC_PLANE_NV;

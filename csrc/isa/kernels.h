@@ -4,6 +4,7 @@
 
 #include "body/conv_tile.h"
 #include "body/gemm_tile.h"
+#include "body/plane_halves.h"
 #include "body/pixel_sums.h"
 #include "body/plane_grads.h"
 #include "body/depthwise.h"

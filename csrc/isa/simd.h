@@ -16,9 +16,10 @@
  *                    comes before others may read it
  *   v_even_odd(a, b) a[0], a[2], ..., b[1], b[3], ...: of two that overlap by one REAL, every other one
  *   v_zip(a, b, lo, hi)  a[0], b[0], a[1], b[1], ...: the first VL of them to *lo, the rest to *hi
- *   v_even(a, b), v_odd(a, b)  every other one of a and b; these, v_slide and v_pick on AVX-512 alone
+ *   v_even(a, b), v_odd(a, b)  every other one of a and b; these, v_slide and v_pick... on AVX-512 alone
  *   v_slide(a, b, n) a[n], ..., a[VL-1], b[0], ..., for a constant n <= 3 or n >= VL - 3
  *   v_pick(a, b, at) a[at[i]], or b[at[i] - VL] from VL on; at = v_picks(p), of VL INTs
+ *   v_pick_lanes(a, b, at, lanes)  likewise, in these lanes, the rest zero
  *   v_or(m, n)       of two masks
  *   v_any(m)         whether a mask has a lane
  *   v_store_index(p, a, base, n)  p[i] = base + a[i] as int64_t, for the first n; a holds whole
@@ -67,6 +68,7 @@
 #undef PICKS
 #undef v_picks
 #undef v_pick
+#undef v_pick_lanes
 #undef v_or
 #undef v_any
 #undef v_store_index
@@ -467,6 +469,7 @@ static FC_INLINE void FC_FN(transpose_v)(__m256d *r, const double *p, ptrdiff_t 
 #define PICKS __m512i
 #define v_picks(p) _mm512_loadu_si512(p)
 #define v_pick(a, b, at) _mm512_permutex2var_ps(a, at, b)
+#define v_pick_lanes(a, b, at, lanes) _mm512_maskz_permutex2var_ps(lanes, a, at, b)
 #define v_or(m, n) ((MASK)((m) | (n)))
 #define v_any(m) ((m) != 0)
 #define v_store_index(p, a, base, n) FC_FN(store_index)(p, a, base, n)
@@ -593,6 +596,7 @@ static FC_INLINE void FC_FN(transpose_v)(__m512 *r, const float *p, ptrdiff_t st
 #define PICKS __m512i
 #define v_picks(p) _mm512_loadu_si512(p)
 #define v_pick(a, b, at) _mm512_permutex2var_pd(a, at, b)
+#define v_pick_lanes(a, b, at, lanes) _mm512_maskz_permutex2var_pd(lanes, a, at, b)
 #define v_or(m, n) ((MASK)((m) | (n)))
 #define v_any(m) ((m) != 0)
 #define v_store_index(p, a, base, n) FC_FN(store_index)(p, a, base, n)

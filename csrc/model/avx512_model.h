@@ -198,7 +198,7 @@ FC_MODEL_ALIGNR(alignr_epi64, unsigned long long, 8)
 #define _mm512_alignr_epi64 fc_model_alignr_epi64
 
 /* ---- elements of a (0 to n-1) and b (n to 2n-1), chosen by the low bits of an index each */
-#define FC_MODEL_PERMUTEX2(ps, real, integer, type, n) \
+#define FC_MODEL_PERMUTEX2(ps, real, integer, type, mask, n) \
     FC_MODEL type fc_model_permutex2var_##ps(type a, __m512i index, type b) { \
         union { \
             type v; \
@@ -210,9 +210,17 @@ FC_MODEL_ALIGNR(alignr_epi64, unsigned long long, 8)
         } at = {index}; \
         for (int k = 0; k < n; k++) to.x[k] = from[at.i[k] / n & 1].x[at.i[k] & (n - 1)]; \
         return to.v; \
+    } \
+    FC_MODEL type fc_model_maskz_permutex2var_##ps(mask m, type a, __m512i index, type b) { \
+        union { \
+            type v; \
+            real x[n]; \
+        } to = {fc_model_permutex2var_##ps(a, index, b)}; \
+        for (int k = 0; k < n; k++) to.x[k] = (unsigned)m >> k & 1 ? to.x[k] : 0; \
+        return to.v; \
     }
-FC_MODEL_PERMUTEX2(ps, float, unsigned, __m512, 16)
-FC_MODEL_PERMUTEX2(pd, double, unsigned long long, __m512d, 8)
+FC_MODEL_PERMUTEX2(ps, float, unsigned, __m512, __mmask16, 16)
+FC_MODEL_PERMUTEX2(pd, double, unsigned long long, __m512d, __mmask8, 8)
 FC_MODEL __m512i fc_model_setr_epi32(int a, int b, int c, int d, int e, int f, int g, int h, int i,
                                      int j, int k, int l, int m, int n, int o, int p) {
     return (__m512i){_mm256_setr_epi32(a, b, c, d, e, f, g, h),
@@ -225,6 +233,8 @@ FC_MODEL __m512i fc_model_setr_epi64(long long a, long long b, long long c, long
 
 #define _mm512_permutex2var_ps fc_model_permutex2var_ps
 #define _mm512_permutex2var_pd fc_model_permutex2var_pd
+#define _mm512_maskz_permutex2var_ps fc_model_maskz_permutex2var_ps
+#define _mm512_maskz_permutex2var_pd fc_model_maskz_permutex2var_pd
 #undef _mm512_setr_epi32 /* macros of gcc and clang */
 #undef _mm512_setr_epi64
 #define _mm512_setr_epi32 fc_model_setr_epi32

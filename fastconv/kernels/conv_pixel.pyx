@@ -238,7 +238,7 @@ cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogi
 
 cdef void activate_groups(const Job *job, Task *t) noexcept nogil:
     cdef Py_ssize_t stop = t.group + t.groups
-    while t.group < stop:
+    while job.activation >= 0 and t.group < stop:
         activate(job, t)
         t.group += 1
 
