@@ -410,8 +410,13 @@ def _plane_rows(shape: Shape) -> int:
 
 
 def _are_halves(shape: Shape) -> bool:
-    """Whether two rows share a vector, see plane_halves of csrc/body/plane_halves.h."""
+    """Whether two rows share a vector, see plane_halves of csrc/body/plane_halves.h.
+
+    Not of 7x7 taps without a stride, for which `depthwise` is as fast and the model of it too high.
+    """
     lanes, (height, width) = isa.lanes(shape.itemsize), shape.source[1:]
+    if shape.kernel[1] == 7 and not shape.has_stride:
+        return False
     square = shape.kernel[1] == shape.kernel[2] and lanes * shape.itemsize == 64
     return square and 2 * shape.size[2] <= lanes and width <= lanes and height <= 2 * lanes
 
@@ -423,7 +428,8 @@ def _halves(shape: Shape) -> Counts:
     pairs = max(shape.step) * (HALVES - 1) + taps
     return {
         "fma": tiles * (HALVES * shape.terms + taps * pairs),
-        "vectors": tiles,
+        "swept": tiles * HALVES * shape.terms,
+        "vectors": tiles * HALVES / 2,
         **_packing(shape, 1 / isa.lanes(shape.itemsize), joined=True),
         "calls": 1,
     }
