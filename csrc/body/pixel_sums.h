@@ -156,7 +156,7 @@ static FC_INLINE void FC_FN(pixel_tile)(const fc_pixel_sums *t, const REAL *x,
     }
     REAL *y = (REAL *)t->y + place->at_y;
     ptrdiff_t left = place->left;
-    if (left >= nv * VL) {
+    if (FC_LIKELY(left >= nv * VL)) { /* avx2, rows of whole vectors: 0.98 of the time */
         if (t->stream)
             FC_PIXEL_EACH(v_stream(y + m * y_m + v * VL, acc[m][v]));
         else

@@ -140,6 +140,14 @@
 #define FC_NOINLINE __attribute__((noinline))
 #endif
 
+#ifndef FC_LIKELY
+#if defined(__GNUC__)
+#define FC_LIKELY(condition) __builtin_expect(condition, 1)
+#else
+#define FC_LIKELY(condition) (condition)
+#endif
+#endif
+
 #ifndef FC_PREFETCH
 #if defined(__GNUC__)
 #define FC_PREFETCH(p) __builtin_prefetch(p, 1)
