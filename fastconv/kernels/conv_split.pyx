@@ -566,11 +566,17 @@ cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogi
 
 
 cdef void share_rows(const Split *g, int threads, Py_ssize_t *block) noexcept:
-    """Blocks of fewer rows where every thread then has as many tasks. Fewer than threads share their panels instead."""
+    """Blocks of fewer rows where every thread then has as many tasks.
+
+    Fewer than threads share their panels instead, if each then has about as many.
+    """
     cdef const Axis *axis = g.job.axis
     cdef Py_ssize_t blocks = (axis[1].out + block[1] - 1) // max(<Py_ssize_t>1, block[1]), others = g.batch * g.job.groups
+    cdef Py_ssize_t panels = g.job.panels
     others *= (axis[0].out + block[0] - 1) // block[0] * ((axis[2].out + block[2] - 1) // block[2])
-    if blocks * others < threads or block[0] > 1:  # blocks of several d have whole planes
+    if block[0] > 1:  # of several d: whole planes
+        return
+    if blocks * others < threads and (panels % threads == 0 or panels >= 2 * threads):
         return
     while blocks < axis[1].out and blocks * others % threads and blocks * others < 4 * threads:
         blocks += 1
