@@ -1032,8 +1032,8 @@ _DEPTHWISE_SCALAR = {**_AVX2.ns["depthwise"], "efficiency": 0.2}
 # winograd), 88 % (split); of weight gradients for 81 % (depthwise), 93 % (direct), 94 % (winograd), 89 % (split). The chosen
 # algorithm takes 1.010 times as long as the best on average, 1.45 at worst; of 585 passes of random shapes 1.035 and 2.3. With
 # two threads every algorithm takes 0.53 to 0.55 of the time of one. Set by hand: "elements far" and "turned far" of split,
-# after linear layers whose weights do not stay in the caches, 0.5 to 0.85 and 0.8 to 1.7 in five of them; "dw linear" is of an
-# earlier fit to 16.
+# after linear layers whose weights do not stay in the caches, 0.5 to 0.85 and 0.8 to 1.7 in five of them; "slices" of the split
+# weight gradient, 0.4 in the fit; "dw linear" is of an earlier fit to 16.
 _AVX512 = Costs(
     peak=214,
     bandwidth=14,
@@ -1188,7 +1188,7 @@ _SPLIT_AMX = {
         "lines": 8.01,
         "pairs": 0.113,
         "parts": 0.143,
-        "slices": 0.14,
+        "slices": 0.5,
         "stores": 0.536,
         "transposes": 0.188,
     },
