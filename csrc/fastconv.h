@@ -273,12 +273,13 @@ typedef struct {
 
 /* winograd_tile[nv][mr]: y[m][o] (+)= sum_b sum_c x[b*x_b + m*lanes + c] * w[(b*lanes + c)*NR + o],
  * c < lanes; it adds to y without FC_FIRST. From w_next on it prefetches as many bytes as w has,
- * or with FC_SHARE one in nv of them, and from x_next on lanes vectors of each block where they are
- * cache lines. */
+ * or with FC_SHARE one in nv of them. Where vectors are cache lines it also does lanes vectors of
+ * each block from x_next on, and to the L2 cache a line at each c from `fetch` on, which are
+ * fetch_step bytes apart. */
 typedef struct {
-    const void *x, *x_next, *w, *w_next;
+    const void *x, *x_next, *w, *w_next, *fetch;
     void *y; /* y[mr][NR] */
-    ptrdiff_t x_b, blocks;
+    ptrdiff_t x_b, blocks, fetch_step;
     int flags;
 } fc_winograd_tile;
 

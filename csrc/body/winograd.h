@@ -286,12 +286,15 @@ FC_WINOGRAD(2, 5)
 
 /* fetched: vectors of the next weights for each channel. The next tiles are fetched as well: a
  * load of a line from L2 for each of the tiles begins every block of channels (avx512: 0.92 to
- * 0.95 of the time). Where vectors are half a line, that gained nothing. */
+ * 0.95 of the time). Where vectors are half a line, that gained nothing. And so is what is to come
+ * from memory, see `Ahead`. */
 static FC_INLINE void FC_FN(winograd_tile_body)(const fc_winograd_tile *t, const int mr,
                                                 const int nv, const int fetched) {
     V acc[FC_MR_MAX][FC_NV_MAX];
     const REAL *x = t->x, *x_next = t->x_next, *w = t->w, *w_next = t->w_next;
+    const char *fetch = t->fetch;
     REAL *const y = t->y;
+    const ptrdiff_t fetch_step = t->fetch_step;
     const int first = t->flags & FC_FIRST;
 #pragma GCC unroll 14
     for (int p = 0; p < mr; p++)
@@ -305,7 +308,11 @@ static FC_INLINE void FC_FN(winograd_tile_body)(const fc_winograd_tile *t, const
             for (int v = 0; v < nv; v++) u[v] = v_load(w + (c * nv + v) * VL);
 #pragma GCC unroll 2
             for (int v = 0; v < fetched; v++) FC_PREFETCH_READ(w_next + (c * fetched + v) * VL);
-            if (VL * sizeof(REAL) == FC_CACHE_LINE) FC_PREFETCH_READ(x_next + c * VL);
+            if (VL * sizeof(REAL) == FC_CACHE_LINE) {
+                FC_PREFETCH_READ(x_next + c * VL);
+                FC_PREFETCH_L2(fetch);
+                fetch += fetch_step;
+            }
 #pragma GCC unroll 14
             for (int p = 0; p < mr; p++) {
                 const V a = v_set1(x[p * VL + c]);

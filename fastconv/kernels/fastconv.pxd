@@ -139,8 +139,9 @@ cdef extern from "fastconv.h" nogil:
         const void *x_next
         const void *w
         const void *w_next
+        const void *fetch
         void *y
-        Py_ssize_t x_b, blocks
+        Py_ssize_t x_b, blocks, fetch_step
         int flags
 
     ctypedef struct fc_winograd_output:
