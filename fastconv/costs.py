@@ -365,6 +365,7 @@ def _col2im(shape: Shape) -> Counts:
     turned = {}
     if shape.spread[2] > 1:
         turned["transposes"] = reached * _vectors(shape, width * shape.spread[2])
+    packed = shape.groups * shape.channels * entries / lanes
     return {
         "fma": images * blocks * shape.channels * panels * slots,
         "tiles": images * blocks * panels * tiles * math.ceil(shape.channels / CHAIN),
@@ -373,7 +374,8 @@ def _col2im(shape: Shape) -> Counts:
         "adds": images * entries * rows * (1 + (width - 1) / lanes),
         "lines": reached,
         **turned,
-        "pack": shape.groups * shape.channels * entries / lanes,
+        "pack": packed,
+        "pack far": packed * _far(packed * lanes * shape.itemsize),
         "calls": math.ceil(row * block / COL2IM_LIMIT),
     }
 
@@ -589,15 +591,20 @@ def _winograd(m: int, r: int, shape: Shape) -> Counts:
     channels, outputs = _vectors(shape, shape.channels), _vectors(shape, shape.outputs)
     weights = shape.groups * positions * shape.channels * outputs
     size = weights * isa.lanes(shape.itemsize) * shape.itemsize
+    vectors: float = shape.groups * shape.outputs * _vectors(shape, m * m * tiles)
+    fetched, wide = 0.0, isa.lanes(shape.itemsize) * shape.itemsize == 64
+    if shape.dilation[2] > 1:
+        # neighbours of a phase lie apart: each is stored by itself, in half the time of a vector
+        vectors = shape.groups * shape.outputs * shape.pixels / 2
+    elif wide and shape.size[0] == max(shape.dilation) == 1 and tiles > WINOGRAD_TILES:
+        fetched = vectors * _far(shape.groups * shape.outputs * shape.pixels * shape.itemsize)
     return {
         "fma": weights * tiles,
         "input": shape.groups * positions * tiles * channels,
         "output": shape.groups * positions * tiles * outputs,
         "band": shape.groups * m * m * tiles * channels,
-        # neighbours of a phase lie apart: each is stored by itself, in half the time of a vector
-        "stores": shape.groups
-        * shape.outputs
-        * (shape.pixels / 2 if shape.dilation[2] > 1 else _vectors(shape, m * m * tiles)),
+        "stores": vectors - fetched,
+        "stores fetched": fetched,
         "weights far": weights * math.ceil(tiles / WINOGRAD_TILES) * _far(size),
         **_packing(shape, outputs, positions),
         "calls": 1,
@@ -828,7 +835,6 @@ def _dw_split(products: int, shape: Shape) -> Counts:
         "parts": parts * elements,
         "transposes": turned,
         "pairs": parts * turned,
-        "sums": blocks * sides,
         # sums of slices are cleared, and added from beyond the caches
         "slices": slices * shape.groups * channels * taps * outputs if slices > 1 else 0,
         "stores": shape.groups * shape.outputs * shape.terms,
@@ -1033,8 +1039,8 @@ _DEPTHWISE_SCALAR = {**_AVX2.ns["depthwise"], "efficiency": 0.2}
 # algorithm takes 1.010 times as long as the best on average, 1.45 at worst; of 585 passes of random shapes 1.035 and 2.3. With
 # two threads every algorithm takes 0.53 to 0.55 of the time of one. Set by hand: "elements far" and "turned far" of split,
 # after linear layers whose weights do not stay in the caches, 0.5 to 0.85 and 0.8 to 1.7 in five of them; "slices" of the split
-# weight gradient, 0.4 in the fit; "dw linear" is of an earlier fit to 16. After the fit Winograd became faster: its "band",
-# "stores" and "efficiency" are after eight of its layers.
+# weight gradient, 0.4 in the fit; "dw linear" is of an earlier fit to 16. After the fit Winograd became faster: its
+# "efficiency" and "stores fetched" are after eight of its layers.
 _AVX512 = Costs(
     peak=214,
     bandwidth=14,
@@ -1108,7 +1114,8 @@ _AVX512 = Costs(
             "copies": 2.22,
             "efficiency": 0.775,
             "lines": 3.63,
-            "pack": 19.3,
+            "pack": 6,
+            "pack far": 26,
             "tiles": 53.2,
             "transposes": 20,
         },
@@ -1122,13 +1129,14 @@ _AVX512 = Costs(
             "turn": 7.07,
         },
         "winograd": {
-            "band": 9,
+            "band": 12,
             "calls": 8980,
             "efficiency": 0.66,
             "input": 0.675,
             "output": 0.23,
             "pack": 3.54,
-            "stores": 1.8,
+            "stores": 3.28,
+            "stores fetched": 0.8,
             "turn": 11.7,
             "weights far": 0.777,
         },

@@ -273,7 +273,7 @@ cdef Ahead ahead_of(const Winograd *g, Py_ssize_t group, Py_ssize_t panel0, Py_s
     cdef Ahead ahead = nothing_ahead()
     cdef Py_ssize_t item = job.itemsize, lanes = job.kernels.lanes, chain, place, count, start, size, width
     cdef fc_fetch *to
-    if lanes * item != FC_CACHE_LINE or g.blocks.col_blocks > 1 or job.axis[0].out > 1 or max(
+    if lanes * item != FC_CACHE_LINE or g.channel_blocks == 0 or g.blocks.col_blocks > 1 or job.axis[0].out > 1 or max(
             tiling.dilation[0], tiling.dilation[1]) > 1:
         return ahead
     panel_bounds(job, panel0, &start, &size, &width)
