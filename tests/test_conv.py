@@ -92,7 +92,7 @@ CASES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "plane-halves-5": ((2, 3, 5, 4), (3, 1, 5, 5), {"groups": 3, "padding": 2}),
     "plane-halves-7": ((1, 3, 19, 8), (3, 1, 7, 7), {"groups": 3, "padding": 3}),
     "plane-halves-valid": ((2, 3, 10, 9), (3, 1, 3, 3), {"groups": 3}),
-    "plane-halves-one": ((2, 3, 2, 1), (3, 1, 3, 3), {"groups": 3, "padding": 1}),
+    "plane-halves-two": ((2, 3, 2, 2), (3, 1, 3, 3), {"groups": 3, "padding": 1}),
     "plane-halves-strided": (
         (2, 3, 14, 14),
         (3, 1, 5, 5),

@@ -382,7 +382,7 @@ def test_windows_in_the_padding_alone(isa_row, dtype):
     for rank in RANKS:
         x = np.ones((2, 2, *(3,) * rank), dtype)
         wanted = np.full((2, 2, *(1,) * rank), -np.inf)
-        for dilation in (4, 1000, 10**9):
+        for dilation in (4, 1000, 10**9, 10**17):
             ceil_mode = dilation > 4
             y, index = max_both_ways(
                 rank, x, kernel_size=2, stride=dilation, padding=1, dilation=dilation,

@@ -478,7 +478,7 @@ static FC_INLINE void FC_FN(pool_plane)(const fc_pool *p, int op, const REAL *pl
             for (ptrdiff_t d = d0; op == POOL_SHARES && p->rows && d < d1; d++)
                 FC_FN(pool_shares)(p, plane + d * D + h * W, shares + (d - d0) * n * W, d, h, n);
             const ptrdiff_t results = (last - oh) * p->out[2];
-            if (end - y > 2 * results)
+            if (n > 0 && end - y > 2 * results) /* windows in the padding alone read nothing */
                 FC_FN(pool_ask)(x + n * W, x + 2 * n * W, y + results, y + 2 * results);
             if (op == POOL_SUM) {
                 FC_FN(pool_block_sum)(p, x, D, h, od, oh, last, y, end);
