@@ -806,14 +806,14 @@ def _dw_split(products: int, shape: Shape) -> Counts:
         max(TILE_TERMS, WGRAD_SPLIT_TERMS // taps // TILE_TERMS * TILE_TERMS),
         TILE_TERMS,
     )
-    most = WGRAD_SPLIT_BYTES // (2 * parts * (chunk + min(shape.outputs, WGRAD_SPLIT_OUTPUTS)))
+    room = WGRAD_SPLIT_BYTES // (2 * parts * (chunk + min(shape.outputs, WGRAD_SPLIT_OUTPUTS)))
     low, high = WGRAD_SPLIT_PIXELS
-    most = max(low, min(most, high))
-    rows, cols, tall, wide = _block(shape, most, shape.itemsize * chunk, BAND_BYTES)
+    room = max(low, min(room, high))  # pixels
+    rows, cols, tall, wide = _block(shape, room, shape.itemsize * chunk, BAND_BYTES)
     blocks = shape.images * math.ceil(shape.size[1] / rows) * math.ceil(shape.size[2] / cols)
     pixels, band = (rows - 1) * wide + cols, tall * wide * math.prod(shape.phases)
     if blocks == shape.images > 1 and (products < 6 or band == pixels):
-        images = max(1, min(most // pixels, BAND_BYTES // (chunk * band * shape.itemsize)))
+        images = max(1, min(room // pixels, BAND_BYTES // (chunk * band * shape.itemsize)))
         images = _equal(shape.images, images)
         blocks = math.ceil(blocks / images)
         pixels, band = pixels + (images - 1) * band, images * band
@@ -1039,8 +1039,9 @@ _DEPTHWISE_SCALAR = {**_AVX2.ns["depthwise"], "efficiency": 0.2}
 # algorithm takes 1.010 times as long as the best on average, 1.45 at worst; of 585 passes of random shapes 1.035 and 2.3. With
 # two threads every algorithm takes 0.53 to 0.55 of the time of one. Set by hand: "elements far" and "turned far" of split,
 # after linear layers whose weights do not stay in the caches, 0.5 to 0.85 and 0.8 to 1.7 in five of them; "slices" of the split
-# weight gradient, 0.4 in the fit; "dw linear" is of an earlier fit to 16. After the fit Winograd became faster: its
-# "efficiency" and "stores fetched" are after eight of its layers.
+# weight gradient, 0.4 in the fit; "dw linear" is of an earlier fit to 16. Set by hand after the
+# fit, whose figures these are: "efficiency" and "stores fetched" of winograd, which became faster, after eight layers; "pack"
+# and "pack far" of col2im, 19.3 in the fit, after one layer whose weights leave the caches and two whose weights do not.
 _AVX512 = Costs(
     peak=214,
     bandwidth=14,

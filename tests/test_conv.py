@@ -87,7 +87,7 @@ CASES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "plane-strided-full": ((1, 2, 3, 128), (2, 1, 5, 5), {"groups": 2, "padding": 2, "stride": 2}),
     "plane-strided-tall": ((1, 1, 601, 125), (1, 1, 3, 3), {"padding": 1, "stride": 2}),
     "plane-strided-wide": ((1, 1, 8, 130), (1, 1, 3, 3), {"padding": 1, "stride": 2}),
-    # rows of half a vector or less: fewer than a tile, several tiles, one lane, no padding, planes of a volume
+    # rows of half a vector or less: fewer than a tile, several tiles, two lanes, no padding, planes of a volume
     "plane-halves": ((2, 5, 7, 7), (5, 1, 3, 3), {"groups": 5, "padding": 1}),
     "plane-halves-5": ((2, 3, 5, 4), (3, 1, 5, 5), {"groups": 3, "padding": 2}),
     "plane-halves-7": ((1, 3, 19, 8), (3, 1, 7, 7), {"groups": 3, "padding": 3}),

@@ -521,7 +521,7 @@ static void FC_FN(pixel_planes)(const fc_pixel_planes *t) {
     static const FC_FN(plane_fn) tile[3][FC_PLANE_NV] = {FC_PLANE_TILES(
         FC_ENTRY_PLANE, 3) FC_PLANE_TILES(FC_ENTRY_PLANE, 5) FC_PLANE_TILES(FC_ENTRY_PLANE, 7)};
     enum { LINE = 64 / sizeof(REAL), AHEAD = 2048 / sizeof(REAL) }; /* from L3 */
-#if FC_PLANE_SLIDES
+#ifdef v_pick
     if (FC_FN(plane_halves)(t)) return;
 #endif
     FC_FN(plane_lanes) lanes[3]; /* of the first, other and last tiles of a row */

@@ -286,8 +286,8 @@ FC_WINOGRAD(2, 5)
 
 /* fetched: vectors of the next weights for each channel. The next tiles are fetched as well: a
  * load of a line from L2 for each of the tiles begins every block of channels (avx512: 0.92 to
- * 0.95 of the time). Where vectors are half a line, that gained nothing. And so is what is to come
- * from memory, see `Ahead`. */
+ * 0.95 of the time). Where vectors are half a line, that gained nothing. And so are rows
+ * of y, which come from memory, see conv_winograd.pyx. */
 static FC_INLINE void FC_FN(winograd_tile_body)(const fc_winograd_tile *t, const int mr,
                                                 const int nv, const int fetched) {
     V acc[FC_MR_MAX][FC_NV_MAX];
