@@ -29,7 +29,7 @@ from fastconv.problem import conv_problem
 # The random shapes that the constants are fitted to, and others, from seeds; a check takes one in so many. The flops between
 # which they lie.
 SEED, CHECK_SEED, CHECKED = 11, 12, 3
-FLOPS = (1e5, 3e8)
+FLOPS = (2e2, 3e8)
 # A measurement: so many turns, each of about so many seconds; a slow problem gets fewer.
 TURNS, SECONDS, LONGEST = 7, 0.001, 0.15
 # Bytes at this share of the time or more say nothing about the rest.
@@ -112,6 +112,16 @@ def batches(rng: random.Random) -> Conv:
     return Conv("batches", "random", *sizes, kernel, 1, rng.choice((0, kernel // 2)))
 
 
+def tiny(rng: random.Random) -> Conv:
+    """Calls whose work hardly takes longer than the calls themselves."""
+    kernel, groups = rng.choice((1, 2, 3, 3, 5, 7)), rng.choice((1, 1, 1, size(rng, 0, 5)))
+    channels, outputs = groups * size(rng, 0, 4), groups * size(rng, 0, 4)
+    options = kernel, rng.choice((1, 1, 2)), rng.choice((0, kernel // 2)), groups
+    return Conv(
+        "tiny", "random", rng.choice((1, 1, 4)), channels, size(rng, 2, 5), outputs, *options
+    )
+
+
 # So many shapes of each kind.
 KINDS: tuple[tuple[Callable[[random.Random], Conv], int], ...] = (
     (linear, 20),
@@ -122,6 +132,7 @@ KINDS: tuple[tuple[Callable[[random.Random], Conv], int], ...] = (
     (strided, 60),
     (dilated, 40),
     (batches, 40),
+    (tiny, 60),
 )
 
 

@@ -468,11 +468,19 @@ def _allowed(precision: str) -> list[int]:
     return [0, *(n for n, word in SPLIT_PRECISIONS.items() if not _less(word, precision))]
 
 
-def gemm_products(dtype: np.dtype[Any], m: int, n: int, k: int, precision: str) -> int:
-    """The products of the split kernels that a matrix product of m rows, n columns and k terms takes; 0: the others."""
+def gemm_products(
+    dtype: np.dtype[Any], m: int, n: int, k: int, turned: bool, precision: str
+) -> int:
+    """The products of the split kernels that a matrix product of m rows, n columns and k terms takes; 0: the others.
+
+    `turned`: its second matrix is stored (n, k).
+    """
     if dtype.itemsize != 4 or not isa.has_split():
         return 0
-    return min(_allowed(precision), key=lambda products: costs.gemm_seconds(products, m, n, k))
+    return min(
+        _allowed(precision),
+        key=lambda products: costs.gemm_seconds(products, m, n, k, turned),
+    )
 
 
 def workspace(found: Plan, max_workspace: int | None = None) -> int:

@@ -34,6 +34,8 @@ COL2IM_BYTES, COL2IM_LIMIT, COL2IM_PIXELS = 256 << 10, 512 << 10, 128
 WINOGRAD_TILES = 32
 WGRAD_PIXELS, WGRAD_OUTPUTS, WGRAD_TERMS, WGRAD_TILES = 256, 512, 288, 512
 WGRAD_DOT_CELLS = 1 << 16
+# BLOCK and DOT_ROWS of gemm.pyx.
+GEMM_BLOCK, GEMM_DOT_ROWS = 192, 4
 # Tile registers, see csrc/isa/tile.h: multiply-adds of a product of two tiles, and what a tile holds.
 TILE_PRODUCTS, TILE_SIDE, TILE_TERMS = 16 * 16 * 32, 16, 32
 # Up to so many channels the taps share the terms of a tile, see conv_split.pyx.
@@ -444,7 +446,6 @@ def _halves(shape: Shape) -> Counts:
         "fma": tiles * (HALVES * shape.terms + taps * pairs),
         "swept": tiles * HALVES * shape.terms,
         "vectors": tiles * HALVES / 2,
-        **_packing(shape, 1 / isa.lanes(shape.itemsize), joined=True),
         "calls": 1,
     }
 
@@ -461,7 +462,6 @@ def _planes(shape: Shape) -> Counts:
         "swept": vectors * shape.terms,
         "vectors": vectors,
         "maps": maps,
-        **_packing(shape, 1 / isa.lanes(shape.itemsize), joined=True),
         "calls": 1,
     }
 
@@ -639,10 +639,9 @@ def _split_gemm(products: int, m: int, n: int, k: int) -> Counts:
 
 def _split(products: int, shape: Shape) -> Counts:
     if shape.is_linear:
-        outputs = shape.outputs * shape.runs
-        counts = _split_gemm(products, shape.images, outputs, round(shape.terms))
-        turned = outputs * shape.terms if shape.what == "dx" else 0
-        return {**counts, "turned far": turned * _far(4 * turned)}
+        m, n, k = _product(shape)
+        turned = n * k if shape.what == "dx" else 0
+        return {**_split_gemm(products, m, n, k), "turned far": turned * _far(4 * turned)}
     planes = shape.images * shape.size[0]
     side, parts = _tiles(shape.outputs), _parts(products)
     runs = shape.groups * shape.runs
@@ -699,14 +698,35 @@ def _split(products: int, shape: Shape) -> Counts:
     }
 
 
-def _linear(shape: Shape) -> Counts:
-    outputs = _vectors(shape, shape.outputs)
+def _product(shape: Shape) -> tuple[int, int, int]:
+    """Rows, columns and terms of the matrix product that a linear layer is."""
+    inputs = math.prod(shape.kernel)
+    if shape.what == "dx":
+        return shape.images, shape.outputs * inputs, shape.channels
+    if shape.what == "dw":
+        return shape.outputs, shape.channels * inputs, shape.images
+    return shape.images, shape.outputs, shape.channels * inputs
+
+
+def _gemm(m: int, n: int, k: int, lanes: int, turned: bool, prepared: bool = False) -> Counts:
+    """c[m][n] = a[m][k] b[k][n], of which b is stored [n][k] if it is `turned`."""
+    if turned and m <= GEMM_DOT_ROWS:
+        return {"fma": m * n * math.ceil(k / lanes), "dots": m * n, "calls": 1}
+    columns = math.ceil(n / lanes)
+    packed = 0 if prepared else math.ceil(m / GEMM_BLOCK) * columns * k
     return {
-        "fma": shape.images * outputs * shape.terms * shape.runs,
-        **_packing(shape, outputs),
-        "input": shape.images * shape.terms / isa.lanes(shape.itemsize),
+        "fma": m * columns * k,
+        "input": math.ceil(n / GEMM_BLOCK) * m * k / lanes,
+        "pack": packed,
+        "pack far": packed * _far(4 * isa.lanes(4) * packed),
+        "turn": packed * turned,
         "calls": 1,
     }
+
+
+def _linear(shape: Shape) -> Counts:
+    lanes = isa.lanes(shape.itemsize)
+    return _gemm(*_product(shape), lanes, shape.what == "forward", shape.prepared)
 
 
 MODELS: dict[str, Callable[[Shape], Counts]] = {
@@ -720,16 +740,6 @@ MODELS: dict[str, Callable[[Shape], Counts]] = {
     "im2col": _im2col,
     "col2im": _col2im,
 }
-
-
-def _dw_linear(shape: Shape) -> Counts:
-    vectors = _vectors(shape, shape.terms)
-    return {
-        "fma": shape.outputs * vectors * shape.images,
-        "input": shape.images * (vectors + _vectors(shape, shape.outputs)),
-        "stores": shape.outputs * vectors,
-        "calls": 1,
-    }
 
 
 def _dw_direct(shape: Shape) -> Counts:
@@ -799,7 +809,7 @@ def _dw_winograd(m: int, r: int, shape: Shape) -> Counts:
 
 def _dw_split(products: int, shape: Shape) -> Counts:
     if shape.is_linear:
-        return _split_gemm(products, shape.outputs, round(shape.terms), shape.images)
+        return _split_gemm(products, *_product(shape))
     taps, parts = round(shape.taps), _parts(products)
     chunk = _equal(
         shape.channels,
@@ -843,7 +853,7 @@ def _dw_split(products: int, shape: Shape) -> Counts:
 
 
 DW_MODELS: dict[str, Callable[[Shape], Counts]] = {
-    "linear": _dw_linear,
+    "linear": _linear,
     "depthwise": _dw_depthwise,
     **{f"winograd_{m}_{r}": partial(_dw_winograd, m, r) for m, r in conv_winograd.KINDS},
     **{f"split_{products}": partial(_dw_split, products) for products in (6, 3, 1)},
@@ -872,31 +882,33 @@ class Costs:
     ns: Mapping[str, Mapping[str, float]]
 
 
-# One core of an AMD EPYC (Zen 3), gcc 12.2, a virtual machine: printed by `python -m benchmarks.costs`. Of the forward and
-# input gradients that each was fitted to, the model is within 10 % for 68 % of 19 (linear), 54 % of 361 (pixel), 50 % of 149
-# (depthwise), 63 % of 293 (direct), 56 % of 212 (im2col), 78 % of 128 (winograd). The weight gradients were fitted later, at a
-# peak of 112, which "efficiency" allows for: within 10 % for 100 % of 16 (linear), 88 % of 32 (depthwise), 81 % of 89
-# (winograd) and 67 % of 279 (direct), of which 60 are 3x3 and 5x5 kernels with 2 to 7 outputs. "copies" of direct was held at
-# what suits those; groups of one output, which are never chosen, would triple it. "col2im" was fitted by itself, to 96 input
-# gradients: within 10 % for 53 % of them. Of its constants "adds" was held, "calls" and "pack" were lowered when packing became
-# faster ("pack" to what a later fit to 151 gradients gives) and "transposes", which the fits put at 6.25 and 7.7, after the
-# first layer of AlexNet. Those of "images" were set by hand: on 33 batches of small maps, in both types, the model is between
-# 0.91 and 1.19 of the time, and a fit to 96 gives much the same; "reads far" is after 198 on avx2 of an Intel Xeon. What
-# `_planes` counts was set by hand too, after ten depthwise layers on avx512 and avx2 of an Intel Xeon: between 0.83 and 1.25 of
-# the time. Added by hand, and less certain: "fills" of im2col, what a tile of columns costs besides its elements, 0 to 100 ns
-# in twelve 1x1 layers of small groups; its transposes; "phased" of pixel, the weights of a tap and channel of a gradient with a
-# stride, 8 to 16 ns for four layers of patches; and its "leaps", what it takes to go on to the next of many channels of a band
-# where that is on another page, 50 to 170 ns in seven layers of 256 and 512 channels.
+# One core of an AMD EPYC (Zen 3), gcc 12.2, a virtual machine: printed by `python -m benchmarks.costs`. Of the forward and input
+# gradients that each was fitted to, the model is within 10 % for 54 % of 361 (pixel), 50 % of 149 (depthwise), 63 % of 293
+# (direct), 56 % of 212 (im2col), 78 % of 128 (winograd). The weight gradients were fitted later, at a peak of 112, which
+# "efficiency" allows for: within 10 % for 88 % of 32 (depthwise), 81 % of 89 (winograd) and 67 % of 279 (direct), of which 60 are
+# 3x3 and 5x5 kernels with 2 to 7 outputs. "copies" of direct was held at what suits those; groups of one output, which are never
+# chosen, would triple it. "col2im" was fitted by itself, to 96 input gradients: within 10 % for 53 % of them. Of its constants
+# "adds" was held, "calls" and "pack" were lowered when packing became faster ("pack" to what a later fit to 151 gradients gives)
+# and "transposes", which the fits put at 6.25 and 7.7, after the first layer of AlexNet. "linear" and "dw linear" are a fit to 83
+# and 43 linear layers on avx2 of an Intel Xeon, within 25 % for 90 and 86 %; "calls" of the latter, 4800 in the fit, was lowered
+# for the choice. Those of "images" were set by hand: on 33 batches of small maps, in both types, the model is between 0.91 and
+# 1.19 of the time, and a fit to 96 gives much the same; "reads far" is after 198 on avx2 of an Intel Xeon. What `_planes` counts
+# was set by hand too, after ten depthwise layers on avx512 and avx2 of an Intel Xeon: between 0.83 and 1.25 of the time. Added by
+# hand, and less certain: "fills" of im2col, what a tile of columns costs besides its elements, 0 to 100 ns in twelve 1x1 layers
+# of small groups; its transposes; "phased" of pixel, the weights of a tap and channel of a gradient with a stride, 8 to 16 ns for
+# four layers of patches; and its "leaps", what it takes to go on to the next of many channels of a band where that is on another
+# page, 50 to 170 ns in seven layers of 256 and 512 channels.
 _AVX2 = Costs(
     peak=107,
     bandwidth=21,
     ns={
         "linear": {
-            "calls": 5240,
-            "efficiency": 0.715,
-            "input": 0.441,
-            "pack": 1.11,
-            "pack far": 1.18,
+            "calls": 2110,
+            "dots": 1.39,
+            "efficiency": 0.995,
+            "input": 2.62,
+            "pack": 1.67,
+            "pack far": 2.21,
         },
         "pixel": {
             "calls": 4220,
@@ -992,10 +1004,11 @@ _AVX2 = Costs(
             "weights far": 0.355,
         },
         "dw linear": {
-            "calls": 6790,
-            "efficiency": 0.956,
-            "input": 1.2,
-            "stores": 1.21,
+            "calls": 3500,
+            "efficiency": 0.88,
+            "input": 2.7,
+            "pack": 0.984,
+            "pack far": 2.65,
         },
         "dw depthwise": {
             "calls": 7010,
@@ -1033,62 +1046,65 @@ _SPLIT_MODEL = {"split": _SPLIT_SLOW, "dw split": _SPLIT_SLOW}
 _DEPTHWISE_SCALAR = {**_AVX2.ns["depthwise"], "efficiency": 0.2}
 # One core of an Intel Xeon with AMX (L2 2 MiB), gcc 12.2, a virtual machine, after 1101 passes of layers of known networks, of
 # one image and of 2 to 128, with two threads (times count twice), and 405 of them with one: fitted as `python -m
-# benchmarks.costs` does, then moved one at a time as long as the choice gained more than the times lost. Of the times less than
-# twice the best the model is within 25 % for 91 % (pixel), 94 % (depthwise, direct, col2im), 93 % (im2col), 96 % (images,
-# winograd), 88 % (split); of weight gradients for 81 % (depthwise), 93 % (direct), 94 % (winograd), 89 % (split). The chosen
-# algorithm takes 1.010 times as long as the best on average, 1.45 at worst; of 585 passes of random shapes 1.035 and 2.3. With
-# two threads every algorithm takes 0.53 to 0.55 of the time of one. Set by hand: "elements far" and "turned far" of split,
-# after linear layers whose weights do not stay in the caches, 0.5 to 0.85 and 0.8 to 1.7 in five of them; "slices" of the split
-# weight gradient, 0.4 in the fit; "dw linear" is of an earlier fit to 16. Set by hand after the
-# fit, whose figures these are: "efficiency" and "stores fetched" of winograd, which became faster, after eight layers; "pack"
-# and "pack far" of col2im, 19.3 in the fit, after one layer whose weights leave the caches and two whose weights do not.
+# benchmarks.costs` does, then moved one at a time as long as the choice gained more than the times lost: within 25 % of 91 to 96
+# % of the times of each algorithm that were less than twice the best, 81 to 94 % of those of weight gradients, 88 % of those of
+# split. With two threads every algorithm takes 0.53 to 0.55 of the time of one. Then "calls", "copies", "gathers", "phased" and
+# "stores" of pixel, "lines", "gathers" and "pack" of direct and "pack" of images were moved the same way for the choice alone,
+# after 3042 passes: 1953 of random shapes and of layers of known networks with one image, 597 of them in float64, 750 of 200 to
+# 600,000 flops, which had not been looked at before, 168 of linear layers, and 171 of the layers of known networks with two
+# threads. The chosen algorithm takes 1.015 times as long as the best on average, 2.9 at worst; of the last 171 1.0003 and 1.06.
+# "linear" and "dw linear" are a fit to 83 and 44 linear layers, within 25 % for 92 and 100 %, but for their "calls", moved too.
+# Set by hand: "elements far" and "turned far" of split, after linear layers whose weights do not stay in the caches, 0.5 to 0.85
+# and 0.8 to 1.7 in five of them; "slices" of the split weight gradient, 0.4 in the fit; "efficiency" and "stores fetched" of
+# winograd, which became faster, after eight layers; "pack" and "pack far" of col2im, 19.3 in the fit, after one layer whose
+# weights leave the caches and two whose weights do not.
 _AVX512 = Costs(
     peak=214,
     bandwidth=14,
     ns={
         "linear": {
-            "calls": 2590,
-            "efficiency": 0.526,
-            "input": 1.18,
-            "pack far": 2.76,
-            "turn": 3.07,
+            "calls": 600,
+            "dots": 2.04,
+            "efficiency": 0.908,
+            "input": 5.23,
+            "pack": 3.51,
         },
         "pixel": {
-            "calls": 3500,
+            "calls": 1630,
             "chains": 1.76,
-            "copies": 2.57,
+            "copies": 1.9,
             "efficiency": 0.824,
-            "gathers": 3.77,
+            "gathers": 4.0,
             "leaps": 38.6,
             "lines": 2.82,
             "loads": 0.187,
             "maps": 16.2,
             "pack": 7.7,
-            "phased": 40.4,
+            "phased": 30,
             "planes": 31.1,
             "reads far": 0.371,
             "rows": 0.828,
             "scatters": 11.2,
-            "stores": 3.53,
+            "stores": 4.2,
             "swept": 0.0502,
             "turn": 8.59,
             "unpaired": 11,
             "vectors": 1.6,
         },
         "depthwise": {
-            "calls": 9000,
+            "calls": 2020,
             "efficiency": 0.542,
             "input": 3.94,
             "output": 3.8,
         },
         "direct": {
-            "calls": 2290,
+            "calls": 1600,
             "copies": 1.82,
             "efficiency": 0.79,
-            "gathers": 3.44,
+            "gathers": 2.9,
             "leaps": 166,
-            "lines": 6.7,
-            "pack": 7.91,
+            "lines": 4.5,
+            "pack": 5.6,
             "stores": 2.19,
             "strided": 2.07,
             "tiles": 34.3,
@@ -1111,7 +1127,7 @@ _AVX512 = Costs(
             "turn": 1.3,
         },
         "col2im": {
-            "calls": 4200,
+            "calls": 1950,
             "copies": 2.22,
             "efficiency": 0.775,
             "lines": 3.63,
@@ -1121,11 +1137,11 @@ _AVX512 = Costs(
             "transposes": 20,
         },
         "images": {
-            "calls": 1510,
+            "calls": 1620,
             "efficiency": 0.706,
             "input": 5.09,
             "output": 3.61,
-            "pack": 12.6,
+            "pack": 10.7,
             "reads far": 4.58,
             "turn": 7.07,
         },
@@ -1142,11 +1158,13 @@ _AVX512 = Costs(
             "weights far": 0.777,
         },
         "dw linear": {
-            "calls": 6440,
-            "efficiency": 0.66,
+            "calls": 3000,
+            "efficiency": 0.85,
+            "input": 3.54,
+            "pack": 3.06,
         },
         "dw depthwise": {
-            "calls": 9000,
+            "calls": 4500,
             "efficiency": 0.417,
             "input": 2.43,
             "swept": 0.203,
@@ -1164,7 +1182,7 @@ _AVX512 = Costs(
         },
         "dw winograd": {
             "band": 6.23,
-            "calls": 9000,
+            "calls": 6300,
             "efficiency": 0.511,
             "input": 0.844,
             "sums": 3.5,
@@ -1236,15 +1254,8 @@ def _seconds(of: str, counts: Counts, memory: float = 0.0) -> float:
     return 1e-9 * (max(products, memory) + rest)
 
 
-def gemm_seconds(products: int, m: int, n: int, k: int) -> float:
-    """The same for a matrix product in float32, on tile registers or not."""
+def gemm_seconds(products: int, m: int, n: int, k: int, turned: bool) -> float:
+    """The same for a matrix product in float32, on tile registers or not; see `_gemm`."""
     if products:
         return _seconds("split", _split_gemm(products, m, n, k))
-    columns = math.ceil(n / isa.lanes(4))
-    counts = {
-        "fma": m * columns * k,
-        "pack": columns * k,
-        "input": m * k / isa.lanes(4),
-        "calls": 1,
-    }
-    return _seconds("linear", counts)
+    return _seconds("linear", _gemm(m, n, k, isa.lanes(4), turned))

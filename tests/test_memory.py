@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import ast
+import ctypes
+import ctypes.util
 import gc
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +24,7 @@ ALGORITHMS = algorithms.GENERAL_NAMES
 MIB = 1 << 20
 # What docs and docstrings promise: the workspace of one thread.
 WORKSPACE_LIMIT = 64 * MIB
+FE_INVALID = 1  # of <fenv.h>, on x86 and Arm
 Array = data.Array
 
 
@@ -364,6 +367,64 @@ def test_workspace_of_a_linear_layer() -> None:
     with fastconv.threads(2):
         assert 0 < workspace(lambda: fastconv.linear(x, w)) <= 2 * WORKSPACE_LIMIT
         assert workspace(lambda: fastconv.linear_backward(x, x, w)) <= 2 * WORKSPACE_LIMIT
+
+
+def poison(dtype: str) -> None:
+    """Leave signalling NaNs in the cached blocks up to 1 MiB, a few of each size class."""
+    bits, pattern = ("uint32", 0x7FA00000) if dtype == "float32" else ("uint64", 0x7FF4 << 48)
+    sizes = [(8 + eighths) << octave for octave in range(9, 17) for eighths in range(8)]
+    blocks = [memory.empty((n,), np.dtype("uint8")) for n in sizes for _ in range(3)]
+    for block in blocks:
+        block.view(bits)[:] = pattern
+
+
+def leftovers_in(call: Callable[[], object], dtype: str) -> bool:
+    """Whether a call computes with what others left in its workspace: any operation on a signalling NaN is invalid."""
+    library = ctypes.CDLL(ctypes.util.find_library("m"))
+    call()
+    poison(dtype)
+    library.feclearexcept(FE_INVALID)
+    call()
+    return bool(library.fetestexcept(FE_INVALID))
+
+
+def test_leftovers_are_found() -> None:
+    x, made = ones(2048), memory.empty((2048,), np.dtype("float32"))
+    made.view("uint32")[:] = 0x7FA00000
+    assert not leftovers_in(lambda: np.add(x, x), "float32")
+    with np.errstate(invalid="ignore"):
+        assert leftovers_in(lambda: np.add(x, made, out=x), "float32")
+
+
+@pytest.mark.parametrize("shape", [(20, 300, 7), (2, 40, 7), (200, 17, 33), (5, 7, 1)])
+def test_linear_layers_leave_leftovers_alone(
+    shape: tuple[int, int, int], dtype: str, isa_row: str
+) -> None:
+    """Lanes beyond the last column are multiplied too: denormals left there took 100 times as long."""
+    made, (m, k, n) = data.rng(4), shape
+    x, w, dy = (data.integers(made, s, dtype) for s in ((m, k), (n, k), (m, n)))
+    with fastconv.threads(1):
+        assert not leftovers_in(lambda: fastconv.linear(x, w), dtype)
+        assert not leftovers_in(lambda: fastconv.linear_backward(dy, x, w), dtype)
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 7, 7, 3), (1, 17, 9, 33, 19), (3, 3, 13, 5, 34)], ids=str)
+def test_convolutions_leave_leftovers_alone(
+    shape: tuple[int, ...], algo: str, dtype: str, isa_row: str
+) -> None:
+    made, (n, channels, height, width, outputs) = data.rng(5), shape
+    x = data.integers(made, (n, channels, height, width), dtype)
+    w = data.integers(made, (outputs, channels, 3, 3), dtype)
+    for stride in (1, 2):
+        options: dict[str, Any] = {"stride": stride, "padding": 1, "algo": algo}
+        y = fastconv.conv2d(x, w, **options)
+        with fastconv.threads(1):
+            assert not leftovers_in(lambda o=options: fastconv.conv2d(x, w, **o), dtype)
+            for needs in ((True, False, False), (False, True, False)):
+                assert not leftovers_in(
+                    lambda o=options, y=y, n=needs: fastconv.conv2d_backward(y, x, w, needs=n, **o),
+                    dtype,
+                ), needs
 
 
 @pytest.mark.parametrize("limit", [1, 4096, 100_000, 1 << 20, 1 << 30])

@@ -73,15 +73,16 @@ static FC_INLINE void FC_FN(halves_planes)(const fc_pixel_planes *given, const i
     PICKS pick[FC_PLANE_TAPS];
     LANES inside[FC_PLANE_TAPS];
     for (int k = 0; k < taps; k++) {
+        const ptrdiff_t off = t->off[k], beyond = (t->in_cols - off + step - 1) / step;
+        const ptrdiff_t first = off >= 0               ? 0
+                                : off > -step * VL / 2 ? (step - 1 - off) / step
+                                                       : VL / 2;
+        const ptrdiff_t last = beyond < first ? first : beyond < VL / 2 ? beyond : VL / 2;
         INT lane[VL];
-        unsigned mask = 0;
-        for (int p = 0; p < VL; p++) {
-            const ptrdiff_t c = t->off[k] + p % (VL / 2) * step;
-            lane[p] = (INT)(p < VL / 2 ? c : VL + c);
-            mask |= (unsigned)(c >= 0 && c < t->in_cols) << p;
-        }
+        for (int p = 0; p < VL; p++)
+            lane[p] = (INT)off + (INT)(p % (VL / 2) * step + (p < VL / 2 ? 0 : VL));
         pick[k] = v_picks(lane);
-        inside[k] = (LANES)mask;
+        inside[k] = (LANES)(v_lanes(first, last) | v_lanes(VL / 2 + first, VL / 2 + last));
     }
     for (ptrdiff_t r = 0; r < t->rows; r += 2 * FC_HALVES) {
         uintptr_t at[FC_HALVES_REACH];

@@ -83,12 +83,14 @@ cdef void pack_a(const Job *job, Py_ssize_t m, Py_ssize_t rows, Py_ssize_t k, Py
 
 
 cdef void pack_b(const Job *job, Py_ssize_t n, Py_ssize_t columns, Py_ssize_t k, Py_ssize_t count, char *to) noexcept nogil:
-    """to[k][pitch] of terms k.., columns n.. of b."""
+    """to[k][pitch] of terms k.., columns n.. of b; zero up to a whole vector, for tiles multiply all its lanes."""
     cdef const char *b = job.b + (n * job.b_col + k * job.b_row) * job.itemsize
+    cdef Py_ssize_t lanes = job.kernels.lanes
+    cdef Py_ssize_t padded = (columns + lanes - 1) // lanes * lanes
     if job.b_col == 1:
-        job.kernels.copy_rows(to, job.pitch, b, job.b_row, count, 0, columns, 0, 1)
+        job.kernels.copy_rows(to, job.pitch, b, job.b_row, count, 0, columns, padded - columns, 1)
     else:
-        job.kernels.transpose(to, job.pitch, b, job.b_col, columns, count, columns)
+        job.kernels.transpose(to, job.pitch, b, job.b_col, columns, count, padded)
 
 
 cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogil:
