@@ -7,6 +7,7 @@ import ctypes
 import mmap
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -284,6 +285,24 @@ def run_guarded(row: str, after: bool) -> None:
     print("all done", flush=True)
 
 
+def run_strided(row: str, after: bool) -> None:
+    """In a process of its own: rows of every length up to some vectors, read with gaps up to the end of an array."""
+    isa.select(row)
+    made = data.rng(12)
+    for dtype, step, cols in product(("float32", "float64"), range(1, 7), range(1, 36)):
+        print(f"{row} {dtype}: {cols} columns, stride {step}", flush=True)
+        x, w = (
+            data.integers(made, s, dtype) for s in ((1, 2, 2, (cols - 1) * step + 1), (3, 2, 1, 1))
+        )
+        given = fenced(x.shape, dtype, after)
+        given[...] = x
+        expected = reference.conv(x, w, stride=step)
+        for algo in ("im2col", "pixel", "direct"):
+            y = fastconv.conv2d(given, w, stride=step, algo=algo)
+            assert np.array_equal(y, expected), algo
+    print("all done", flush=True)
+
+
 def test_the_fence_is_unreadable() -> None:
     """The guard itself: one element beyond the fence kills the process."""
     code = """
@@ -302,11 +321,12 @@ def test_the_fence_is_unreadable() -> None:
         assert done.returncode < 0
 
 
+@pytest.mark.parametrize("run", ["guarded", "strided"])
 @pytest.mark.parametrize("side", ["before", "after"])
 @pytest.mark.parametrize("row", ROWS)
-def test_nothing_beyond_an_array_is_touched(row: str, side: str) -> None:
+def test_nothing_beyond_an_array_is_touched(row: str, side: str, run: str) -> None:
     """All operations of the C core, each array directly before (after) an unreadable page."""
-    code = f"from tests import test_hostile; test_hostile.run_guarded({row!r}, {side == 'after'})"
+    code = f"from tests import test_hostile; test_hostile.run_{run}({row!r}, {side == 'after'})"
     done = run_python(code, check=False)
     last = (done.stdout.strip().splitlines() or ["nothing ran"])[-1]
     assert done.returncode == 0, f"last call: {last}\nexit {done.returncode}\n{done.stderr[-2000:]}"

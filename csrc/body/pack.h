@@ -1,38 +1,72 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Data movement: strided copies, zero-padded transpose, accumulation. */
 
-/* x[i*step], i < VL, for the strides of networks: 1, 2 and 4. */
-static FC_INLINE V FC_FN(load_step)(const REAL *x, const ptrdiff_t step) {
-    if (step == 1) return v_load(x);
-    if (step == 2) return v_load_even(x);
-    return v_even_odd(v_load_even(x), v_load_even(x + 2 * (VL - 1)));
+/* p[i], i < n, the rest zero; of a whole vector at most */
+static FC_INLINE V FC_FN(load_up_to)(const REAL *p, const ptrdiff_t n) {
+    return n >= VL ? v_load(p) : n > 0 ? v_load_n(p, n) : v_zero();
+}
+
+/* p[2*i] of the first n */
+static FC_INLINE V FC_FN(load_even)(const REAL *p, const ptrdiff_t n) {
+    return v_even_odd(FC_FN(load_up_to)(p, n), FC_FN(load_up_to)(p + VL - 1, n - (VL - 1)));
+}
+
+#ifdef v_pick
+#define FC_STEPS 4
+/* p[3*i] of the first n */
+static FC_INLINE V FC_FN(load_third)(const REAL *p, const ptrdiff_t n) {
+    INT near[VL], far[VL]; /* of the first two vectors, and of those and the last one */
+    for (int i = 0; i < VL; i++) {
+        near[i] = (INT)(3 * i < 2 * VL ? 3 * i : i);
+        far[i] = (INT)(3 * i < 2 * VL ? i : 3 * i - VL);
+    }
+    const V low = v_pick(FC_FN(load_up_to)(p, n), FC_FN(load_up_to)(p + VL, n - VL), v_picks(near));
+    return v_pick(low, FC_FN(load_up_to)(p + 2 * VL, n - 2 * VL), v_picks(far));
+}
+#else
+#define FC_STEPS 2
+#endif
+
+/* x[i*step], i < n <= VL, for the strides of networks: up to FC_STEPS, and 4. */
+static FC_INLINE V FC_FN(load_step)(const REAL *x, const ptrdiff_t n, const ptrdiff_t step) {
+    const ptrdiff_t all = (n - 1) * step + 1; /* cells to read */
+    if (step == 1) return FC_FN(load_up_to)(x, all);
+    if (step == 2) return FC_FN(load_even)(x, all);
+#ifdef v_pick
+    if (step == 3) return FC_FN(load_third)(x, all);
+#endif
+    return v_even_odd(FC_FN(load_even)(x, all),
+                      FC_FN(load_even)(x + 2 * (VL - 1), all - 2 * (VL - 1)));
 }
 
 /* y[i] = x[i*step], i < n */
-static inline void FC_FN(copy)(REAL *restrict y, const REAL *restrict x, ptrdiff_t n,
-                               ptrdiff_t step) {
+static FC_INLINE void FC_FN(copy)(REAL *restrict y, const REAL *restrict x, ptrdiff_t n,
+                                  const ptrdiff_t step) {
     ptrdiff_t i = 0;
-    if (n >= VL && (step <= 2 || step == 4)) {
+    if (step > FC_STEPS && step != 4)
+        for (; i < n; i++) y[i] = x[i * step];
+    else if (n < VL)
+        v_store_n(y, FC_FN(load_step)(x, n, step), n);
+    else
         for (; i < n; i += VL) {
             if (i > n - VL) i = n - VL; /* the last vector overlaps its neighbour */
-            v_store(y + i, FC_FN(load_step)(x + i * step, step));
+            v_store(y + i, FC_FN(load_step)(x + i * step, VL, step));
         }
-        return;
-    }
-    if (step == 1)
-        v_store_n(y, v_load_n(x, n), n);
-    else
-        for (; i < n; i++) y[i] = x[i * step];
 }
-
-static void FC_FN(copy_strided)(void *y, const void *x, ptrdiff_t n, ptrdiff_t step) {
-    if (step == 1)
-        memcpy(y, x, (size_t)n * sizeof(REAL));
-    else
-        FC_FN(copy)(y, x, n, step);
-}
+#undef FC_STEPS
 
 /* Rows of `left` zeros, `n` values x[i*step] and `right` zeros. */
+static FC_INLINE void FC_FN(copy_each)(REAL *restrict y, ptrdiff_t y_row, const REAL *restrict x,
+                                       ptrdiff_t x_row, ptrdiff_t rows, ptrdiff_t left, ptrdiff_t n,
+                                       ptrdiff_t right, const ptrdiff_t step) {
+    for (; rows > 0; rows--, y += y_row, x += x_row) {
+        for (ptrdiff_t i = 0; i < left; i++) y[i] = 0;
+        FC_FN(copy)(y + left, x, n, step);
+        for (ptrdiff_t i = left + n; i < left + n + right; i++) y[i] = 0;
+    }
+}
+
+/* The same, and fewer instructions for the shapes that are copied most. */
 static void FC_FN(copy_rows)(void *vy, ptrdiff_t y_row, const void *vx, ptrdiff_t x_row,
                              ptrdiff_t rows, ptrdiff_t left, ptrdiff_t n, ptrdiff_t right,
                              ptrdiff_t step) {
@@ -68,11 +102,32 @@ static void FC_FN(copy_rows)(void *vy, ptrdiff_t y_row, const void *vx, ptrdiff_
                 v_store(y + i, v_load_in(x - begin, first, last));
             }
     }
-    for (; r < rows; r++, y += y_row, x += x_row) {
-        for (ptrdiff_t i = 0; i < left; i++) y[i] = 0;
-        FC_FN(copy)(y + left, x, n, step);
-        for (ptrdiff_t i = left + n; i < left + n + right; i++) y[i] = 0;
+    rows -= r;
+#define FC_COPY_EACH(step) FC_FN(copy_each)(y, y_row, x, x_row, rows, left, n, right, step)
+    switch (step) {
+        case 1:
+            FC_COPY_EACH(1);
+            break;
+        case 2:
+            FC_COPY_EACH(2);
+            break;
+        case 3:
+            FC_COPY_EACH(3);
+            break;
+        case 4:
+            FC_COPY_EACH(4);
+            break;
+        default:
+            FC_COPY_EACH(step);
     }
+#undef FC_COPY_EACH
+}
+
+static void FC_FN(copy_strided)(void *y, const void *x, ptrdiff_t n, ptrdiff_t step) {
+    if (step == 1)
+        memcpy(y, x, (size_t)n * sizeof(REAL));
+    else
+        FC_FN(copy_rows)(y, 0, x, 0, 1, 0, n, 0, step);
 }
 
 /* y[j*y_ld + i] = x[i*x_ld + j]: VL x VL blocks through registers; rows in [rows, pad) come out as
