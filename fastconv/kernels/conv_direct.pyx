@@ -18,6 +18,7 @@ from fastconv.kernels.correlate cimport (
     activate,
     band_budget,
     decode,
+    fair_pixels,
     packed_panel,
     packed_term,
     panel_bounds,
@@ -329,7 +330,8 @@ def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, resi
     job.panel = job.kernels.lanes * FC_NV_MAX
     job.panels = (job.outputs + job.panel - 1) // job.panel
     direct.spread = job.axis[2].y_step if job.axis[2].y_step <= PIXELS else 1
-    choose_block(job.axis, job.channels, job.itemsize, band_budget(max_workspace), PIXELS // direct.spread, block)
+    choose_block(job.axis, job.channels, job.itemsize, band_budget(max_workspace),
+                 fair_pixels(job, PIXELS // direct.spread, threads), block)
     band_layout(job.axis, block, job.itemsize, &job.band)
     job.band_bytes = (job.band.channel * job.channels * job.itemsize + 63) // 64 * 64
     direct.s_px = min(job.panel, (job.outputs + job.multiple - 1) // job.multiple * job.multiple)

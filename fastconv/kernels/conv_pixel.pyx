@@ -20,6 +20,7 @@ from fastconv.kernels.correlate cimport (
     activate,
     band_budget,
     decode,
+    fair_pixels,
     lag_of,
     output_at,
     packed_panel,
@@ -423,7 +424,7 @@ def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, resi
     if job.panels * pixel.count > 1:  # each reads the band again, from L2
         budget = min(budget, <Py_ssize_t>(cache_bytes(2) // 2))
     pixels = groups * job.batch * job.axis[0].out * job.axis[1].out * job.axis[2].out // BLOCKS
-    pixels = min(max(pixels, <Py_ssize_t>PIXELS_MIN), <Py_ssize_t>PIXELS)
+    pixels = fair_pixels(job, min(max(pixels, <Py_ssize_t>PIXELS_MIN), <Py_ssize_t>PIXELS), threads)
     choose_block(job.axis, job.channels, job.itemsize, budget, pixels, block)
     band_layout(job.axis, block, job.itemsize, &job.band)
     if phases:

@@ -299,6 +299,18 @@ cdef void fill_lines(const Axis *axis, Py_ssize_t width, Py_ssize_t to_tap, Py_s
                   bottom - top, at, taps, q_w, cols, 0)
 
 
+cdef Py_ssize_t fair_share(Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t most, Py_ssize_t others, int threads) noexcept nogil:
+    """At most `most` of rows x cols outputs for a block. Where that makes few tasks, `others` for each block, there are more
+    blocks, so that each thread gets as many."""
+    cdef Py_ssize_t blocks = (rows * cols + most - 1) // most, tasks = blocks * others
+    if tasks == 0 or threads <= 1 or tasks >= 2 * threads:
+        return most
+    blocks = ((tasks + threads - 1) // threads * threads + others - 1) // others
+    if blocks <= rows:
+        return min(most, (rows + blocks - 1) // blocks * cols)
+    return min(most, (rows * cols + blocks - 1) // blocks)
+
+
 cdef void choose_block(const Axis *axis, Py_ssize_t channels, Py_ssize_t itemsize, size_t budget,
                        Py_ssize_t pixels, Py_ssize_t *block) noexcept nogil:
     """The largest block, whole rows first, of at most `pixels` outputs whose band fits `budget` bytes."""
