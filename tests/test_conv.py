@@ -233,6 +233,26 @@ def test_same_bits_at_any_thread_count(problem: Any) -> None:
         assert all_bits(small, threads) == one
 
 
+@pytest.mark.parametrize(
+    "shape", [(1, 16, 28, 28, 16), (3, 20, 27, 13, 40), (1, 40, 1, 333, 33)], ids=str
+)
+def test_same_bits_where_threads_share_few_blocks(
+    shape: tuple[int, ...], algo: str, dtype: str, isa_row: str
+) -> None:
+    made, (n, channels, height, width, outputs) = rng(16), shape
+    x = reals(made, (n, channels, height, width), dtype)
+    w = reals(made, (outputs, channels, 3, 3), dtype)
+    dy = reals(made, (n, outputs, height, width), dtype)
+    assert 18 * channels * dy.size > algorithms.SERIAL_FLOPS, "one thread would run it anyway"
+    found = []
+    for threads in THREADS:
+        with fastconv.threads(threads):
+            y = fastconv.conv2d(x, w, padding=1, algo=algo)
+            gradients = fastconv.conv2d_backward(dy, x, w, padding=1, algo=algo)
+        found.append([a.tobytes() for a in (y, *gradients) if a is not None])
+    assert found == found[:1] * len(THREADS)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_adjoint(name: str, algo: str) -> None:
     """<conv(x, w), dy> = <x, dx> = <w, dw> in float64."""
