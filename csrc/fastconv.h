@@ -482,8 +482,6 @@ typedef struct {
     fc_winograd_sum_fn winograd_sum[FC_NV_MAX + 1][FC_MR_MAX + 1]; /* up to sum_mr[nv] */
     fc_winograd_dw_fn winograd_dw[FC_WINOGRAD_COUNT];
 
-    /* y[i] = x[i*step], i < n */
-    void (*copy_strided)(void *y, const void *x, ptrdiff_t n, ptrdiff_t step);
     /* y[r*y_row + i] = x[r*x_row + (i - left)*step], r < rows, left <= i < left + n; zero for i <
      * left and in the `right` elements after */
     void (*copy_rows)(void *y, ptrdiff_t y_row, const void *x, ptrdiff_t x_row, ptrdiff_t rows,

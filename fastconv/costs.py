@@ -286,7 +286,7 @@ def _direct(shape: Shape) -> Counts:
     runs = shape.groups * shape.runs
     band = _band(shape, max(1, DIRECT_PIXELS // shape.spread[2]), shape.channels)
     if shape.step[2] > 1 and shape.size[2] + shape.halo[2] // shape.step[2] >= lanes:
-        band["strided"] = band.pop("lines")  # of whole vectors; shorter ones are copied one by one
+        band["strided"] = band.pop("lines")  # of whole vectors; measured when shorter ones were copied one by one
     weights = runs * vectors * shape.terms
     tasks = shape.images * math.ceil(math.prod(shape.size) / DIRECT_PIXELS)
     return {
@@ -702,10 +702,10 @@ def _product(shape: Shape) -> tuple[int, int, int]:
     """Rows, columns and terms of the matrix product that a linear layer is."""
     inputs = math.prod(shape.kernel)
     if shape.what == "dx":
-        return shape.images, shape.outputs * inputs, shape.channels
+        return shape.batch, shape.outputs * inputs, shape.channels
     if shape.what == "dw":
-        return shape.outputs, shape.channels * inputs, shape.images
-    return shape.images, shape.outputs, shape.channels * inputs
+        return shape.outputs, shape.channels * inputs, shape.batch
+    return shape.batch, shape.outputs, shape.channels * inputs
 
 
 def _gemm(m: int, n: int, k: int, lanes: int, turned: bool, prepared: bool = False) -> Counts:
@@ -719,7 +719,6 @@ def _gemm(m: int, n: int, k: int, lanes: int, turned: bool, prepared: bool = Fal
         "input": math.ceil(n / GEMM_BLOCK) * m * k / lanes,
         "pack": packed,
         "pack far": packed * _far(4 * isa.lanes(4) * packed),
-        "turn": packed * turned,
         "calls": 1,
     }
 

@@ -107,6 +107,34 @@ def test_workspace_of_a_large_problem(name: str, what: costs.Pass) -> None:
     assert 0 < size <= 64 << 20
 
 
+@pytest.mark.parametrize("what", ["forward", "dx"])
+@pytest.mark.parametrize("name", ["direct", "pixel"])
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        ((1, 200, 6, 329), (16, 200, 3, 3), 2),
+        ((1, 3, 13, 127), (40, 3, 1, 1), 1),
+        ((1, 3, 1, 723), (40, 3, 5, 5), 1),
+        ((2, 64, 25, 25), (1, 64, 1, 1), 1),
+    ],
+    ids=str,
+)
+def test_workspace_of_a_team(shapes: tuple[Any, Any, int], name: str, what: costs.Pass) -> None:
+    """The blocks that threads share are smaller: none takes more than was told."""
+    x_shape, w_shape, stride = shapes
+    p = problem(x_shape, w_shape, stride=stride, padding=w_shape[2] // 2)
+    found, transposed = algorithms.plan(p, name, what), what == "dx"
+    x, y = np.ones(p.x_shape, p.dtype), np.zeros(p.y_shape, p.dtype)
+    source, result = (y, x) if transposed else (x, y)
+    w = np.ones((*w_shape[:2], w_shape[2] * w_shape[3]), p.dtype)
+    for limit in (None, 30_000, 200_000):
+        told = algorithms.workspace(found, limit)
+        for threads in (1, 2, 3, 7):
+            for lattice in found.lattices:
+                options = (1, transposed, None, None, -1, threads, limit)
+                assert found.run(lattice, source, w, result, *options) <= told
+
+
 def test_explain() -> None:
     found = fastconv.explain("conv2d", (1, 64, 56, 56), (64, 64, 3, 3), padding=1)
     assert found.algorithm == "winograd_4_3"

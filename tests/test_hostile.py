@@ -292,7 +292,7 @@ def run_strided(row: str, after: bool) -> None:
     for dtype, step, cols in product(("float32", "float64"), range(1, 7), range(1, 36)):
         print(f"{row} {dtype}: {cols} columns, stride {step}", flush=True)
         x, w = (
-            data.integers(made, s, dtype) for s in ((1, 2, 2, (cols - 1) * step + 1), (3, 2, 1, 1))
+            data.integers(made, s, dtype) for s in ((1, 2, 1, (cols - 1) * step + 1), (3, 2, 1, 1))
         )
         given = fenced(x.shape, dtype, after)
         given[...] = x

@@ -11,8 +11,9 @@ static FC_INLINE V FC_FN(load_even)(const REAL *p, const ptrdiff_t n) {
     return v_even_odd(FC_FN(load_up_to)(p, n), FC_FN(load_up_to)(p + VL - 1, n - (VL - 1)));
 }
 
+/* Which steps are copied as vectors: those of networks. */
 #ifdef v_pick
-#define FC_STEPS 4
+#define FC_IS_COPIED(step) ((step) <= 4)
 /* p[3*i] of the first n */
 static FC_INLINE V FC_FN(load_third)(const REAL *p, const ptrdiff_t n) {
     INT near[VL], far[VL]; /* of the first two vectors, and of those and the last one */
@@ -24,10 +25,10 @@ static FC_INLINE V FC_FN(load_third)(const REAL *p, const ptrdiff_t n) {
     return v_pick(low, FC_FN(load_up_to)(p + 2 * VL, n - 2 * VL), v_picks(far));
 }
 #else
-#define FC_STEPS 2
+#define FC_IS_COPIED(step) ((step) <= 2 || (step) == 4)
 #endif
 
-/* x[i*step], i < n <= VL, for the strides of networks: up to FC_STEPS, and 4. */
+/* x[i*step], i < n <= VL, for these steps; 1 or more. */
 static FC_INLINE V FC_FN(load_step)(const REAL *x, const ptrdiff_t n, const ptrdiff_t step) {
     const ptrdiff_t all = (n - 1) * step + 1; /* cells to read */
     if (step == 1) return FC_FN(load_up_to)(x, all);
@@ -43,7 +44,7 @@ static FC_INLINE V FC_FN(load_step)(const REAL *x, const ptrdiff_t n, const ptrd
 static FC_INLINE void FC_FN(copy)(REAL *restrict y, const REAL *restrict x, ptrdiff_t n,
                                   const ptrdiff_t step) {
     ptrdiff_t i = 0;
-    if (step > FC_STEPS && step != 4)
+    if (!FC_IS_COPIED(step))
         for (; i < n; i++) y[i] = x[i * step];
     else if (n < VL)
         v_store_n(y, FC_FN(load_step)(x, n, step), n);
@@ -53,7 +54,7 @@ static FC_INLINE void FC_FN(copy)(REAL *restrict y, const REAL *restrict x, ptrd
             v_store(y + i, FC_FN(load_step)(x + i * step, VL, step));
         }
 }
-#undef FC_STEPS
+#undef FC_IS_COPIED
 
 /* Rows of `left` zeros, `n` values x[i*step] and `right` zeros. */
 static FC_INLINE void FC_FN(copy_each)(REAL *restrict y, ptrdiff_t y_row, const REAL *restrict x,
@@ -121,13 +122,6 @@ static void FC_FN(copy_rows)(void *vy, ptrdiff_t y_row, const void *vx, ptrdiff_
             FC_COPY_EACH(step);
     }
 #undef FC_COPY_EACH
-}
-
-static void FC_FN(copy_strided)(void *y, const void *x, ptrdiff_t n, ptrdiff_t step) {
-    if (step == 1)
-        memcpy(y, x, (size_t)n * sizeof(REAL));
-    else
-        FC_FN(copy_rows)(y, 0, x, 0, 1, 0, n, 0, step);
 }
 
 /* y[j*y_ld + i] = x[i*x_ld + j]: VL x VL blocks through registers; rows in [rows, pad) come out as

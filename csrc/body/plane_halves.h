@@ -73,11 +73,12 @@ static FC_INLINE void FC_FN(halves_planes)(const fc_pixel_planes *given, const i
     PICKS pick[FC_PLANE_TAPS];
     LANES inside[FC_PLANE_TAPS];
     for (int k = 0; k < taps; k++) {
-        const ptrdiff_t off = t->off[k], beyond = (t->in_cols - off + step - 1) / step;
+        /* columns off + p*step, p < VL/2: those inside are from `first` to before `last` */
+        const ptrdiff_t off = t->off[k], stop = (t->in_cols - off + step - 1) / step;
         const ptrdiff_t first = off >= 0               ? 0
                                 : off > -step * VL / 2 ? (step - 1 - off) / step
                                                        : VL / 2;
-        const ptrdiff_t last = beyond < first ? first : beyond < VL / 2 ? beyond : VL / 2;
+        const ptrdiff_t last = stop < first ? first : stop < VL / 2 ? stop : VL / 2;
         INT lane[VL];
         for (int p = 0; p < VL; p++)
             lane[p] = (INT)off + (INT)(p % (VL / 2) * step + (p < VL / 2 ? 0 : VL));

@@ -175,7 +175,7 @@ static REAL FC_FN(pool_winner)(const fc_pool *p, const REAL *plane, ptrdiff_t od
 }
 
 static FC_INLINE V FC_FN(pool_load)(const REAL *p, ptrdiff_t stride) {
-    return stride == 1 ? v_load(p) : v_load_even(p);
+    return stride == 1 ? v_load(p) : FC_FN(load_even)(p, 2 * VL - 1);
 }
 
 /* n rows y[o] = the taps of each window o, which lie in rows `width` from each other. Whether y may

@@ -69,7 +69,6 @@ const fc_kernels FC_FN(kernels) = {
     .winograd_dw = FC_EACH_WINOGRAD(winograd_dw),
     .dot_mr = {0, FC_DOT_MR(1), FC_DOT_MR(2), FC_DOT_MR(3), FC_DOT_MR(4)},
     .dot_tile = {FC_DOT_TILES(FC_ENTRY_DOT)},
-    .copy_strided = FC_FN(copy_strided),
     .copy_rows = FC_FN(copy_rows),
     .transpose = FC_FN(transpose),
     .add = FC_FN(add),

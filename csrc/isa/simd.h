@@ -54,7 +54,6 @@
 #undef v_lanes
 #undef v_load_lanes
 #undef v_load_in
-#undef v_load_even
 #undef v_store_n
 #undef v_store_lanes
 #undef v_stream
@@ -693,8 +692,6 @@ static FC_INLINE void FC_FN(transpose_v)(__m512d *r, const double *p, ptrdiff_t 
 }
 #endif
 
-/* p[0], p[2], ..., p[2*VL - 2]; reads nothing beyond the last of these */
-#define v_load_even(p) v_even_odd(v_load(p), v_load((p) + VL - 1))
 #define v_load_in(p, from, to) v_load_lanes(p, v_lanes(from, to))
 /* The first m <= VL of a vector; a full one where m says so, past the caches where `stream`. */
 #define FC_LOAD(p, m) ((m) == VL ? v_load(p) : v_load_n(p, m))

@@ -18,7 +18,6 @@ from fastconv.kernels.correlate cimport (
     activate,
     band_budget,
     decode,
-    fair_pixels,
     packed_panel,
     packed_term,
     panel_bounds,
@@ -42,6 +41,7 @@ from fastconv.kernels.lattice cimport (
     band_layout,
     choose_block,
     fill_band,
+    share_block,
 )
 from fastconv.kernels.memory cimport block_alloc, block_free
 
@@ -322,7 +322,7 @@ def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, resi
     cdef Job *job = &direct.job
     cdef Lattice phase
     cdef tuple phases = lattice.phases or (lattice,)
-    cdef Py_ssize_t workspace, tap = 0, i = 0
+    cdef Py_ssize_t workspace, place, tap = 0, i = 0
     cdef Py_ssize_t block[3]
     cdef char *tables
     start_job(job, lattice, x, w, y, groups, transposed, bias, residual, activation)
@@ -330,13 +330,15 @@ def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, resi
     job.panel = job.kernels.lanes * FC_NV_MAX
     job.panels = (job.outputs + job.panel - 1) // job.panel
     direct.spread = job.axis[2].y_step if job.axis[2].y_step <= PIXELS else 1
-    choose_block(job.axis, job.channels, job.itemsize, band_budget(max_workspace),
-                 fair_pixels(job, PIXELS // direct.spread, threads), block)
+    choose_block(job.axis, job.channels, job.itemsize, band_budget(max_workspace), PIXELS // direct.spread, block)
+    direct.s_px = min(job.panel, (job.outputs + job.multiple - 1) // job.multiple * job.multiple)
+    place = direct.spread * direct.s_px * job.itemsize
+    # of the whole block: the team's smaller ones take no more
+    direct.panels = max(1, min(job.panels, SUMS_BYTES // max(block[0] * block[1] * block[2] * place, 1)))
+    share_block(job.axis, groups * job.batch * job.panels, threads, block)
+    direct.sums_bytes = block[0] * block[1] * block[2] * place
     band_layout(job.axis, block, job.itemsize, &job.band)
     job.band_bytes = (job.band.channel * job.channels * job.itemsize + 63) // 64 * 64
-    direct.s_px = min(job.panel, (job.outputs + job.multiple - 1) // job.multiple * job.multiple)
-    direct.sums_bytes = block[0] * block[1] * block[2] * direct.spread * direct.s_px * job.itemsize
-    direct.panels = max(1, min(job.panels, SUMS_BYTES // max(direct.sums_bytes, 1)))
     direct.off_bytes = (max(<Py_ssize_t>CHAIN, job.taps) * sizeof(Py_ssize_t) + 63) // 64 * 64
     workspace = direct.off_bytes + job.band_bytes + direct.panels * direct.sums_bytes
     if threads == 0:

@@ -20,7 +20,6 @@ from fastconv.kernels.correlate cimport (
     activate,
     band_budget,
     decode,
-    fair_pixels,
     lag_of,
     output_at,
     packed_panel,
@@ -52,6 +51,7 @@ from fastconv.kernels.lattice cimport (
     band_layout,
     choose_block,
     fill_band,
+    share_block,
 )
 from fastconv.kernels.memory cimport block_alloc, block_free, streams
 
@@ -424,8 +424,9 @@ def run(Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, bias, resi
     if job.panels * pixel.count > 1:  # each reads the band again, from L2
         budget = min(budget, <Py_ssize_t>(cache_bytes(2) // 2))
     pixels = groups * job.batch * job.axis[0].out * job.axis[1].out * job.axis[2].out // BLOCKS
-    pixels = fair_pixels(job, min(max(pixels, <Py_ssize_t>PIXELS_MIN), <Py_ssize_t>PIXELS), threads)
+    pixels = min(max(pixels, <Py_ssize_t>PIXELS_MIN), <Py_ssize_t>PIXELS)
     choose_block(job.axis, job.channels, job.itemsize, budget, pixels, block)
+    share_block(job.axis, groups * job.batch * job.panels, threads, block)
     band_layout(job.axis, block, job.itemsize, &job.band)
     if phases:
         most = max([phase.taps for phase in phases])

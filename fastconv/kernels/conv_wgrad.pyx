@@ -12,7 +12,7 @@ tiles fetch the next panel and the next block to the cache.
 
 cimport numpy as cnp
 from libc.stdint cimport uint32_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from fastconv.kernels.correlate cimport Job, count_rerun, set_blocks, start_job
 from fastconv.kernels.fastconv cimport (
@@ -346,7 +346,7 @@ cdef void store(Gradient *g, const Part *part, const char *sums) noexcept nogil:
     cdef char *dw = <char *>job.w + (part.group * job.w_g + part.output * job.w_o + part.channel * job.w_c) * item
     if g.dot:
         for o in range(part.outputs):
-            job.kernels.copy_strided(dw + o * job.w_o * item, sums + o * pairs * item, pairs, 1)
+            memcpy(dw + o * job.w_o * item, sums + o * pairs * item, pairs * item)
         return
     while o < part.outputs:
         width = panel_width(g, part.outputs - o)

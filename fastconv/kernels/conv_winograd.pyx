@@ -43,7 +43,7 @@ from fastconv.kernels.fastconv cimport (
     fc_winograd_tile,
 )
 from fastconv.kernels.isa cimport cache_bytes
-from fastconv.kernels.lattice cimport Axis, Lattice, fair_share, lines, source_at
+from fastconv.kernels.lattice cimport Axis, Lattice, fair_part, lines, source_at
 
 from fastconv.kernels import conv_direct
 
@@ -519,7 +519,7 @@ def run(int kind, Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, 
     """
     cdef Winograd g
     cdef Job *job = &g.job
-    cdef Py_ssize_t lanes, columns, rows, cols, panels
+    cdef Py_ssize_t lanes, columns, rows, part, panels
     cdef size_t workspace, limit, column, pack_bytes, u_bytes, budget = WORKSPACE_LIMIT
     memset(&g, 0, sizeof(Winograd))
     start_job(job, lattice, x, w, y, groups, transposed, bias, residual, activation)
@@ -545,9 +545,10 @@ def run(int kind, Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, 
     columns = g.m_panels * job.panel
     if max_workspace is not None:
         budget = min(budget, <size_t>max_workspace)
-    rows, cols = rows_of_tiles(&g.tiling, job.batch), columns_of_tiles(&g.tiling)
-    choose_blocks(&g.blocks, rows, cols, fair_share(rows, cols, tiles_of_block(&g, columns, budget), groups * job.panels,
-                                                    threads))
+    choose_blocks(&g.blocks, rows_of_tiles(&g.tiling, job.batch), columns_of_tiles(&g.tiling),
+                  tiles_of_block(&g, columns, budget))
+    part = fair_part(g.blocks.rows, g.blocks.row_block, groups * job.panels * g.blocks.col_blocks, threads)
+    choose_blocks(&g.blocks, g.blocks.rows, g.blocks.cols, part * g.blocks.col_block)
     g.band_bytes = choose_band(&g.tiling, g.blocks.row_block, g.blocks.col_block)
     g.tiling.v_t = lanes
     g.tiling.v_b = g.blocks.tiles * lanes

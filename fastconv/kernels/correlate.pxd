@@ -94,6 +94,5 @@ cdef int run_rounds(Job *job, object w, task_fn pack, size_t pack_workspace, siz
 cdef Py_ssize_t set_blocks(Job *job) noexcept
 cdef int run_packed(Job *job, object w, task_fn task, Py_ssize_t tasks, size_t workspace, int threads) except -1
 cdef int run_job(Job *job, object w, task_fn task, size_t workspace, int threads) except -1
-cdef Py_ssize_t fair_pixels(const Job *job, Py_ssize_t most, int threads) noexcept
 cdef size_t band_budget(object max_workspace) except? 0
 cdef void count_rerun() noexcept

@@ -13,7 +13,7 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memcpy, memset
 
 from fastconv.kernels.isa cimport active_kernels, cache_bytes
-from fastconv.kernels.lattice cimport band_offsets, fair_share
+from fastconv.kernels.lattice cimport band_offsets
 from fastconv.kernels.memory cimport address, block_alloc, block_free
 from fastconv.kernels.team cimport run_tasks, run_tasks_nogil
 
@@ -24,8 +24,8 @@ cnp.import_array()
 cdef enum:
     # Default bound on one thread's band; what goes beyond it is blocked along the rows.
     BAND_LIMIT = 16 << 20
-    # Below this many bytes one thread packs. With more the others would wait for them to come from its caches: 32 to 128 KiB
-    # that the team packs save 3 to 7 us of 25 to 35.
+    # Below this many bytes one thread packs. With more the others would wait for them to come from its caches: 36 to 128 KiB
+    # that the team packs save 1 to 7 us of 20 to 35. Less was not measured.
     PACK_SERIAL = 16 << 10
     # Channels packed for one panel after the other: as many runs of w are read at a time, and each to its end; or those of a
     # task, where they are not fewer and stay in L1.
@@ -460,12 +460,6 @@ cdef int run_packed(Job *job, object w, task_fn task, Py_ssize_t tasks, size_t w
 cdef int run_job(Job *job, object w, task_fn task, size_t workspace, int threads) except -1:
     """run_packed over the blocks of job.band."""
     return run_packed(job, w, task, set_blocks(job), workspace, threads)
-
-
-cdef Py_ssize_t fair_pixels(const Job *job, Py_ssize_t most, int threads) noexcept:
-    """fair_share of the outputs of a plane."""
-    cdef Py_ssize_t others = job.groups * job.batch * job.panels
-    return fair_share(job.axis[0].out * job.axis[1].out, job.axis[2].out, most, others, threads)
 
 
 cdef size_t band_budget(object max_workspace) except? 0:

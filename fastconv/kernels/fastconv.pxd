@@ -224,7 +224,6 @@ cdef extern from "fastconv.h" nogil:
                                    Py_ssize_t) noexcept nogil
     ctypedef void (*fc_softmax_columns_fn)(void *, const void *, const void *, Py_ssize_t, Py_ssize_t,
                                            Py_ssize_t, void *) noexcept nogil
-    ctypedef void (*fc_copy_fn)(void *, const void *, Py_ssize_t, Py_ssize_t) noexcept nogil
     ctypedef void (*fc_copy_rows_fn)(void *, Py_ssize_t, const void *, Py_ssize_t, Py_ssize_t, Py_ssize_t,
                                      Py_ssize_t, Py_ssize_t, Py_ssize_t) noexcept nogil
     ctypedef void (*fc_transpose_fn)(void *, Py_ssize_t, const void *, Py_ssize_t, Py_ssize_t,
@@ -289,7 +288,6 @@ cdef extern from "fastconv.h" nogil:
         fc_winograd_dw_fn winograd_dw[3]
         int dot_mr[5]
         fc_dot_tile_fn dot_tile[5][7]
-        fc_copy_fn copy_strided
         fc_copy_rows_fn copy_rows
         fc_transpose_fn transpose
         fc_add_fn add

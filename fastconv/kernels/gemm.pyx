@@ -10,7 +10,7 @@ panels as wide as a tile.
 
 cimport numpy as cnp
 from libc.stdint cimport uint32_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from fastconv.kernels.correlate cimport Weights, count_rerun
 from fastconv.kernels.fastconv cimport (
@@ -285,7 +285,7 @@ cdef void split_task(void *argument, Py_ssize_t number, char *acc) noexcept nogi
     multiply_split(job, rows, n, columns, a, acc)
     job.split.end()
     for i in range(rows):
-        job.kernels.copy_strided(c, acc + i * whole(columns) * 4, columns, 1)
+        memcpy(c, acc + i * whole(columns) * 4, columns * 4)
         if not job.kernels.finite(c, columns):
             job.failed = True
         if job.bias != NULL and job.k0 + job.terms == job.k:
@@ -377,7 +377,7 @@ cdef void dot_task(void *argument, Py_ssize_t number, char *workspace) noexcept 
             if job.bias == NULL:
                 memset(tile.acc, 0, mr * item)
             else:
-                job.kernels.copy_strided(tile.acc, job.bias + n * item, mr, 1)
+                memcpy(tile.acc, job.bias + n * item, mr * item)
             job.kernels.dot_tile[1][mr](&tile)
         n += mr
 
@@ -389,7 +389,7 @@ cdef void fill_task(void *argument, Py_ssize_t row, char *workspace) noexcept no
     if job.bias == NULL:
         memset(c, 0, job.n * job.itemsize)
     else:
-        job.kernels.copy_strided(c, job.bias, job.n, 1)
+        memcpy(c, job.bias, job.n * job.itemsize)
 
 
 def multiply(cnp.ndarray a, bint a_transposed, b, bint b_transposed, cnp.ndarray bias, cnp.ndarray c,

@@ -299,16 +299,28 @@ cdef void fill_lines(const Axis *axis, Py_ssize_t width, Py_ssize_t to_tap, Py_s
                   bottom - top, at, taps, q_w, cols, 0)
 
 
-cdef Py_ssize_t fair_share(Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t most, Py_ssize_t others, int threads) noexcept nogil:
-    """At most `most` of rows x cols outputs for a block. Where that makes few tasks, `others` for each block, there are more
-    blocks, so that each thread gets as many."""
-    cdef Py_ssize_t blocks = (rows * cols + most - 1) // most, tasks = blocks * others
+cdef Py_ssize_t fair_part(Py_ssize_t size, Py_ssize_t part, Py_ssize_t others, int threads) noexcept nogil:
+    """The part of `size` for a task: `part`, or less where the tasks, `others` for each part, are so few that the thread with
+    most of them would have more to do than with smaller ones."""
+    cdef Py_ssize_t tasks = (size + part - 1) // part * others, wanted, less
     if tasks == 0 or threads <= 1 or tasks >= 2 * threads:
-        return most
-    blocks = ((tasks + threads - 1) // threads * threads + others - 1) // others
-    if blocks <= rows:
-        return min(most, (rows + blocks - 1) // blocks * cols)
-    return min(most, (rows * cols + blocks - 1) // blocks)
+        return part
+    wanted = ((tasks + threads - 1) // threads * threads + others - 1) // others
+    less = (size + wanted - 1) // wanted
+    tasks = (tasks + threads - 1) // threads * part
+    return less if ((size + less - 1) // less * others + threads - 1) // threads * less < tasks else part
+
+
+cdef void share_block(const Axis *axis, Py_ssize_t others, int threads, Py_ssize_t *block) noexcept nogil:
+    """Cut a block, of which there are `others` for each, along the first axis where that leaves threads less to do."""
+    cdef Py_ssize_t i, part, blocks = others
+    for i in range(3):
+        blocks *= (axis[i].out + block[i] - 1) // max(block[i], 1)
+    for i in range(3):
+        part = fair_part(axis[i].out, block[i], blocks // max(1, (axis[i].out + block[i] - 1) // max(block[i], 1)), threads)
+        if part < block[i]:
+            block[i] = part
+            return
 
 
 cdef void choose_block(const Axis *axis, Py_ssize_t channels, Py_ssize_t itemsize, size_t budget,
