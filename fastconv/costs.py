@@ -286,7 +286,8 @@ def _direct(shape: Shape) -> Counts:
     runs = shape.groups * shape.runs
     band = _band(shape, max(1, DIRECT_PIXELS // shape.spread[2]), shape.channels)
     if shape.step[2] > 1 and shape.size[2] + shape.halo[2] // shape.step[2] >= lanes:
-        band["strided"] = band.pop("lines")  # of whole vectors; measured when shorter ones were copied one by one
+        # of whole vectors; measured when the pixels of shorter ones were copied one by one
+        band["strided"] = band.pop("lines")
     weights = runs * vectors * shape.terms
     tasks = shape.images * math.ceil(math.prod(shape.size) / DIRECT_PIXELS)
     return {
