@@ -469,17 +469,14 @@ def _allowed(precision: str) -> list[int]:
 
 
 def gemm_products(
-    dtype: np.dtype[Any], m: int, n: int, k: int, turned: bool, precision: str
+    dtype: np.dtype[Any], m: int, n: int, k: int, precision: str, *, b_transposed: bool
 ) -> int:
-    """The products of the split kernels that a matrix product of m rows, n columns and k terms takes; 0: the others.
-
-    `turned`: its second matrix is stored (n, k).
-    """
+    """The products of the split kernels that a matrix product of m rows, n columns and k terms takes; 0: the others."""
     if dtype.itemsize != 4 or not isa.has_split():
         return 0
     return min(
         _allowed(precision),
-        key=lambda products: costs.gemm_seconds(products, m, n, k, turned),
+        key=lambda products: costs.gemm_seconds(products, m, n, k, b_transposed),
     )
 
 

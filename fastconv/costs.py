@@ -709,9 +709,9 @@ def _product(shape: Shape) -> tuple[int, int, int]:
     return shape.batch, shape.outputs, shape.channels * inputs
 
 
-def _gemm(m: int, n: int, k: int, lanes: int, turned: bool, prepared: bool = False) -> Counts:
-    """c[m][n] = a[m][k] b[k][n], of which b is stored [n][k] if it is `turned`."""
-    if turned and m <= GEMM_DOT_ROWS:
+def _gemm(m: int, n: int, k: int, lanes: int, b_transposed: bool, prepared: bool = False) -> Counts:
+    """c[m][n] = a[m][k] b[k][n], b stored [n][k] where it is transposed."""
+    if b_transposed and m <= GEMM_DOT_ROWS:
         return {"fma": m * n * math.ceil(k / lanes), "dots": m * n, "calls": 1}
     columns = math.ceil(n / lanes)
     packed = 0 if prepared else math.ceil(m / GEMM_BLOCK) * columns * k
@@ -1048,16 +1048,17 @@ _DEPTHWISE_SCALAR = {**_AVX2.ns["depthwise"], "efficiency": 0.2}
 # one image and of 2 to 128, with two threads (times count twice), and 405 of them with one: fitted as `python -m
 # benchmarks.costs` does, then moved one at a time as long as the choice gained more than the times lost: within 25 % of 91 to 96
 # % of the times of each algorithm that were less than twice the best, 81 to 94 % of those of weight gradients, 88 % of those of
-# split. With two threads every algorithm takes 0.53 to 0.55 of the time of one. Then "calls", "copies", "gathers", "phased" and
-# "stores" of pixel, "lines", "gathers" and "pack" of direct and "pack" of images were moved the same way for the choice alone,
-# after 3042 passes: 1953 of random shapes and of layers of known networks with one image, 597 of them in float64, 750 of 200 to
-# 600,000 flops, which had not been looked at before, 168 of linear layers, and 171 of the layers of known networks with two
-# threads. The chosen algorithm takes 1.015 times as long as the best on average, 2.9 at worst; of the last 171 1.0003 and 1.06.
-# "linear" and "dw linear" are a fit to 83 and 44 linear layers, within 25 % for 92 and 100 %, but for their "calls", moved too.
-# Set by hand: "elements far" and "turned far" of split, after linear layers whose weights do not stay in the caches, 0.5 to 0.85
-# and 0.8 to 1.7 in five of them; "slices" of the split weight gradient, 0.4 in the fit; "efficiency" and "stores fetched" of
-# winograd, which became faster, after eight layers; "pack" and "pack far" of col2im, 19.3 in the fit, after one layer whose
-# weights leave the caches and two whose weights do not.
+# split. With two threads every algorithm takes 0.53 to 0.55 of the time of one. Then "calls" of pixel, depthwise, direct, col2im,
+# images and the weight gradients of depthwise and winograd, "copies", "gathers", "phased" and "stores" of pixel, "lines",
+# "gathers" and "pack" of direct and "pack" of images were moved the same way for the choice alone, after 3042 passes: 1953 of
+# random shapes and of layers of known networks with one image, 597 of them in float64, 750 of 200 to 600,000 flops, which had not
+# been looked at before, 168 of linear layers, and 171 of the layers of known networks with two threads. The chosen algorithm
+# takes 1.015 times as long as the best on average, 2.9 at worst; for the layers with two threads 1.0003 and 1.06. "linear" and
+# "dw linear" are a fit to 83 and 44 linear layers, within 25 % for 92 and 100 %, but for their "calls", moved too. Set by hand:
+# "elements far" and "turned far" of split, after linear layers whose weights do not stay in the caches, 0.5 to 0.85 and 0.8 to
+# 1.7 in five of them; "slices" of the split weight gradient, 0.4 in the fit; "efficiency" and "stores fetched" of winograd, which
+# became faster, after eight layers; "pack" and "pack far" of col2im, 19.3 in the fit, after one layer whose weights leave the
+# caches and two whose weights do not.
 _AVX512 = Costs(
     peak=214,
     bandwidth=14,
@@ -1254,8 +1255,8 @@ def _seconds(of: str, counts: Counts, memory: float = 0.0) -> float:
     return 1e-9 * (max(products, memory) + rest)
 
 
-def gemm_seconds(products: int, m: int, n: int, k: int, turned: bool) -> float:
+def gemm_seconds(products: int, m: int, n: int, k: int, b_transposed: bool) -> float:
     """The same for a matrix product in float32, on tile registers or not; see `_gemm`."""
     if products:
         return _seconds("split", _split_gemm(products, m, n, k))
-    return _seconds("linear", _gemm(m, n, k, isa.lanes(4), turned))
+    return _seconds("linear", _gemm(m, n, k, isa.lanes(4), b_transposed))

@@ -369,7 +369,7 @@ def test_workspace_of_a_linear_layer() -> None:
         assert workspace(lambda: fastconv.linear_backward(x, x, w)) <= 2 * WORKSPACE_LIMIT
 
 
-def poison(dtype: str) -> None:
+def fill_cache(dtype: str) -> None:
     """Leave signalling NaNs in the cached blocks up to 1 MiB, a few of each size class."""
     bits, pattern = ("uint32", 0x7FA00000) if dtype == "float32" else ("uint64", 0x7FF4 << 48)
     sizes = [(8 + eighths) << octave for octave in range(9, 17) for eighths in range(8)]
@@ -382,7 +382,7 @@ def leftovers_in(call: Callable[[], object], dtype: str) -> bool:
     """Whether a call computes with what others left in its workspace: any operation on a signalling NaN is invalid."""
     library = ctypes.CDLL(ctypes.util.find_library("m"))
     call()
-    poison(dtype)
+    fill_cache(dtype)
     library.feclearexcept(FE_INVALID)
     call()
     return bool(library.fetestexcept(FE_INVALID))

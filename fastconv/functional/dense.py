@@ -49,7 +49,7 @@ def _multiply(
     terms = len(b)
     flops = 2 * rows * columns * terms
     team = 1 if flops < SERIAL_FLOPS else runtime.get_num_threads()
-    products = gemm_products(c.dtype, rows, columns, terms, False, precision)
+    products = gemm_products(c.dtype, rows, columns, terms, precision, b_transposed=False)
     runtime.traced(
         name,
         _algorithm(products),
@@ -119,7 +119,7 @@ def multiply_add(options: tuple[str, str], x: Any, w: Any, b: Any, out: Array | 
     if y.size:
         flops = 2 * y.size * w.shape[1]
         rows = math.prod(x.shape[:-1])
-        products = gemm_products(dtype, rows, w.shape[0], w.shape[1], True, options[1])
+        products = gemm_products(dtype, rows, w.shape[0], w.shape[1], options[1], b_transposed=True)
         xs, ws, bs, *_ = OPERANDS
         arguments = (products, None, xs, ws, RESULTS[0], 1, False, bs, None, -1, TEAM, None)
         threads = None if flops < SERIAL_FLOPS else runtime.get_num_threads

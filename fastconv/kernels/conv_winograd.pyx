@@ -43,7 +43,7 @@ from fastconv.kernels.fastconv cimport (
     fc_winograd_tile,
 )
 from fastconv.kernels.isa cimport cache_bytes
-from fastconv.kernels.lattice cimport Axis, Lattice, fair_part, lines, source_at
+from fastconv.kernels.lattice cimport Axis, Lattice, ceil_div, fair_part, lines, source_at
 
 from fastconv.kernels import conv_direct
 
@@ -143,10 +143,6 @@ cdef void pack_row(const Tiling *g, const char *x, Py_ssize_t channels, Py_ssize
             memset(to + i * lanes * item, 0, lanes * item)
         else:
             g.kernels.transpose(to + i * lanes * item, lanes, x + (row + at) * item, g.x_c, channels, 1, lanes)
-
-
-cdef Py_ssize_t ceil_div(Py_ssize_t count, Py_ssize_t size) noexcept nogil:
-    return (count + size - 1) // size
 
 
 cdef void start_tiling(Tiling *g, const fc_kernels *kernels, Py_ssize_t itemsize, const Axis *axis, Py_ssize_t taps,
@@ -547,6 +543,7 @@ def run(int kind, Lattice lattice, x, w, y, Py_ssize_t groups, bint transposed, 
         budget = min(budget, <size_t>max_workspace)
     choose_blocks(&g.blocks, rows_of_tiles(&g.tiling, job.batch), columns_of_tiles(&g.tiling),
                   tiles_of_block(&g, columns, budget))
+    # and smaller ones where they are few
     part = fair_part(g.blocks.rows, g.blocks.row_block, groups * job.panels * g.blocks.col_blocks, threads)
     choose_blocks(&g.blocks, g.blocks.rows, g.blocks.cols, part * g.blocks.col_block)
     g.band_bytes = choose_band(&g.tiling, g.blocks.row_block, g.blocks.col_block)

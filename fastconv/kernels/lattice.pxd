@@ -70,6 +70,7 @@ cdef void fill_lines(const Axis *axis, Py_ssize_t width, Py_ssize_t to_tap, Py_s
 cdef void fill_band(const Axis *axis, const Band *band, Py_ssize_t itemsize, const Py_ssize_t *origin,
                     const Py_ssize_t *count, const char *x, Py_ssize_t x_c, Py_ssize_t channels,
                     char *to) noexcept nogil
+cdef Py_ssize_t ceil_div(Py_ssize_t count, Py_ssize_t size) noexcept nogil
 cdef Py_ssize_t fair_part(Py_ssize_t size, Py_ssize_t part, Py_ssize_t others, int threads) noexcept nogil
 cdef void share_block(const Axis *axis, Py_ssize_t others, int threads, Py_ssize_t *block) noexcept nogil
 cdef void choose_block(const Axis *axis, Py_ssize_t channels, Py_ssize_t itemsize, size_t budget,

@@ -299,25 +299,34 @@ cdef void fill_lines(const Axis *axis, Py_ssize_t width, Py_ssize_t to_tap, Py_s
                   bottom - top, at, taps, q_w, cols, 0)
 
 
+cdef Py_ssize_t ceil_div(Py_ssize_t count, Py_ssize_t size) noexcept nogil:
+    return (count + size - 1) // size
+
+
 cdef Py_ssize_t fair_part(Py_ssize_t size, Py_ssize_t part, Py_ssize_t others, int threads) noexcept nogil:
     """The part of `size` for a task: `part`, or less where the tasks, `others` for each part, are so few that the thread with
     most of them would have more to do than with smaller ones."""
-    cdef Py_ssize_t tasks = (size + part - 1) // part * others, wanted, less
-    if tasks == 0 or threads <= 1 or tasks >= 2 * threads:
+    cdef Py_ssize_t tasks, smaller
+    if threads <= 1 or size == 0 or others == 0:
         return part
-    wanted = ((tasks + threads - 1) // threads * threads + others - 1) // others
-    less = (size + wanted - 1) // wanted
-    tasks = (tasks + threads - 1) // threads * part
-    return less if ((size + less - 1) // less * others + threads - 1) // threads * less < tasks else part
+    tasks = ceil_div(size, part) * others
+    if tasks >= 2 * threads:
+        return part
+    smaller = ceil_div(size, ceil_div(ceil_div(tasks, threads) * threads, others))
+    if ceil_div(ceil_div(size, smaller) * others, threads) * smaller < ceil_div(tasks, threads) * part:
+        return smaller
+    return part
 
 
 cdef void share_block(const Axis *axis, Py_ssize_t others, int threads, Py_ssize_t *block) noexcept nogil:
     """Cut a block, of which there are `others` for each, along the first axis where that leaves threads less to do."""
     cdef Py_ssize_t i, part, blocks = others
     for i in range(3):
-        blocks *= (axis[i].out + block[i] - 1) // max(block[i], 1)
+        if axis[i].out == 0:
+            return
+        blocks *= ceil_div(axis[i].out, block[i])
     for i in range(3):
-        part = fair_part(axis[i].out, block[i], blocks // max(1, (axis[i].out + block[i] - 1) // max(block[i], 1)), threads)
+        part = fair_part(axis[i].out, block[i], blocks // ceil_div(axis[i].out, block[i]), threads)
         if part < block[i]:
             block[i] = part
             return

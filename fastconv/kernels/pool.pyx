@@ -9,6 +9,7 @@ from libc.string cimport memset
 
 from fastconv.kernels.fastconv cimport FC_LANES_MAX, fc_kernels, fc_pool, fc_pool_fn
 from fastconv.kernels.isa cimport active_kernels
+from fastconv.kernels.lattice cimport ceil_div
 from fastconv.kernels.memory cimport address, streams
 from fastconv.kernels.team cimport run_tasks
 
@@ -53,10 +54,6 @@ cdef void task(void *argument, Py_ssize_t number, char *workspace) noexcept nogi
         pool.index = job.pool.index + at * job.plane_out
     pool.planes = min(job.group, job.planes - at)
     job.run(&pool)
-
-
-cdef Py_ssize_t ceil_div(Py_ssize_t a, Py_ssize_t b) noexcept:
-    return (a + b - 1) // b
 
 
 cdef Py_ssize_t padded(const fc_pool *pool, bint adjoint, Py_ssize_t lanes) noexcept:
